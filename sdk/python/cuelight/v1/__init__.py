@@ -1,0 +1,1 @@
+"""Stubs generated from protos/cuelight/v1 by tools/protos.py; committed, never edited."""
