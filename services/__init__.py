@@ -1,0 +1,1 @@
+"""What every process stands on: settings, logs, errors, metrics, wire, serving and state."""

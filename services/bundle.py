@@ -1,0 +1,207 @@
+"""A bundle: a directory of weights with one `manifest.json` that says what they are.
+
+`load_manifest` validates, `Bundle.verify` compares the files with their digests. All geometry comes from here.
+Knows nothing of the architectures: `text`, `conditioner`, `dit`, `video_vae` and `audio_codec` are validated by the
+configurations of the model packages that read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from services.errors import BundleInvalid
+
+__all__ = ["Bundle", "Character", "Geometry", "Manifest", "Sampler", "load_bundle", "load_manifest"]
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Geometry(_Frozen):
+    """Sizes of one chunk, in pixels, frames, samples and latents."""
+
+    width: PositiveInt
+    height: PositiveInt
+    frames_per_second: PositiveInt
+    frames_per_chunk: PositiveInt
+    video_latents_per_chunk: PositiveInt
+    video_latent_channels: PositiveInt
+    video_latent_height: PositiveInt
+    video_latent_width: PositiveInt
+    sample_rate: PositiveInt
+    """Audio samples a second."""
+    samples_per_audio_latent: PositiveInt
+    audio_latents_per_chunk: PositiveInt
+    audio_latent_channels: PositiveInt
+
+    @model_validator(mode="after")
+    def _tracks_are_equally_long(self) -> Self:
+        samples = self.audio_latents_per_chunk * self.samples_per_audio_latent
+        if samples * self.frames_per_second != self.frames_per_chunk * self.sample_rate:
+            raise ValueError(
+                f"a chunk has {self.frames_per_chunk / self.frames_per_second:g} s of video "
+                f"but {samples / self.sample_rate:g} s of audio"
+            )
+        return self
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Length of one chunk."""
+        return self.frames_per_chunk / self.frames_per_second
+
+    @property
+    def samples_per_chunk(self) -> int:
+        """Audio samples of one chunk."""
+        return self.audio_latents_per_chunk * self.samples_per_audio_latent
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one chunk's video latents: (C_v, T_v, H, W)."""
+        return (
+            self.video_latent_channels,
+            self.video_latents_per_chunk,
+            self.video_latent_height,
+            self.video_latent_width,
+        )
+
+    @property
+    def audio_shape(self) -> tuple[int, int]:
+        """Shape of one chunk's audio latents: (T_a, C_a)."""
+        return (self.audio_latents_per_chunk, self.audio_latent_channels)
+
+
+class Sampler(_Frozen):
+    """How noise becomes latents."""
+
+    steps: PositiveInt
+    noise_scale_audio: PositiveFloat
+    noise_scale_video: PositiveFloat
+    shift: PositiveFloat
+
+
+class Character(_Frozen):
+    """One character of the gallery; `portrait` and `voice` are paths inside the bundle."""
+
+    name: str = Field(min_length=1)
+    description: str
+    portrait: str
+    voice: str
+
+
+class Manifest(_Frozen):
+    """What a bundle says of itself."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    version: str = Field(min_length=1)
+    recipe: str = Field(min_length=1)
+    """Geometry and cache policy family, for instance streamchar."""
+    geometry: Geometry
+    text: dict[str, Any]
+    conditioner: dict[str, Any]
+    dit: dict[str, Any]
+    video_vae: dict[str, Any]
+    audio_codec: dict[str, Any]
+    sampler: Sampler
+    files: Mapping[str, str]
+    """SHA-256 in hexadecimal by path inside the bundle."""
+    characters: tuple[Character, ...] = ()
+    training: dict[str, Any] = {}
+
+    _bytes: bytes = b""
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read a manifest from its bytes, which its digest is taken of. Raises ValueError."""
+        manifest = cls.model_validate(json.loads(raw))
+        manifest._bytes = raw  # noqa: SLF001  (its own class)
+        return manifest
+
+    @model_validator(mode="after")
+    def _paths_stay_inside(self) -> Self:
+        named = [path for character in self.characters for path in (character.portrait, character.voice)]
+        for path in [*self.files, *named]:
+            pure = PurePosixPath(path)
+            if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+                raise ValueError(f"path {path!r} leads out of the bundle")
+        for path in named:
+            if path not in self.files:
+                raise ValueError(f"{path!r} of a character has no digest under files")
+        names = [character.name for character in self.characters]
+        if len(set(names)) != len(names):
+            raise ValueError("two characters have the same name")
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest's bytes: with the digests under `files` it pins the whole bundle."""
+        return sha256(self._bytes or self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Length of one chunk."""
+        return self.geometry.chunk_seconds
+
+    def character(self, name: str) -> Character:
+        """Return the character called `name`, the first of the gallery when empty; KeyError when there is none."""
+        for character in self.characters:
+            if not name or character.name == name:
+                return character
+        raise KeyError(name)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read and validate the manifest of the bundle at `path` (the directory or the manifest itself).
+
+    Raises BundleInvalid, which names the field at fault.
+    """
+    file = path if path.is_file() else path / MANIFEST_NAME
+    try:
+        return Manifest.parse(file.read_bytes())
+    except OSError as fault:
+        raise BundleInvalid(f"cannot read {file}: {fault.strerror}") from fault
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "manifest"
+        raise BundleInvalid(f"{file}: {place}: {first['msg']}") from fault
+    except ValueError as fault:
+        raise BundleInvalid(f"{file} is not JSON: {fault}") from fault
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A manifest and the directory it stands in."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, relative: str) -> Path:
+        """Return the path of one file of the bundle; KeyError when the manifest does not list it."""
+        if relative not in self.manifest.files:
+            raise KeyError(relative)
+        return self.path / relative
+
+    def verify(self) -> None:
+        """Compare every file with its digest. Raises BundleInvalid, which names the first that differs."""
+        for relative, expected in self.manifest.files.items():
+            try:
+                found = sha256((self.path / relative).read_bytes()).hexdigest()
+            except OSError as fault:
+                raise BundleInvalid(f"bundle file {relative} cannot be read: {fault.strerror}") from fault
+            if found != expected:
+                raise BundleInvalid(f"bundle file {relative} is not the one its manifest describes")
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Load the bundle at directory `path`, without reading its weights."""
+    return Bundle(path, load_manifest(path))

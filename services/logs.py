@@ -1,0 +1,71 @@
+"""Logs: a fixed event name plus keys, as one JSON object a line or in colour on a terminal.
+
+Bind `session_id` and `chunk_index` with `bound(...)`; never put users' words into an event.
+Knows nothing of what is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+__all__ = ["bound", "configure", "get_logger"]
+
+
+def configure(*, process: str, level: str = "INFO", style: str = "json", stream: TextIO | None = None) -> None:
+    """Send all logs of this process to `stream` (stderr), ours and the standard library's alike.
+
+    `style` is `json` or `console`. `process` is bound to every line.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    target = stream or sys.stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    rendering = _rendering(style, is_terminal=target.isatty())
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=target),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.WARNING))
+    structlog.contextvars.bind_contextvars(process=process)
+
+
+def _rendering(style: str, *, is_terminal: bool) -> list[Processor]:
+    if style == "console":
+        return [structlog.dev.ConsoleRenderer(colors=is_terminal)]
+    if style == "json":
+        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    raise ValueError(f"log style {style!r} is neither json nor console")
+
+
+def get_logger(module: str) -> FilteringBoundLogger:
+    """Return the logger of one module: `log = get_logger(__name__)`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(module=module))
+
+
+@contextmanager
+def bound(**keys: object) -> Iterator[None]:
+    """Add keys to every line logged inside, in this task and those it starts."""
+    with structlog.contextvars.bound_contextvars(**keys):
+        yield

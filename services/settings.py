@@ -1,0 +1,171 @@
+"""Settings: one frozen model per process, read from CUELIGHT_* variables; the only place that reads the environment.
+
+`load(WorkerSettings)` stops the process with one line that names the bad or unknown variable.
+Knows what can be set, not what it does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import sys
+import uuid
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = [
+    "BundleSettings",
+    "GatewaySettings",
+    "OrchestratorSettings",
+    "ProcessSettings",
+    "SettingsError",
+    "WorkerSettings",
+    "load",
+    "read",
+    "split_address",
+]
+
+PREFIX = "CUELIGHT_"
+_CLIENT_VARIABLES = frozenset({"CUELIGHT_ADDRESS", "CUELIGHT_CHARACTER", "CUELIGHT_HOME", "CUELIGHT_TOKEN"})
+"""Read by the SDK's command line, which may share its environment with the servers."""
+
+
+class SettingsError(ValueError):
+    """A variable is unknown or has a value that cannot be used; the message names it."""
+
+
+class ProcessSettings(BaseSettings):
+    """What every process reads."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_call_timeout_ms: int = Field(2_000, ge=50, le=60_000)
+    """A call to the store fails after this long."""
+    redis_start_timeout_s: float = Field(30.0, gt=0, le=600)
+    """A process that does not reach Redis for this long at its start gives up."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_style: Literal["json", "console"] = "json"
+    grpc_reflection: bool = True
+    """Offer gRPC reflection; switch off where strangers can connect."""
+    grpc_max_message_bytes: int = Field(8 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
+    drain_s: float = Field(10.0, ge=0, le=600)
+    """Streams may go on for this long after SIGTERM."""
+    metrics_listen: str = ""
+    """host:port of the Prometheus endpoint; empty serves none."""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _addresses_are_addresses(cls, value: object, info: object) -> object:
+        name = getattr(info, "field_name", "") or ""
+        if name.endswith(("listen", "address")) and value:
+            split_address(str(value))
+        return value
+
+
+class BundleSettings(ProcessSettings):
+    """What a process with a bundle reads."""
+
+    bundle: Path = Path(__file__).resolve().parents[1] / "bundles" / "pocket"
+    verify_bundle: bool = True
+    """Compare the bundle's files with their digests at the start."""
+    torch_threads: int = Field(1, ge=1, le=256)
+    torch_autocast: bool = False
+    """Compute in bfloat16 where the backend may."""
+    device: str = "cpu"
+
+
+class OrchestratorSettings(BundleSettings):
+    """Settings of the orchestrator."""
+
+    orchestrator_listen: str = "127.0.0.1:0"
+    orchestrator_max_sessions: int = Field(64, ge=1, le=4096)
+    syllable_budget: float = Field(6.0, gt=0, le=20)
+    """Syllables a second that the rule planner puts into one action."""
+
+
+class WorkerSettings(BundleSettings):
+    """Settings of a DiT worker."""
+
+    worker_listen: str = "127.0.0.1:0"
+    worker_advertise: str = ""
+    """host:port that gateways connect to; empty means where it listens."""
+    worker_id: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._-]*$")
+    """Name of the pod; empty means the host's name."""
+    worker_slots: int = Field(2, ge=1, le=1024)
+    orchestrator_address: str = "127.0.0.1:50061"
+    run_ahead_chunks: int = Field(2, ge=1, le=64)
+    """Chunks made ahead of the playhead in a conversation."""
+    scripted_run_ahead_chunks: int = Field(8, ge=1, le=64)
+    media_ring_s: float = Field(30.0, gt=0, le=600)
+    """Encoded media kept for readers that come late."""
+
+    @property
+    def owner_name(self) -> str:
+        """Name under which this process takes leases: pod and boot, so that a restart is someone else."""
+        return f"{self.worker_id or socket.gethostname()}-{_BOOT_ID}"
+
+
+class GatewaySettings(BundleSettings):
+    """Settings of the gateway."""
+
+    gateway_listen: str = "127.0.0.1:50051"
+    gateway_http_listen: str = "127.0.0.1:8080"
+    session_limit_s: float = Field(4 * 3600, gt=0, le=7 * 86_400)
+    """A session ends after this long whatever happens."""
+    detach_ttl_s: float = Field(60.0, gt=0, le=86_400)
+    """A session with no attachment is kept for this long."""
+    media_ring_s: float = Field(30.0, gt=0, le=600)
+    """Encoded media kept for clients that resume."""
+    max_sessions: int = Field(256, ge=1, le=65_536)
+
+
+_BOOT_ID = uuid.uuid4().hex[:8]
+_PROCESSES: tuple[type[ProcessSettings], ...] = (OrchestratorSettings, WorkerSettings, GatewaySettings)
+_Settings = TypeVar("_Settings", bound=ProcessSettings)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split host:port; ValueError when it is not one. IPv6 hosts stand in brackets."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def _known_variables() -> frozenset[str]:
+    fields = {name for process in _PROCESSES for name in process.model_fields}
+    return frozenset(PREFIX + name.upper() for name in fields) | _CLIENT_VARIABLES
+
+
+def _refuse_unknown_variables() -> None:
+    known = _known_variables()
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"{name} is not a setting{hint}")
+
+
+def read(kind: type[_Settings]) -> _Settings:
+    """Read settings from the environment. Raises SettingsError, which names the variable."""
+    _refuse_unknown_variables()
+    try:
+        return kind()
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        variable = PREFIX + ".".join(map(str, first["loc"])).upper()
+        raise SettingsError(f"{variable}: {first['msg']}") from fault
+
+
+def load(kind: type[_Settings]) -> _Settings:
+    """Read settings as a process does at its start: a bad one ends the process with exit status 2."""
+    try:
+        return read(kind)
+    except SettingsError as fault:
+        sys.stderr.write(f"cuelight: {fault}\n")
+        raise SystemExit(2) from fault
