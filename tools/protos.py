@@ -86,6 +86,7 @@ def lint(protos: Path = PROTOS) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
+    """Does the one action asked for; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("action", choices=("generate", "check", "lint"))
     action = parser.parse_args().action
