@@ -1,0 +1,83 @@
+"""What a director asks of a model backend, and what it gets back.
+
+T audio latents of a chunk, C channels of a latent, D width of the condition; all arrays float32 unless said.
+It knows no tensors' library, no sessions and no messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator_llm.engine.transcript import FrontEnd
+from services.session import HistoryChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The sizes a director needs of a bundle."""
+
+    frames: int
+    """T: audio latents of one chunk."""
+    channels: int
+    """C: channels of an audio latent."""
+    chunk_seconds: float
+    history_chunks: int
+    """Chunks of audio history the conditioner attends to."""
+    text_back: int
+    """Tokens before the pointer that the text window still shows."""
+    end_margin: float
+    """A pointer this close to the end of the transcript, in tokens, is the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """What the pointer says of one chunk, in tokens counted from the first of those given to `Voice.prefix`."""
+
+    positions: NDArray[np.float64]
+    """(T,) where the speech stands at each frame."""
+    end: float
+    """Where it stands at the end of the chunk (eq. 5)."""
+
+
+class ChunkPrefix(Protocol):
+    """Reference, text window and history of one chunk, as keys and values. Its answers never change it."""
+
+    def condition(self, timestep: float, noisy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """c_a (T, D) for the noisy latents (T, C) at flow time `timestep`."""
+
+    def point(self, clean: NDArray[np.float32]) -> Pointed:
+        """How far the speech in the clean latents (T, C) has come."""
+
+
+class Voice(Protocol):
+    """A reference voice, made ready once and shared by every session that speaks with it."""
+
+    def prefix(self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk]) -> ChunkPrefix:
+        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history` (oldest first)."""
+
+
+class Backend(Protocol):
+    """Models of one bundle, ready to direct sessions."""
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """Turns text into tokens."""
+
+    @property
+    def vowels(self) -> frozenset[int]:
+        """Token ids that make a syllable each."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the bundle."""
+
+    def voice(self, wav: bytes, character: str) -> Voice:
+        """The voice in a WAV file; with no bytes, that of the named character, or of the first when unnamed.
+
+        Raises ValueError for an unknown character or a file that will not do.
+        """

@@ -1,0 +1,208 @@
+"""Directs one session: what to say next, how each denoising step is conditioned, how far the speech has come.
+
+    open(snapshot) ─▶ begin(k) ─▶ denoise(step) ... ─▶ end(k) ─▶ begin(k+1) ...
+                          ▲ replace(snapshot), whenever the session's state is set anew
+
+The pointer is absolute, never falls, and alone says where the next chunk starts. All that decides a condition comes
+from the snapshot and the calls since, so that any replica can go on. It knows no tensors' library and no messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator_llm.engine.backend import Backend, ChunkPrefix, Voice
+from orchestrator_llm.engine.errors import OutOfTurn
+from orchestrator_llm.engine.planner import RulePlanner
+from orchestrator_llm.engine.timing import ChunkClock
+from orchestrator_llm.engine.transcript import Transcript
+from services.session import Action, ChunkProgress, HistoryChunk, Notice, Snapshot, TimedWord
+
+MAX_ABSOLUTE = 1e4
+"""Latents beyond this are no latents: they would overflow the model."""
+MAX_NOTICES = 8
+"""Notices given for one begin; a last one counts the others."""
+WORD_ADAPTED = "WORD_ADAPTED"
+MAX_PIECE_BYTES = 16 * 1024
+"""UTF-8 bytes of one piece of transcript."""
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """The chunk being directed; `offset` is the absolute index of the first token its prefix was given."""
+
+    index: int
+    offset: int
+    prefix: ChunkPrefix
+
+
+class Director:
+    """State of one session. Calls out of turn raise OutOfTurn, arguments that will not do ValueError."""
+
+    def __init__(self, backend: Backend, planner: RulePlanner) -> None:
+        self._backend = backend
+        self._planner = planner
+        self._geometry = backend.geometry
+        self._voice: Voice | None = None
+        self._chunk: _Chunk | None = None
+        self._last_index = -1
+        self._transcript = Transcript(backend.front_end)
+        self._pointer = 0.0
+        self._history: deque[HistoryChunk] = deque(maxlen=self._geometry.history_chunks)
+
+    @property
+    def pointer(self) -> float:
+        """How far the speech has come, in tokens of the whole transcript."""
+        return self._pointer
+
+    def open(self, snapshot: Snapshot, voice: bytes = b"", character: str = "") -> None:
+        """Takes the session as committed, to be spoken with a voice (WAV), or else with the character's own."""
+        if self._voice is not None:
+            raise OutOfTurn("the session is open already; send replace to set its state anew")
+        ready = self._backend.voice(voice, character)
+        self._restore(snapshot)
+        self._voice = ready
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Sets the state anew and lets go of a chunk that was begun."""
+        self._opened()
+        self._restore(snapshot)
+        self._chunk = None
+
+    def begin(self, chunk_index: int, say: Sequence[str]) -> Action:
+        """Plans a chunk and prepares its prefix. `say` is the transcript accepted since the last begin."""
+        voice = self._opened()
+        if self._chunk is not None:
+            raise OutOfTurn(f"chunk {self._chunk.index} has not ended")
+        if chunk_index <= self._last_index:
+            raise ValueError(f"chunk_index {chunk_index} is not above {self._last_index}, which was used before")
+        for piece in say:
+            _check_piece(piece)
+        notices = self._accept(say)
+        plan = self._planner.plan(self._transcript, self._pointer)
+        tokens, offset = self._transcript.retained
+        prefix = voice.prefix(tokens, self._pointer - offset, tuple(self._history))
+        self._chunk = _Chunk(chunk_index, offset, prefix)
+        self._last_index = chunk_index
+        return Action(
+            first_word=plan.first_word,
+            end_word=plan.end_word,
+            text=plan.text,
+            is_idle=plan.is_idle,
+            words_total=self._transcript.words_total,
+            notices=notices,
+        )
+
+    def denoise(self, chunk_index: int, timestep: float, noisy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The condition (T, D) of one step, for the noisy latents (T, C) at flow time 1 (noise) to 0 (clean)."""
+        chunk = self._begun(chunk_index)
+        if not 0.0 <= timestep <= 1.0:
+            raise ValueError(f"timestep {timestep} is not between 0 and 1")
+        self._check_latents(noisy, "noisy")
+        return chunk.prefix.condition(timestep, noisy)
+
+    def end(self, chunk_index: int, clean: NDArray[np.float32]) -> ChunkProgress:
+        """Moves the pointer over what the clean latents (T, C) say and tells the words that began in them."""
+        chunk = self._begun(chunk_index)
+        self._check_latents(clean, "clean")
+        before = self._pointer
+        positions = self._move(chunk, clean)
+        words = self._words_begun(before, positions)
+        self._history.append(HistoryChunk(pointer_before=before, latents=clean, is_silent=False))
+        self._transcript.forget_before(self._needed_from())
+        self._chunk = None
+        return ChunkProgress(
+            chunk_index=chunk_index,
+            pointer_token=self._pointer,
+            pointer_word=self._transcript.words_spoken(self._pointer),
+            words=words,
+            words_total=self._transcript.words_total,
+            is_finished=self._pointer >= self._transcript.tokens_total,
+        )
+
+    def _accept(self, say: Sequence[str]) -> tuple[Notice, ...]:
+        """Takes pieces into the transcript; says what was done with words that could not be taken literally."""
+        found = [text for piece in say for text in self._transcript.extend(piece)]
+        if len(found) > MAX_NOTICES:
+            found[MAX_NOTICES - 1 :] = [f"and {len(found) - MAX_NOTICES + 1} more of the kind"]
+        return tuple(Notice(WORD_ADAPTED, text) for text in found)
+
+    def _move(self, chunk: _Chunk, clean: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Sets the pointer, monotone within [0, N]; returns the positions (T,) in absolute tokens."""
+        total = float(self._transcript.tokens_total)
+        if self._pointer >= total:
+            return np.full(self._geometry.frames, total)
+        pointed = chunk.prefix.point(clean)
+        end = min(max(chunk.offset + pointed.end, self._pointer), total)
+        self._pointer = total if total - end <= self._geometry.end_margin else end
+        return pointed.positions + chunk.offset
+
+    def _words_begun(self, before: float, positions: NDArray[np.float64]) -> tuple[TimedWord, ...]:
+        """The words that began in this chunk. That follows from the pointer alone, so each is told exactly once."""
+        first, end = self._transcript.words_begun(before), self._transcript.words_begun(self._pointer)
+        if first == end:
+            return ()
+        clock = ChunkClock(positions, before, self._pointer, self._geometry.chunk_seconds)
+        is_finished = self._pointer >= self._transcript.tokens_total
+        return tuple(
+            TimedWord(
+                index=word.index,
+                text=word.text,
+                start_s=clock.reaches(word.begin),
+                end_s=clock.last_heard(word.end) if is_finished else clock.reaches(word.end),
+                token_end=word.end,
+            )
+            for word in self._transcript.words(first, end)
+        )
+
+    def _needed_from(self) -> int:
+        """First token still needed: history and its transcript are let go together."""
+        oldest = self._history[0].pointer_before if self._history else self._pointer
+        return max(0, math.floor(oldest) - self._geometry.text_back)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Builds the new state aside and takes it only when all of it will do."""
+        transcript = Transcript(self._backend.front_end)
+        for piece in snapshot.transcript:
+            _check_piece(piece)
+            transcript.extend(piece)
+        if not 0.0 <= snapshot.pointer_token < math.inf:
+            raise ValueError(f"pointer_token {snapshot.pointer_token} is not a place in a transcript")
+        for chunk in snapshot.history:
+            self._check_latents(chunk.latents, "history")
+        self._transcript = transcript
+        self._pointer = min(snapshot.pointer_token, float(transcript.tokens_total))
+        self._history = deque(snapshot.history, maxlen=self._geometry.history_chunks)
+        self._transcript.forget_before(self._needed_from())
+
+    def _opened(self) -> Voice:
+        if self._voice is None:
+            raise OutOfTurn("the session is not open; send open first")
+        return self._voice
+
+    def _begun(self, chunk_index: int) -> _Chunk:
+        self._opened()
+        if self._chunk is None:
+            raise OutOfTurn("no chunk was begun; send begin first")
+        if self._chunk.index != chunk_index:
+            raise OutOfTurn(f"chunk {self._chunk.index} was begun, not chunk {chunk_index}")
+        return self._chunk
+
+    def _check_latents(self, latents: NDArray[np.float32], name: str) -> None:
+        expected = (self._geometry.frames, self._geometry.channels)
+        if latents.shape != expected:
+            raise ValueError(f"{name} latents have shape {latents.shape}, not {expected}")
+        if not (np.abs(latents) <= MAX_ABSOLUTE).all():
+            raise ValueError(f"{name} latents hold values that are not finite or beyond {MAX_ABSOLUTE:g}")
+
+
+def _check_piece(piece: str) -> None:
+    size = len(piece.encode(errors="replace"))
+    if size > MAX_PIECE_BYTES:
+        raise ValueError(f"a piece of transcript is {size} bytes, at most {MAX_PIECE_BYTES} are allowed")

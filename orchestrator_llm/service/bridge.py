@@ -1,0 +1,59 @@
+"""Where async meets sync: one thread runs the engine, a bounded number of calls wait for it in the order they came.
+
+Each stream has at most one call waiting, so sessions are served in turn. It knows nothing of what a call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from services.errors import NoCapacity, OrchestratorUnavailable
+
+Result = TypeVar("Result")
+
+
+class Bridge:
+    """Runs synchronous calls on one thread."""
+
+    def __init__(self, *, waiting_limit: int, timeout_s: float, on_wait: Callable[[float], None] | None = None) -> None:
+        """Refuse calls beyond `waiting_limit`, give one up after `timeout_s`; `on_wait` hears each wait in seconds."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._waiting_limit = waiting_limit
+        self._timeout_s = timeout_s
+        self._on_wait = on_wait or (lambda _: None)
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait or run."""
+        return self._waiting
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """The result of `call`. A caller that is cancelled before its turn takes its call along.
+
+        Raises NoCapacity when too many wait, OrchestratorUnavailable when the answer takes too long.
+        """
+        if self._waiting >= self._waiting_limit:
+            raise NoCapacity(f"{self._waiting} calls wait for the engine already", retry_after_s=1.0)
+        asked = time.monotonic()
+
+        def timed() -> Result:
+            self._on_wait(time.monotonic() - asked)
+            return call()
+
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+        except TimeoutError as fault:
+            raise OrchestratorUnavailable(f"the engine did not answer within {self._timeout_s:g} s") from fault
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Lets the running call end and drops those that wait."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
