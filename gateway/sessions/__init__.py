@@ -1,0 +1,1 @@
+"""The public gRPC service and the session code that every transport of the gateway stands on."""
