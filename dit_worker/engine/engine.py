@@ -1,0 +1,182 @@
+"""The worker's engine: many sessions on one device, a step at a time.
+
+Synchronous and single-threaded; runs from a script with no network. Whoever drives it opens sessions, begins chunks,
+supplies conditions and calls `step` until it returns None. It knows no lease, no store, no media and no event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dit_worker.engine.arrays import Floats, Pixels, to_array, to_tensor
+from dit_worker.engine.cache import Latents, SessionCache
+from dit_worker.engine.errors import NonFiniteLatents, SessionNotOpen
+from dit_worker.engine.loader import Models
+from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performance, StepRequest
+from dit_worker.engine.scheduler import Clock, Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a session stands: the first chunk's video latents (C, T, H, W) and the parent's of both modalities.
+
+    parent_audio is (A, D). All are None before the first chunk.
+    """
+
+    sink_video: Floats | None = None
+    parent_video: Floats | None = None
+    parent_audio: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one quantum came to: the next request, the finished chunk, nothing to tell, or a fault."""
+
+    session_id: str
+    result: StepRequest | ChunkLatents | None = None
+    slack_s: float | None = None
+    error: Exception | None = None
+
+
+class Stage:
+    """One session on the device: its caches, the chunk in flight and the condition that has come for it."""
+
+    def __init__(self, seed: int, cache: SessionCache) -> None:
+        self.seed = seed
+        self.cache = cache
+        self.performance: Performance | None = None
+        self.condition: Floats | None = None
+
+    @property
+    def can_run(self) -> bool:
+        """Caches are due, or a condition waits for its step."""
+        return self.cache.is_stale or self.condition is not None
+
+    @torch.inference_mode()
+    def advance(self) -> StepRequest | ChunkLatents | None:
+        """Run one quantum: bring the caches up to date, else one step."""
+        if self.cache.is_stale:
+            self.cache.refresh()
+            return None
+        assert self.performance is not None and self.condition is not None
+        condition, self.condition = to_tensor(self.condition), None
+        self.performance.step(self.cache.conditions(), condition)
+        if not self.performance.is_finished:
+            return self.performance.request()
+        return self._finish(self.performance)
+
+    def _finish(self, performance: Performance) -> ChunkLatents:
+        latents = performance.latents()
+        if not (torch.isfinite(latents.video).all() and torch.isfinite(latents.audio).all()):
+            raise NonFiniteLatents(performance.chunk_index)
+        self.performance = None
+        self.cache.hold(latents)
+        return ChunkLatents(performance.chunk_index, to_array(latents.video), to_array(latents.audio))
+
+
+class Engine:
+    """Sessions are what is scheduled, chunks are the jobs, steps are the quanta."""
+
+    def __init__(self, models: Models, clock: Clock) -> None:
+        self._models = models
+        self._scheduler = Scheduler(clock)
+        self._stages: dict[str, Stage] = {}
+        self._references: dict[bytes, torch.Tensor] = {}
+
+    def step(self) -> Outcome | None:
+        """Schedule, run, settle: one quantum of the session whose deadline is nearest; None when none can run."""
+        session_id = self._scheduler.next()
+        if session_id is None:
+            return None
+        try:
+            result = self._stages[session_id].advance()
+        except (RuntimeError, ValueError, NonFiniteLatents) as error:
+            return self._fail(session_id, error)
+        return self._settle(session_id, result)
+
+    def open(self, session_id: str, seed: int, portrait: Pixels, standing: Standing) -> None:
+        """Take a session up where it stands. portrait: (H, W, 3), 8-bit RGB. Its caches are built when it is stepped."""
+        models = self._models
+        cache = SessionCache(models.dit, self._reference(portrait), models.dit.config.audio_motion)
+        self._scheduler.add(session_id)
+        self._stages[session_id] = Stage(seed, cache)
+        self.restore(session_id, standing)
+
+    def restore(self, session_id: str, standing: Standing) -> None:
+        """Stand elsewhere, after an interrupt; a chunk in flight is forgotten."""
+        self.abort(session_id)
+        parent = None
+        if standing.parent_video is not None and standing.parent_audio is not None:
+            parent = Latents(to_tensor(standing.parent_video), to_tensor(standing.parent_audio))
+        sink = None if standing.sink_video is None else to_tensor(standing.sink_video)
+        self._stage(session_id).cache.restore(sink, parent)
+        self._queue(session_id)
+
+    def begin(self, session_id: str, chunk_index: int, deadline: float) -> StepRequest:
+        """Put a chunk in flight, due at `deadline` on the engine's clock, and ask for its first condition."""
+        stage = self._stage(session_id)
+        self._scheduler.begin(session_id, chunk_index, deadline)
+        address = ChunkAddress(stage.seed, chunk_index)
+        stage.performance = Performance(self._models.dit, self._models.sampling, address)
+        return stage.performance.request()
+
+    def supply(self, session_id: str, step: int, condition: Floats) -> None:
+        """Give the condition, (A, width), that was asked for. Raises ValueError when it is not the one expected."""
+        stage = self._stage(session_id)
+        if stage.performance is None or stage.performance.step_index != step or stage.condition is not None:
+            raise ValueError(f"no condition of step {step} is expected")
+        if condition.shape != self._models.condition_shape:
+            raise ValueError(f"condition has shape {condition.shape}, not {self._models.condition_shape}")
+        stage.condition = condition
+        self._queue(session_id)
+
+    def commit(self, session_id: str) -> None:
+        """The chunk finished last exists now: the next one follows it."""
+        self._stage(session_id).cache.commit()
+        self._queue(session_id)
+
+    def abort(self, session_id: str) -> None:
+        """Forget the chunk in flight, or finished and not committed. Costs nothing."""
+        stage = self._stage(session_id)
+        if stage.performance is not None:
+            self._scheduler.finish(session_id)
+        stage.performance, stage.condition = None, None
+        stage.cache.abort()
+        self._queue(session_id)
+
+    def close(self, session_id: str) -> None:
+        """Let a session go; unknown ones are let go already."""
+        self._scheduler.remove(session_id)
+        self._stages.pop(session_id, None)
+
+    def _settle(self, session_id: str, result: StepRequest | ChunkLatents | None) -> Outcome:
+        slack_s = self._scheduler.finish(session_id) if isinstance(result, ChunkLatents) else None
+        self._queue(session_id)
+        return Outcome(session_id, result, slack_s)
+
+    def _fail(self, session_id: str, error: Exception) -> Outcome:
+        """A fault is its session's alone: it is let go, the others go on."""
+        self.close(session_id)
+        return Outcome(session_id, error=error)
+
+    def _queue(self, session_id: str) -> None:
+        (self._scheduler.unpark if self._stage(session_id).can_run else self._scheduler.park)(session_id)
+
+    def _stage(self, session_id: str) -> Stage:
+        stage = self._stages.get(session_id)
+        if stage is None:
+            raise SessionNotOpen(session_id)
+        return stage
+
+    @torch.inference_mode()
+    def _reference(self, portrait: Pixels) -> torch.Tensor:
+        """Latents of a portrait, kept by its bytes: characters are used again and again."""
+        key = portrait.tobytes()
+        if key not in self._references:
+            if len(self._references) >= 64:
+                self._references.pop(next(iter(self._references)))
+            frame = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            self._references[key] = self._models.video_vae.encode_image(frame)
+        return self._references[key]

@@ -1,0 +1,84 @@
+"""A bundle's weights as modules.
+
+Every file is safetensors and must fit its module exactly: a missing, extra or misshapen tensor stops the process and
+names the file. It knows no session and no device but the one it is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import load_file
+from torch import nn
+
+from dit_worker.engine.errors import BadBundle
+from dit_worker.engine.performance import Sampling
+from dit_worker.model.codec import AudioCodec, AudioCodecConfig
+from dit_worker.model.dit import DiTConfig, JointDiT
+from dit_worker.model.sampler import timesteps
+from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from services.bundle import Bundle, Manifest
+
+DIT_FILE = "dit.safetensors"
+VIDEO_VAE_FILE = "video_vae.safetensors"
+AUDIO_CODEC_FILE = "audio_codec.safetensors"
+
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The modules of one bundle, in evaluation mode, and how to sample with them."""
+
+    manifest: Manifest
+    dit: JointDiT
+    video_vae: VideoVAE
+    audio_codec: AudioCodec
+    sampling: Sampling
+    condition_shape: tuple[int, int]
+
+
+def load_models(bundle: Bundle) -> Models:
+    """Read a bundle. Raises BadBundle naming what does not fit."""
+    manifest = bundle.manifest
+    dit = JointDiT(_config(DiTConfig, manifest.dit, "dit"))
+    codec = AudioCodec(_config(AudioCodecConfig, manifest.audio_codec, "audio_codec"))
+    vae = VideoVAE(_config(VideoVAEConfig, manifest.video_vae, "video_vae"))
+    return Models(
+        manifest=manifest,
+        dit=_fill(dit, bundle.path / DIT_FILE),
+        video_vae=_fill(vae, bundle.path / VIDEO_VAE_FILE),
+        audio_codec=_fill(codec, bundle.path / AUDIO_CODEC_FILE),
+        sampling=sampling_of(manifest),
+        condition_shape=(manifest.geometry.audio_latents_per_chunk, dit.config.condition_width),
+    )
+
+
+def sampling_of(manifest: Manifest) -> Sampling:
+    """The sampler's part of the manifest."""
+    geometry, sampler = manifest.geometry, manifest.sampler
+    return Sampling(
+        timesteps=tuple(timesteps(sampler.steps, sampler.shift)),
+        video_shape=geometry.video_shape,
+        audio_shape=geometry.audio_shape,
+        video_noise_scale=sampler.noise_scale_video,
+        audio_noise_scale=sampler.noise_scale_audio,
+    )
+
+
+def _config(kind: type[C], options: dict[str, Any], name: str) -> C:
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise BadBundle(f"manifest section {name} has an option this version does not know: {error}") from error
+
+
+def _fill(module: M, path: Path) -> M:
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadBundle(f"{path.name} does not fit its manifest: {error}") from error
+    return module.eval().requires_grad_(False)

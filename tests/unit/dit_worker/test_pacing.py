@@ -1,0 +1,112 @@
+"""Playhead, run-ahead and deadlines, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from dit_worker.engine.pacing import Pacing, PacingLimits
+
+CHUNK_S = 1.375
+
+
+class VirtualClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """A clock that stands at 100 s."""
+    return VirtualClock()
+
+
+@pytest.fixture
+def pacing(clock: VirtualClock) -> Pacing:
+    """Two chunks of run-ahead, 0.8 s to the first chunk, 0.2 s for what follows the steps."""
+    return Pacing(clock, PacingLimits(CHUNK_S, 2 * CHUNK_S, 0.8, 0.2))
+
+
+def test_run_ahead_is_counted_from_the_acknowledged_playhead(pacing: Pacing, clock: VirtualClock) -> None:
+    """Time alone frees nothing: only what the client says it has played does."""
+    assert pacing.can_begin(0)
+    assert pacing.can_begin(1)
+    assert not pacing.can_begin(2)
+    pacing.deliver(2 * CHUNK_S)
+    clock.now += 60
+    assert not pacing.can_begin(2)
+    pacing.acknowledge(CHUNK_S)
+    assert pacing.can_begin(2)
+    assert not pacing.can_begin(3)
+
+
+def test_a_cap_below_one_chunk_still_lets_one_be_made(clock: VirtualClock) -> None:
+    """A session may never be capped to a standstill."""
+    pacing = Pacing(clock, PacingLimits(CHUNK_S, 0.0, 0.8, 0.2))
+    assert pacing.can_begin(0)
+    pacing.deliver(CHUNK_S)
+    assert not pacing.can_begin(1)
+    pacing.acknowledge(CHUNK_S)
+    assert pacing.can_begin(1)
+
+
+def test_the_playhead_runs_on_between_acknowledgements_but_not_past_the_media(
+    pacing: Pacing, clock: VirtualClock
+) -> None:
+    """It is extrapolated by the clock and clamped to what was delivered; a client's claim is clamped alike."""
+    pacing.deliver(CHUNK_S)
+    pacing.acknowledge(0.5)
+    clock.now += 0.5
+    assert pacing.playhead_s == pytest.approx(1.0)
+    clock.now += 10
+    assert pacing.playhead_s == CHUNK_S
+    pacing.acknowledge(99.0)
+    assert pacing.acknowledged_s == CHUNK_S
+    pacing.acknowledge(-1.0)
+    assert pacing.acknowledged_s == 0.0
+
+
+def test_pause_freezes_the_playhead_and_begins_nothing(pacing: Pacing, clock: VirtualClock) -> None:
+    """A pause stops the clock of playback until it is lifted."""
+    pacing.deliver(2 * CHUNK_S)
+    pacing.acknowledge(1.0)
+    clock.now += 0.25
+    pacing.pause(True)
+    clock.now += 5
+    assert pacing.playhead_s == pytest.approx(1.25)
+    assert not pacing.can_begin(1)
+    pacing.pause(False)
+    clock.now += 0.25
+    assert pacing.playhead_s == pytest.approx(1.5)
+    assert pacing.can_begin(1)
+
+
+def test_deadlines_follow_the_playhead(pacing: Pacing, clock: VirtualClock) -> None:
+    """The first chunk is due a target after it was asked for, later ones when the playhead comes, less the margin."""
+    assert pacing.deadline(0, asked_at=99.5) == pytest.approx(100.3)
+    pacing.deliver(CHUNK_S)
+    pacing.acknowledge(0.0)
+    clock.now += 0.3
+    assert pacing.deadline(1, asked_at=clock.now) == pytest.approx(100.0 + CHUNK_S - 0.2)
+    assert pacing.deadline(2, asked_at=clock.now) == pytest.approx(100.0 + 2 * CHUNK_S - 0.2)
+
+
+def test_an_audience_that_ran_dry_is_served_like_a_new_one(pacing: Pacing, clock: VirtualClock) -> None:
+    """When the playhead has caught up with the media, the target counts from the cue again."""
+    pacing.deliver(CHUNK_S)
+    pacing.acknowledge(CHUNK_S)
+    clock.now += 30
+    assert pacing.deadline(1, asked_at=clock.now) == pytest.approx(clock.now + 0.8)
+
+
+def test_retired_media_move_the_playhead_back(pacing: Pacing) -> None:
+    """After an interrupt nothing beyond the cut counts as delivered or played."""
+    pacing.deliver(4 * CHUNK_S)
+    pacing.acknowledge(3 * CHUNK_S)
+    pacing.retire(2 * CHUNK_S)
+    assert pacing.delivered_s == pacing.acknowledged_s == 2 * CHUNK_S
+    assert pacing.can_begin(3)
