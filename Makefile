@@ -14,7 +14,7 @@ RUN_EXTRAS := gateway,orchestrator,worker,embedded
 DEV_EXTRAS := $(RUN_EXTRAS),training,evaluation,dev
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(BIN)/.run ## Start the whole stack and open a character that talks in the browser
 	$(BIN)/cuelight demo
@@ -50,16 +50,18 @@ constraints: $(BIN)/.dev ## Pin in constraints.txt what is installed now
 $(BIN)/.venv:
 	@[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Cuelight needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@echo "Preparing .venv; the first time this takes a few minutes."
 	@# Debian keeps ensurepip in a package of its own; pip can fill an environment from outside as well.
-	"$(PYTHON)" -m venv .venv 2>/dev/null \
-	  || { "$(PYTHON)" -m venv --clear --without-pip .venv && "$(PYTHON)" -m pip --python $(BIN)/python install --quiet pip; }
+	@"$(PYTHON)" -m venv .venv >/dev/null 2>&1 || { "$(PYTHON)" -m venv --clear --without-pip .venv \
+	  && "$(PYTHON)" -m pip --python $(BIN)/python install --quiet pip; }
 	@command -v nvidia-smi >/dev/null || $(PIP) --no-deps --retries 0 --extra-index-url "$(TORCH_INDEX)" "$(TORCH)" || true
 	@touch $@
 
 $(BIN)/.run: $(BIN)/.venv $(PROJECT)
-	$(PIP) -e 'sdk/python[cli,media]' -e '.[$(RUN_EXTRAS)]'
+	@$(PIP) -e 'sdk/python[cli,media]' -e '.[$(RUN_EXTRAS)]'
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.venv $(PROJECT)
-	$(PIP) -e 'sdk/python[cli,media]' -e '.[$(DEV_EXTRAS)]'
+	@echo "Installing what development needs."
+	@$(PIP) -e 'sdk/python[cli,media]' -e '.[$(DEV_EXTRAS)]'
 	@touch $(BIN)/.run $@
