@@ -4,7 +4,8 @@
                           ▲ replace(snapshot), whenever the session's state is set anew
 
 The pointer is absolute, never falls, and alone says where the next chunk starts. All that decides a condition comes
-from the snapshot and the calls since, so that any replica can go on. It knows no tensors' library and no messages.
+from the snapshot and the calls since, so that any replica can go on; only the count of chunks in which the pointer
+stood still starts anew there. It knows no tensors' library and no messages.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from services.session import Action, ChunkProgress, HistoryChunk, Notice, Snapsh
 
 MAX_ABSOLUTE = 1e4
 """Latents beyond this are no latents: they would overflow the model."""
+STALLED_BELOW = 0.5
+"""A pointer that moves by fewer tokens in a chunk that has something to say stands still."""
+STALLED_CHUNKS = 4
+"""After so many such chunks in a row it is set to the end of the present word, so that no session hangs for ever."""
 MAX_NOTICES = 8
 """Notices given for one begin; a last one counts the others."""
 WORD_ADAPTED = "WORD_ADAPTED"
@@ -54,6 +59,9 @@ class Director:
         self._last_index = -1
         self._transcript = Transcript(backend.front_end)
         self._pointer = 0.0
+        self._stalled_chunks = 0
+        self.nudges = 0
+        """How often the pointer was moved because it stood still."""
         self._history: deque[HistoryChunk] = deque(maxlen=self._geometry.history_chunks)
 
     @property
@@ -139,9 +147,18 @@ class Director:
         if self._pointer >= total:
             return np.full(self._geometry.frames, total)
         pointed = chunk.prefix.point(clean)
-        end = min(max(chunk.offset + pointed.end, self._pointer), total)
+        end = min(self._moving(chunk.offset + pointed.end), total)
         self._pointer = total if total - end <= self._geometry.end_margin else end
         return pointed.positions + chunk.offset
+
+    def _moving(self, end: float) -> float:
+        """The pointer's new place: never back, and past the present word when it has stood still for too long."""
+        self._stalled_chunks = 0 if end - self._pointer >= STALLED_BELOW else self._stalled_chunks + 1
+        if self._stalled_chunks < STALLED_CHUNKS:
+            return max(end, self._pointer)
+        self._stalled_chunks = 0
+        self.nudges += 1
+        return float(self._transcript.next_border(self._pointer))
 
     def _words_begun(self, before: float, positions: NDArray[np.float64]) -> tuple[TimedWord, ...]:
         """The words that began in this chunk. That follows from the pointer alone, so each is told exactly once."""

@@ -103,6 +103,11 @@ class Transcript:
         """How many words begin before the pointer, counted likewise."""
         return self._first_word + bisect_left(self._word_begins, pointer)
 
+    def next_border(self, pointer: float) -> int:
+        """The first end of a word behind the pointer, the transcript's end when there is none."""
+        place = bisect_right(self._word_ends, pointer)
+        return self._word_ends[place] if place < len(self._word_ends) else self.tokens_total
+
     def words(self, first: int, end: int) -> list[TranscriptWord]:
         """Words [first, end) by absolute index; `first` must not be forgotten."""
         assert first >= self._first_word, "the word asked for has been forgotten"

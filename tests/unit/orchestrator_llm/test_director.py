@@ -39,6 +39,7 @@ def perform(director: Director, index: int, say: Sequence[str] = ()) -> tuple[Ac
 
 texts = st.lists(st.text(alphabet="abcdeio ,.", max_size=60), min_size=1, max_size=5)
 walks = st.lists(st.floats(-20, 40), min_size=1, max_size=12)
+moving_walks = st.lists(st.floats(0.5, 40), min_size=1, max_size=12)
 
 
 @given(texts, walks)
@@ -64,7 +65,7 @@ def test_no_word_is_lost_or_told_twice(pieces: list[str], walk: list[float]) -> 
     assert perform(director, 2000)[0].is_idle
 
 
-@given(texts, walks, st.integers(0, 6))
+@given(texts, moving_walks, st.integers(0, 6))
 def test_a_replica_that_opens_the_snapshot_goes_on_as_the_first_would(
     pieces: list[str], walk: list[float], chunks: int
 ) -> None:
@@ -215,3 +216,14 @@ def test_replace_cuts_what_was_not_heard() -> None:
     action = director.begin(2, ["sorry"])
     assert (action.first_word, action.text, action.words_total) == (1, "sorry", 2)
     assert "".join(map(chr, backend.windows[-1])) == "ellosorry"
+
+
+def test_a_pointer_that_stands_still_is_moved_on_word_by_word() -> None:
+    """A model that is stuck costs time, never the session: each word still comes once, and it is counted."""
+    director = opened(ScriptedBackend.walking([0.1]))
+    told = [word.text for word in perform(director, 0, ["three short words"])[1].words]
+    for index in range(1, 12):
+        told += [word.text for word in perform(director, index)[1].words]
+    assert told == ["three", "short", "words"]
+    assert director.nudges == 3
+    assert perform(director, 99)[0].is_idle
