@@ -1,0 +1,310 @@
+"""The joint audio-video diffusion transformer (StreamChar §3.3).
+
+    reference ─┐ sink ─┐ motion ─┐            t = 0, causal, once per session or chunk: `encode_condition` ─▶ Memory
+               ▼       ▼         ▼
+    noisy video ──patchify──────────▶ ┌ shared attention + FFN expert per modality ┐ x L ─▶ v_video
+    noisy audio + c_a ─audio encoder─▶└────────────── time t ──────────────────────┘ ─audio decoder─▶ v_audio
+
+Noisy tokens attend to everything; condition tokens never attend to noisy ones, so their keys and values are a cache.
+`velocity` reads them; `forward` is the same in one masked sequence, the plain path the fast one is proven against.
+B batch, L tokens, D width, C video channels, T video latents, A audio latents, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dit_worker.model.rope import audio_positions, phases, rotate, video_positions
+
+Kind = Literal["reference", "sink", "motion"]
+KINDS: tuple[Kind, ...] = ("reference", "sink", "motion")
+VIDEO, AUDIO = 0, 1
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes and options. Options beyond the paper's equations are off by default and named in the manifest where on."""
+
+    width: int = 192
+    heads: int = 4
+    layers: int = 4
+    ffn: int = 768
+    audio_encoder_layers: int = 2
+    audio_decoder_layers: int = 1
+    patch: int = 2
+    video_channels: int = 16
+    video_latents: int = 9
+    video_height: int = 8
+    video_width: int = 8
+    audio_channels: int = 24
+    audio_latents: int = 33
+    condition_width: int = 192
+    time_width: int = 128
+    rope_theta: float = 256.0
+    audio_time_scale: float = 0.25
+    first_position: dict[str, int] = field(default_factory=lambda: {"reference": -40, "sink": -30, "motion": -9})
+    """Time position of each condition block's first latent; noisy latents begin at 0."""
+    audio_motion: int = 0
+    """Clean audio latents just before the chunk that the audio encoder sees (the paper relies on history alone)."""
+    learned_positions: bool = False
+    """Add learned vectors for patch place and condition kind to the rotary positions."""
+    condition_to_video: bool = False
+    """Add c_a, four frames a latent, to the video tokens too, besides what shared attention carries."""
+
+    @property
+    def patches(self) -> int:
+        """Tokens of one video latent."""
+        return (self.video_height // self.patch) * (self.video_width // self.patch)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values (B, H, L, K) of condition tokens, one pair per layer. An immutable value."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @staticmethod
+    def join(parts: Sequence[Memory]) -> Memory:
+        """One memory of several blocks, in the order given."""
+        return Memory(*(tuple(torch.cat(layer, 2) for layer in zip(*(getattr(p, name) for p in parts), strict=True))
+                        for name in ("keys", "values")))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
+
+
+class Velocity(NamedTuple):
+    """v = noise - clean for video (B, C, T, h, w) and audio (B, A, Ca)."""
+
+    video: Tensor
+    audio: Tensor
+
+
+def time_embedding(t: Tensor, width: int) -> Tensor:
+    """Sines and cosines of timesteps in [0, 1]: (B,) -> (B, width)."""
+    half = width // 2
+    angles = t[:, None] * 50 * torch.exp(torch.arange(half) * (-math.log(1000) / half))
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class Block(nn.Module):
+    """Shared attention, one FFN expert per modality, modulated by time (AdaLN, a table per modality)."""
+
+    def __init__(self, config: DiTConfig, modalities: int) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.query_norm, self.key_norm = (nn.Parameter(torch.ones(width // config.heads)) for _ in range(2))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, config.ffn), nn.GELU("tanh"), nn.Linear(config.ffn, width))
+            for _ in range(modalities)
+        )
+        self.tables = nn.Parameter(torch.randn(modalities, 6, width) / width**0.5)
+
+    def modulation(self, time: Tensor, modality: int) -> Sequence[Tensor]:
+        """Shift, scale, gate of attention and of FFN for one modality: time (B, 6, D) -> six of (B, 1, D)."""
+        return (time + self.tables[modality])[:, :, None].unbind(1)
+
+    def project(self, x: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values (B, H, L, K) of normalised, modulated tokens (B, L, D)."""
+        query, key, value = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                             for p in (self.query, self.key, self.value))
+        query = F.rms_norm(query, query.shape[-1:], self.query_norm.to(query.dtype), 1e-6)
+        key = F.rms_norm(key, key.shape[-1:], self.key_norm.to(key.dtype), 1e-6)
+        return rotate(query, phase), rotate(key, phase), value
+
+    def forward(self, groups: Sequence[Group], memory: tuple[Tensor, Tensor] | None,
+                mask: Tensor | None = None) -> tuple[list[Group], tuple[Tensor, Tensor]]:
+        """Runs the groups as one sequence after `memory`. Returns them, and the sequence's own keys and values."""
+        modulations = [self.modulation(g.time, g.modality) for g in groups]
+        normed = [F.layer_norm(g.x, g.x.shape[-1:]) * (1 + m[1]) + m[0]
+                  for g, m in zip(groups, modulations, strict=True)]
+        query, key, value = self.project(torch.cat(normed, 1), torch.cat([g.phase for g in groups], 1))
+        own = (key, value)
+        if memory is not None:
+            key, value = torch.cat([memory[0], key], 2), torch.cat([memory[1], value], 2)
+        attended = self.out(F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2))
+        parts = attended.split([g.x.shape[1] for g in groups], 1)
+        return [self._feed(g, part, m) for g, part, m in zip(groups, parts, modulations, strict=True)], own
+
+    def _feed(self, group: Group, attended: Tensor, modulation: Sequence[Tensor]) -> Group:
+        _, _, gate, shift, scale, gate_ffn = modulation
+        x = group.x + gate * attended
+        normed = F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+        return group._replace(x=x + gate_ffn * self.experts[group.modality](normed))
+
+
+class Group(NamedTuple):
+    """Tokens that share a modality and a time: x (B, L, D), phase (2, L, K / 2), time (B, 6, D)."""
+
+    x: Tensor
+    phase: Tensor
+    time: Tensor
+    modality: int
+
+
+class JointDiT(nn.Module):
+    """Patch embedding, audio encoder, joint blocks, audio decoder, heads."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        patch_width = c.video_channels * c.patch**2
+        self.video_in, self.video_out = nn.Linear(patch_width, c.width), nn.Linear(c.width, patch_width)
+        self.audio_in, self.audio_out = nn.Linear(c.audio_channels, c.width), nn.Linear(c.width, c.audio_channels)
+        self.condition_in = nn.Linear(c.condition_width, c.width)
+        self.time_in = nn.Sequential(nn.Linear(c.time_width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.time_out = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+        self.audio_encoder = nn.ModuleList(Block(c, 1) for _ in range(c.audio_encoder_layers))
+        self.blocks = nn.ModuleList(Block(c, 2) for _ in range(c.layers))
+        self.audio_decoder = nn.ModuleList(Block(c, 1) for _ in range(c.audio_decoder_layers))
+        self.heads_table = nn.Parameter(torch.randn(2, 2, c.width) / c.width**0.5)
+        if c.audio_motion:
+            self.audio_motion_in = nn.Linear(c.audio_channels, c.width)
+            self.no_audio_motion = nn.Parameter(torch.randn(c.width) * 0.02)
+        if c.learned_positions:
+            self.places = nn.Parameter(torch.randn(c.patches, c.width) * 0.02)
+            self.kinds = nn.ParameterDict({kind: torch.randn(c.width) * 0.02 for kind in KINDS})
+        if c.condition_to_video:
+            self.condition_to_video = nn.Linear(4 * c.condition_width, c.width)
+        for layer in (self.video_out, self.audio_out, self.time_out[1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    # what is cached ---------------------------------------------------------------------------------------------------
+
+    def encode_condition(self, kind: Kind, latents: Tensor, earlier: Memory | None = None) -> Memory:
+        """Keys and values of one condition block: latents (B, C, T, h, w), which sees itself and `earlier`."""
+        groups = [self._condition_group(kind, latents)]
+        keys, values = [], []
+        for index, block in enumerate(self.blocks):
+            memory = None if earlier is None else (earlier.keys[index], earlier.values[index])
+            groups, (key, value) = block(groups, memory)
+            keys.append(key)
+            values.append(value)
+        return Memory(tuple(keys), tuple(values))
+
+    # one step -----------------------------------------------------------------------------------------------------------
+
+    def velocity(self, memory: Memory, noisy_video: Tensor, noisy_audio: Tensor, t: Tensor, condition: Tensor,
+                 audio_motion: Tensor | None = None, audio_motion_mask: Tensor | None = None) -> Velocity:
+        """One denoising step against cached condition tokens.
+
+        noisy_video (B, C, T, h, w), noisy_audio (B, A, Ca), t (B,), condition c_a (B, A, Dc), audio_motion (B, M, Ca)
+        with its mask (B, M), read only where the bundle has audio motion.
+        """
+        time = self._time(t)
+        groups = [self._video_group(noisy_video, condition, time),
+                  self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time)]
+        for index, block in enumerate(self.blocks):
+            groups, _ = block(groups, (memory.keys[index], memory.values[index]))
+        return self._heads(groups, time)
+
+    def audio_velocity(self, noisy_audio: Tensor, t: Tensor, condition: Tensor, audio_motion: Tensor | None = None,
+                       audio_motion_mask: Tensor | None = None) -> Tensor:
+        """The audio half alone, for pretraining on speech without pictures: (B, A, Ca)."""
+        time = self._time(t)
+        groups = [self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time)]
+        for block in self.blocks:
+            groups, _ = block(groups, None)
+        return self._audio_head(groups[0], time)
+
+    def forward(self, conditions: dict[Kind, Tensor], noisy_video: Tensor, noisy_audio: Tensor, t: Tensor,
+                condition: Tensor, audio_motion: Tensor | None = None,
+                audio_motion_mask: Tensor | None = None) -> Velocity:
+        """The same step without caches: one sequence under the asymmetric mask."""
+        time = self._time(t)
+        groups = [self._condition_group(kind, conditions[kind]) for kind in KINDS if kind in conditions]
+        clean = len(groups)
+        groups += [self._video_group(noisy_video, condition, time),
+                   self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time)]
+        mask = asymmetric_mask([g.x.shape[1] for g in groups], clean)
+        for block in self.blocks:
+            groups, _ = block(groups, None, mask)
+        return self._heads(groups[clean:], time)
+
+    # tokens in and out --------------------------------------------------------------------------------------------------
+
+    def _time(self, t: Tensor) -> Tensor:
+        return self.time_out(self.time_in(time_embedding(t, self.config.time_width))).unflatten(-1, (6, -1))
+
+    def _patchify(self, latents: Tensor) -> Tensor:
+        b, c, t, h, w = latents.shape
+        p = self.config.patch
+        return latents.reshape(b, c, t, h // p, p, w // p, p).permute(0, 2, 3, 5, 1, 4, 6).reshape(b, -1, c * p * p)
+
+    def _unpatchify(self, tokens: Tensor) -> Tensor:
+        cfg, p = self.config, self.config.patch
+        grid = (tokens.shape[0], -1, cfg.video_height // p, cfg.video_width // p, cfg.video_channels, p, p)
+        return tokens.reshape(grid).permute(0, 4, 1, 2, 5, 3, 6).reshape(
+            tokens.shape[0], cfg.video_channels, -1, cfg.video_height, cfg.video_width)
+
+    def _video_tokens(self, latents: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        c = self.config
+        x = self.video_in(self._patchify(latents))
+        if c.learned_positions:
+            x = x + self.places.repeat(latents.shape[2], 1)
+        places = video_positions(first, latents.shape[2], c.video_height // c.patch, c.video_width // c.patch)
+        return x, phases(places, c.width // c.heads, c.rope_theta)
+
+    def _condition_group(self, kind: Kind, latents: Tensor) -> Group:
+        x, phase = self._video_tokens(latents, self.config.first_position[kind])
+        if self.config.learned_positions:
+            x = x + self.kinds[kind]
+        return Group(x, phase, self._time(torch.zeros(latents.shape[0])), VIDEO)
+
+    def _video_group(self, noisy: Tensor, condition: Tensor, time: Tensor) -> Group:
+        x, phase = self._video_tokens(noisy, 0)
+        if self.config.condition_to_video:
+            by_latent = torch.cat([condition[:, :1].expand(-1, 3, -1), condition], 1)
+            by_latent = self.condition_to_video(by_latent.reshape(x.shape[0], self.config.video_latents, -1))
+            x = x + by_latent.repeat_interleave(self.config.patches, 1)
+        return Group(x, phase, time, VIDEO)
+
+    def _encode_audio(self, noisy: Tensor, condition: Tensor, motion: Tensor | None, mask: Tensor | None,
+                      time: Tensor) -> Group:
+        c = self.config
+        x = self.audio_in(noisy) + self.condition_in(condition)
+        if c.audio_motion:
+            assert motion is not None and mask is not None, "this bundle's audio encoder reads audio motion"
+            known = torch.where(mask[..., None] > 0, self.audio_motion_in(motion), self.no_audio_motion)
+            x = torch.cat([known, x], 1)
+        places = audio_positions(-c.audio_motion, x.shape[1], c.audio_time_scale)
+        groups = [Group(x, phases(places, c.width // c.heads, c.rope_theta), time, 0)]
+        for block in self.audio_encoder:
+            groups, _ = block(groups, None)
+        group = groups[0]
+        return Group(group.x[:, c.audio_motion :], group.phase[:, c.audio_motion :], time, AUDIO)
+
+    def _heads(self, groups: Sequence[Group], time: Tensor) -> Velocity:
+        video, audio = groups
+        tokens = self.video_out(self._final(video.x, time, VIDEO))
+        return Velocity(self._unpatchify(tokens).float(), self._audio_head(audio, time))
+
+    def _audio_head(self, audio: Group, time: Tensor) -> Tensor:
+        groups = [audio._replace(modality=0)]
+        for block in self.audio_decoder:
+            groups, _ = block(groups, None)
+        return self.audio_out(self._final(groups[0].x, time, AUDIO)).float()
+
+    def _final(self, x: Tensor, time: Tensor, modality: int) -> Tensor:
+        shift, scale = (time[:, :2] + self.heads_table[modality])[:, :, None].unbind(1)
+        return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+
+
+def asymmetric_mask(lengths: Sequence[int], clean: int) -> Tensor:
+    """Who may attend to whom, (L, L) bool: the first `clean` groups see themselves and those before, the rest see all."""
+    groups = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    noisy = groups >= clean
+    return noisy[:, None] | (groups[None] <= groups[:, None])

@@ -1,0 +1,138 @@
+"""A Qwen2-type causal body: RMS norm, rotary positions, grouped heads with biased q/k/v, SwiGLU.
+
+Parameter names are those of Hugging Face's `Qwen2Model`, so its checkpoints load unchanged. The body reads embedding
+vectors, not token ids, and its cache is a value: given, never kept.
+B batch, L new positions, P cached positions, D width, H heads, G key heads, K head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BodyConfig:
+    """Sizes of the body, under Qwen2's names."""
+
+    hidden_size: int = 192
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    intermediate_size: int = 512
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values (B, G, P, K) of every layer, for positions 0..P-1."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def length(self) -> int:
+        """Cached positions P."""
+        return self.keys[0].shape[2]
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Rotary position embedding in Qwen2's half-split form: x (B, H, L, K), positions (L,)."""
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-torch.arange(half, dtype=torch.float32, device=x.device) / half)
+    angles = positions.float()[:, None] * frequencies
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm whose gain follows the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> the same."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention that may begin after a cache."""
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head = config.hidden_size // config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (B, L, D) -> the same, and keys and values of all P + L positions."""
+        start = 0 if past is None else past[0].shape[2]
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        query, key, value = (p(x).unflatten(-1, (-1, self.head)).transpose(1, 2)
+                             for p in (self.q_proj, self.k_proj, self.v_proj))
+        query = rotate(query, positions, self.config.rope_theta)
+        key = rotate(key, positions, self.config.rope_theta)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        grouped = self.config.num_key_value_heads != self.config.num_attention_heads
+        mask = None
+        if start:
+            mask = torch.ones(x.shape[1], key.shape[2], dtype=torch.bool, device=x.device).tril(start)
+        out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=grouped)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), (key, value)
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward."""
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> the same."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (B, L, D) -> the same, and this layer's keys and values."""
+        attended, present = self.self_attn(self.input_layernorm(x), past)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), present
+
+
+class CausalBody(nn.Module):
+    """The whole body."""
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, past: KVCache | None = None) -> tuple[Tensor, KVCache]:
+        """Embeddings x (B, L, D) after `past` -> final hidden states (B, L, D) and the cache of all positions."""
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            x, (key, value) = layer(x, None if past is None else (past.keys[index], past.values[index]))
+            keys.append(key)
+            values.append(value)
+        return self.norm(x), KVCache(tuple(keys), tuple(values))

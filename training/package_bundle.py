@@ -1,0 +1,105 @@
+"""Last stage: puts the trained parts, the gallery and a manifest into a bundle: `python -m training.package_bundle`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from safetensors.torch import load_file, save_file
+from scipy.io import wavfile
+
+from dit_worker.model.codec import AudioCodecConfig
+from dit_worker.model.dit import DiTConfig
+from dit_worker.model.vae import VideoVAEConfig
+from training.corpora.faces import GALLERY, Pose, draw
+from training.corpora.speech import FLITE_RATE, speak
+
+PORTRAIT_SIDE = 384
+NEUTRAL = Pose(0, 0.7, 0, 0, 0.5, 0, 0, 0)
+VOICE_SAMPLE = "The river bends slowly around the village, and every evening the lamps are lit along its quiet banks."
+
+
+def write_gallery(bundle: Path) -> list[dict[str, str]]:
+    """Portrait and voice of each named character; returns the manifest's entries."""
+    entries = []
+    for name, (description, voice, identity) in GALLERY.items():
+        folder = bundle / "characters" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / "portrait.png"), draw(identity, NEUTRAL, PORTRAIT_SIDE)[..., ::-1])
+        samples = speak(VOICE_SAMPLE, voice, FLITE_RATE).samples
+        wavfile.write(folder / "voice.wav", FLITE_RATE, (samples * 32767).astype(np.int16))
+        entries.append({"name": name, "description": description, "portrait": f"characters/{name}/portrait.png",
+                        "voice": f"characters/{name}/voice.wav"})
+    return entries
+
+
+def split_weights(run: Path, bundle: Path) -> None:
+    """One file per package from a run's averaged weights."""
+    weights = load_file(run / "model.safetensors")
+    for part in ("conditioner", "dit"):
+        own = {name[len(part) + 1 :]: value.contiguous() for name, value in weights.items() if name.startswith(f"{part}.")}
+        save_file(own, bundle / f"{part}.safetensors")
+
+
+def geometry(dit: DiTConfig, codec: AudioCodecConfig) -> dict[str, int]:
+    """The manifest's sizes."""
+    return {
+        "width": dit.video_width * 16, "height": dit.video_height * 16, "frames_per_second": 24,
+        "frames_per_chunk": 4 * dit.video_latents - 3, "video_latents_per_chunk": dit.video_latents,
+        "video_latent_channels": dit.video_channels, "video_latent_height": dit.video_height,
+        "video_latent_width": dit.video_width, "sample_rate": codec.sample_rate,
+        "samples_per_audio_latent": codec.hop * codec.frames_per_latent,
+        "audio_latents_per_chunk": dit.audio_latents, "audio_latent_channels": dit.audio_channels,
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
+    parser.add_argument("--run", default="joint", help="the run whose weights are packed")
+    parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
+    parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--noise-scale-audio", type=float, default=0.4)
+    parser.add_argument("--noise-scale-video", type=float, default=1.0)
+    parser.add_argument("--training", type=json.loads, default={}, help="JSON on how it was trained, kept in the manifest")
+    options = parser.parse_args()
+    run, out = options.checkpoints / options.run, options.out
+    out.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = json.loads((run / "config.json").read_text())
+    split_weights(run, out)
+    for source, name in (("vae/model.safetensors", "video_vae.safetensors"), ("audio_codec.safetensors",) * 2,
+                         ("letters/model.safetensors", "letters.safetensors"), ("lexicon.txt.gz",) * 2):
+        shutil.copyfile(options.checkpoints / source, out / name)
+    characters = write_gallery(out)
+    dit, codec = DiTConfig(**config["dit"]), AudioCodecConfig()
+    paths = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
+    manifest = {
+        "name": "pocket", "version": options.version, "recipe": "streamchar", "geometry": geometry(dit, codec),
+        "text": {"phones": config["phones"], "lexicon": "lexicon.txt.gz", "letters": "letters.safetensors"},
+        "conditioner": config["conditioner"], "dit": config["dit"], "video_vae": asdict(VideoVAEConfig()),
+        "audio_codec": asdict(codec),
+        "sampler": {"steps": 4, "noise_scale_audio": options.noise_scale_audio,
+                    "noise_scale_video": options.noise_scale_video, "shift": 1.0},
+        "files": {str(p.relative_to(out)): digest(p) for p in paths},
+        "characters": characters, "training": options.training,
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    size = sum(p.stat().st_size for p in paths) / 1e6
+    print(f"{out}: {len(paths)} files, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Stage 2: the conditioner, the pointer and the DiT's audio half on speech alone: `python -m training.train_audio`.
+
+Pretraining 1 of StreamChar §5.1 at the pocket's size: flow matching on audio (eq. 2), the pointer supervised by known
+phone times (eq. 5), attention guided by them too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dit_worker.model.codec import AudioCodec, AudioCodecConfig
+from dit_worker.model.dit import DiTConfig, JointDiT
+from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Tail
+from training.corpora.shards import read_corpus
+from training.loop import Budget, Loop, Losses
+from training.windows import FIRST_PHONE, Track, Window, WindowSource, make_track, phone_ids
+
+HELD_OUT_TRACKS = 60
+
+
+class AudioModel(nn.Module):
+    """The two modules that learn together, under the names of their bundle files."""
+
+    def __init__(self, conditioner: ConditionerConfig, dit: DiTConfig) -> None:
+        super().__init__()
+        self.conditioner = Conditioner(conditioner)
+        self.dit = JointDiT(dit)
+
+
+def is_matrix(name: str) -> bool:
+    """Which weights Muon learns: the matrices inside transformer layers."""
+    return any(part in name for part in ("body.layers", "dit.blocks", "audio_encoder", "audio_decoder"))
+
+
+def draw_times(count: int) -> Tensor:
+    """Timesteps of a batch: a quarter near pure noise, where the words are decided, the rest logit-normal."""
+    uniform = torch.rand(count)
+    near_noise = 1 - 0.12 * uniform * torch.rand(count)
+    return torch.where(torch.rand(count) < 0.25, near_noise, torch.sigmoid(1.2 * torch.randn(count) + 0.4))
+
+
+def alignment_losses(tail: Tail, conditioner: Conditioner, window: Window) -> Losses:
+    """What the known phone times say of the pointer: attention, positions, durations, end (eq. 5)."""
+    alignment, slots = tail.alignment, conditioner.config.text_slots
+    nearest = window.positions.floor().clamp(0, slots - 1).long()
+    attention = F.cross_entropy(alignment.logits.flatten(0, 1), nearest.flatten())
+    positions = F.smooth_l1_loss(alignment.positions, window.positions)
+    end = F.smooth_l1_loss(conditioner.point(tail), window.end)
+    losses = {"attention": 0.3 * attention, "positions": 0.1 * positions, "end": 0.1 * end}
+    if alignment.log_durations is not None:
+        known = window.durations > 0
+        losses["durations"] = 0.3 * F.l1_loss(alignment.log_durations[known], (window.durations[known] + 0.1).log())
+    return losses
+
+
+def audio_losses(model: AudioModel, window: Window, times: Tensor | None = None, training: bool = True) -> Losses:
+    """Flow matching and alignment of one batch."""
+    count = len(window.clean)
+    t = draw_times(count) if times is None else times
+    history = window.history
+    start = window.start
+    if training:
+        history = history + torch.randn_like(history) * (0.25 * torch.rand(count, 1, 1))
+        start = (start + 0.25 * torch.randn(count)).clamp(0, model.conditioner.config.text_slots - 1.01)
+    noise = torch.randn_like(window.clean)
+    noisy = (1 - t[:, None, None]) * window.clean + t[:, None, None] * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        tail = model.conditioner(window.reference, window.ids, history, window.history_mask, noisy, t, start)
+        count = model.dit.config.audio_motion
+        velocity = model.dit.audio_velocity(noisy, t, tail.condition, history[:, -count:], window.history_mask[:, -count:])
+    flow = F.mse_loss(velocity, noise - window.clean)
+    return {"audio": flow, **alignment_losses(tail, model.conditioner, window)}
+
+
+def load_codec(path: Path) -> AudioCodec:
+    """The fitted codec."""
+    codec = AudioCodec(AudioCodecConfig())
+    codec.load_state_dict(load_file(path), strict=False)
+    return codec
+
+
+def load_tracks(corpus: Path, codec: AudioCodec) -> tuple[list[str], dict[str, list[Track]]]:
+    """Phones of the corpus and its tracks by voice."""
+    passages = read_corpus(corpus)
+    phones = sorted({name for p in passages for name in p.phones})
+    ids = phone_ids(phones)
+    tracks: dict[str, list[Track]] = {}
+    for passage in passages:
+        track = make_track(passage, codec, ids, codec.config.sample_rate / codec.samples_per_latent)
+        tracks.setdefault(passage.voice, []).append(track)
+    return phones, tracks
+
+
+def pocket_configs(phones: int) -> tuple[ConditionerConfig, DiTConfig]:
+    """Sizes of the pocket bundle."""
+    conditioner = ConditionerConfig(vocabulary=FIRST_PHONE + phones, text_kernel=5, context_in_condition=True,
+                                    pointer={"duration_bias": True})
+    return conditioner, DiTConfig(audio_motion=12, learned_positions=True, condition_to_video=True)
+
+
+def validation(model: AudioModel, source: WindowSource) -> dict[str, float]:
+    """Losses on held-out tracks at four times."""
+    torch_state = torch.get_rng_state()
+    torch.manual_seed(5)
+    window = source.batch(random.Random(9), 128)
+    measured = {}
+    for t in (1.0, 0.75, 0.5, 0.25):
+        losses = audio_losses(model, window, torch.full((128,), t), training=False)
+        measured |= {f"val_{name}_{t}": losses[name].item() for name in ("audio", "attention", "end")}
+    torch.set_rng_state(torch_state)
+    return measured
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
+    parser.add_argument("--name", default="audio", help="folder of this run under checkpoints")
+    parser.add_argument("--samples", type=int, default=130_000, help="sample-chunks to train on")
+    parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--voices", default="kal16:0.62,slt:0.38", help="voices and their share of the samples")
+    parser.add_argument("--without", action="append", default=[], help="an option to leave out, for ablations",
+                        choices=["duration_bias", "context_in_condition", "text_kernel", "audio_motion"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    codec = load_codec(options.checkpoints / "audio_codec.safetensors")
+    phones, tracks = load_tracks(options.corpus, codec)
+    weights = {name: float(share) for name, share in (item.split(":") for item in options.voices.split(","))}
+    conditioner, dit = without(pocket_configs(len(phones)), options.without)
+    source = WindowSource(conditioner, {v: tracks[v][:-HELD_OUT_TRACKS] for v in weights}, codec.silence, weights)
+    held_out = WindowSource(conditioner, {v: tracks[v][-HELD_OUT_TRACKS:] for v in weights}, codec.silence, weights)
+    model = AudioModel(conditioner, dit)
+    folder = options.checkpoints / options.name
+    loop = Loop(model, folder, Budget(options.samples, options.minutes, options.batch), is_matrix)
+    (folder / "config.json").write_text(
+        json.dumps({"phones": phones, "conditioner": asdict(conditioner), "dit": asdict(dit)}, indent=1))
+    loop.resume()
+    rng = random.Random(loop.place.step)
+    loop.run(lambda: audio_losses(model, source.batch(rng, options.batch)), lambda: validation(model, held_out))
+
+
+def without(configs: tuple[ConditionerConfig, DiTConfig], names: list[str]) -> tuple[ConditionerConfig, DiTConfig]:
+    """Turns options off, one by one."""
+    conditioner, dit = asdict(configs[0]), asdict(configs[1])
+    for name in names:
+        if name == "duration_bias":
+            conditioner["pointer"] = {}
+        else:
+            part = dit if name == "audio_motion" else conditioner
+            part[name] = type(part[name])(0)
+    return ConditionerConfig(**conditioner), DiTConfig(**dit)
+
+
+if __name__ == "__main__":
+    main()
