@@ -1,0 +1,192 @@
+"""The way in: a connection to a gateway, and the sessions made over it. Knows nothing of what sessions carry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import grpc
+
+from cuelight import convert
+from cuelight.errors import Unavailable
+from cuelight.events import SessionInfo
+from cuelight.rpc import Timeouts, call
+from cuelight.session import Session
+from cuelight.v1 import session_pb2 as pb
+from cuelight.v1.session_pb2_grpc import SessionServiceStub
+
+if TYPE_CHECKING:
+    from cuelight.v1.session_pb2_grpc import SessionServiceAsyncStub
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+TENANT = "tenants/local"
+_RETRY_PAUSE_S = 0.25
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
+    ("grpc.max_send_message_length", 8 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+_CONTAINERS = {
+    "elementary": pb.MEDIA_CONTAINER_ELEMENTARY,
+    "fmp4": pb.MEDIA_CONTAINER_FMP4,
+}
+
+
+def connect(
+    address: str = DEFAULT_ADDRESS,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    timeouts: Timeouts | None = None,
+) -> Client:
+    """A client for the gateway at ``address``; use it as ``async with cuelight.connect(...) as client``.
+
+    Args:
+        address: ``host:port`` of the gateway's gRPC port.
+        credentials: TLS credentials; without them the connection is plain.
+        timeouts: How long to wait for what.
+    """
+    return Client(address, credentials=credentials, timeouts=timeouts or Timeouts())
+
+
+class Client:
+    """A connection to one gateway."""
+
+    def __init__(self, address: str, *, credentials: grpc.ChannelCredentials | None, timeouts: Timeouts) -> None:
+        self.address = address
+        self.timeouts = timeouts
+        self._credentials = credentials
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            Unavailable: nothing answers there within ``Timeouts.connect_s``.
+        """
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        else:
+            channel = grpc.aio.secure_channel(self.address, self._credentials, options=_OPTIONS)
+        try:
+            async with asyncio.timeout(self.timeouts.connect_s):
+                await channel.channel_ready()
+        except BaseException as error:
+            await channel.close()
+            if isinstance(error, TimeoutError):
+                raise Unavailable(f"No gateway answers at {self.address}.") from error
+            raise
+        self._channel = channel
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    @asynccontextmanager
+    async def create_session(
+        self,
+        *,
+        character: str = "",
+        regime: Literal["scripted", "conversation"] = "conversation",
+        instructions: str = "",
+        portrait: bytes | str | Path | None = None,
+        voice: bytes | str | Path | None = None,
+        seed: int | None = None,
+        max_ahead_s: float | None = None,
+        container: Literal["elementary", "fmp4"] = "elementary",
+        labels: Mapping[str, str] | None = None,
+        queue_timeout_s: float = 0.0,
+        window_chunks: int = 8,
+    ) -> AsyncIterator[Session]:
+        """Makes a session, attaches to it, and closes it when the ``async with`` block is left.
+
+        Args:
+            character: Name of one of the bundle's characters; empty takes the first.
+            regime: ``scripted`` generates only while there is something to say; ``conversation`` goes on in silence.
+            instructions: Free-form guidance, at most 8 KiB.
+            portrait: PNG, JPEG or WebP, as bytes or as the path of a file, instead of the character's own.
+            voice: WAV of 1 to 15 s, as bytes or as the path of a file, instead of the character's own.
+            seed: Makes the session repeatable.
+            max_ahead_s: How far generation may run ahead of playback, in seconds of media.
+            container: ``elementary`` for bare access units, ``fmp4`` for fragments that browsers play.
+            labels: Your own labels, at most 16.
+            queue_timeout_s: Wait so long for a place when all are taken.
+            window_chunks: Chunks the server may send ahead of what has been read here.
+
+        Raises:
+            NoCapacity: every worker is full.
+            InvalidRequest: the configuration cannot be served; ``fields`` names what.
+        """
+        config = pb.SessionConfig(
+            character=character,
+            regime=regime,
+            instructions=instructions,
+            portrait=_content(portrait),
+            voice=_content(voice),
+            video=pb.VideoConfig(container=_CONTAINERS[container]),
+            seed=seed,
+            labels=labels,
+        )
+        if max_ahead_s is not None:
+            config.max_ahead.CopyFrom(convert.duration(max_ahead_s))
+        made = await self._create(config, queue_timeout_s)
+        info = convert.session_info(made.session)
+        session = Session(self._stub(), info, made.attach_token, timeouts=self.timeouts, window_chunks=window_chunks)
+        async with session:
+            yield session
+
+    async def get_session(self, name: str) -> SessionInfo:
+        """A session's present state."""
+        request = pb.GetSessionRequest(name=name)
+        answer = await call(self._stub().GetSession(request, timeout=self.timeouts.call_s), f"get {name}")
+        return convert.session_info(answer.session)
+
+    async def list_sessions(self) -> list[SessionInfo]:
+        """All sessions of the tenant, newest first."""
+        sessions: list[SessionInfo] = []
+        token = ""
+        while True:
+            request = pb.ListSessionsRequest(parent=TENANT, page_size=1000, page_token=token)
+            page = await call(self._stub().ListSessions(request, timeout=self.timeouts.call_s), "list the sessions")
+            sessions += [convert.session_info(session) for session in page.sessions]
+            token = page.next_page_token
+            if not token:
+                return sessions
+
+    async def _create(self, config: pb.SessionConfig, queue_timeout_s: float) -> pb.CreateSessionResponse:
+        """Asks for a session; while the gateway is not ready it asks again, which the request id makes safe."""
+        request = pb.CreateSessionRequest(parent=TENANT, config=config, request_id=str(uuid.uuid4()))
+        if queue_timeout_s > 0:
+            request.queue_timeout.CopyFrom(convert.duration(queue_timeout_s))
+        timeout_s = self.timeouts.call_s + queue_timeout_s
+        give_up_at = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await call(self._stub().CreateSession(request, timeout=timeout_s), "create a session")
+            except Unavailable as error:
+                pause_s = error.retry_after_s or _RETRY_PAUSE_S
+                if time.monotonic() + pause_s >= give_up_at:
+                    raise
+                await asyncio.sleep(pause_s)
+
+    def _stub(self) -> SessionServiceAsyncStub:
+        if self._channel is None:
+            raise RuntimeError("use the client inside `async with`")
+        return SessionServiceStub(self._channel)
+
+
+def _content(source: bytes | str | Path | None) -> bytes:
+    if source is None:
+        return b""
+    return source if isinstance(source, bytes) else Path(source).read_bytes()

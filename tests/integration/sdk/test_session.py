@@ -1,0 +1,201 @@
+"""The client against a scripted SessionService on a real socket."""
+
+from __future__ import annotations
+
+import pytest
+
+import cuelight
+from cuelight.events import Attached, Media, Progress, ResponseStarted, Retired, StateChanged
+from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
+
+QUICK = cuelight.Timeouts(connect_s=2, call_s=3, attach_s=2, silence_s=0.3, recover_s=2, send_s=2)
+TEXT = "one two three four five six seven eight nine ten"
+
+
+async def _perform(fake: FakeGateway, text: str = TEXT) -> tuple[list[cuelight.Event], cuelight.Session]:
+    async with (
+        serve(fake),
+        cuelight.connect(fake.address, timeouts=QUICK) as client,
+        client.create_session(character="ada", regime="scripted", seed=7, window_chunks=2) as session,
+    ):
+        await session.say(text)
+        await session.end()
+        events = [event async for event in session]
+    return events, session
+
+
+def _offsets(events: list[cuelight.Event]) -> list[int]:
+    return [event.offset for event in events if isinstance(event, Media)]
+
+
+async def test_a_transcript_comes_back_as_media_and_words() -> None:
+    """Say and end give every word once, every offset once, and an iteration that ends."""
+    fake = FakeGateway()
+    events, session = await _perform(fake)
+    words = [word.text for event in events if isinstance(event, Progress) for word in event.words]
+    assert words == TEXT.split()
+    assert _offsets(events) == list(range(8))
+    assert isinstance(events[0], Attached)
+    assert events[0].is_first
+    assert any(isinstance(event, ResponseStarted) and event.client_seq == 1 for event in events)
+    assert isinstance(events[-1], StateChanged)
+    assert session.state is cuelight.SessionState.CLOSED
+    assert session.stats.attachments == 1
+    assert session.stats.ttfc_s is not None
+
+
+async def test_the_configuration_reaches_the_server() -> None:
+    """What create_session was given is in the request, with an id that makes a retry safe."""
+    fake = FakeGateway()
+    await _perform(fake)
+    request = fake.creates[0]
+    assert (request.config.character, request.config.regime, request.config.seed) == ("ada", "scripted", 7)
+    assert len(request.request_id) == 36
+
+
+async def test_media_is_sent_no_further_ahead_than_the_window() -> None:
+    """The server never has more media under way than the window of two chunks."""
+    fake = FakeGateway()
+    await _perform(fake, " ".join(["word"] * 60))
+    assert fake.largest_burst <= 4
+    kept = [request.acknowledge for request in fake.requests if request.HasField("acknowledge")]
+    last = kept[-1]
+    assert 34 <= last.media_offset <= 40  # the server ends the stream before the last ones can reach it
+    assert last.playhead.ToTimedelta().total_seconds() == pytest.approx(last.media_offset // 2 * 1.375, abs=0.03)
+
+
+@pytest.mark.parametrize("cuts", [[0], [1], [3], [1, 2, 5]])
+@pytest.mark.parametrize("repeat", [False, True])
+async def test_a_broken_stream_is_taken_up_again_with_each_offset_once(cuts: list[int], repeat: bool) -> None:
+    """However often the stream breaks, and even when the server repeats itself, each offset comes exactly once."""
+    fake = FakeGateway(Script(break_after=list(cuts), repeat_offsets=repeat))
+    events, session = await _perform(fake)
+    assert _offsets(events) == list(range(8))
+    assert session.stats.attachments == len(cuts) + 1
+    attached = [event for event in events if isinstance(event, Attached)]
+    assert [event.is_first for event in attached] == [True] + [False] * len(cuts)
+    assert fake.attaches[-1].resume_token == "again"
+
+
+async def test_input_is_taken_once_over_broken_streams() -> None:
+    """An input that was sent before the break is not spoken twice."""
+    fake = FakeGateway(Script(break_after=[0, 1]))
+    events, _ = await _perform(fake)
+    words = [word.index for event in events if isinstance(event, Progress) for word in event.words]
+    assert sorted(set(words)) == list(range(10))
+    assert len(fake.sessions["tenants/local/sessions/s0"].words) == 10
+
+
+async def test_lost_media_is_asked_for_again() -> None:
+    """A hole that no interrupt explains makes the client attach again at the missing offset."""
+    fake = FakeGateway(Script(lose_offset=3))
+    events, session = await _perform(fake)
+    assert _offsets(events) == list(range(8))
+    assert session.stats.attachments == 2
+    assert fake.attaches[1].media_offset == 3
+
+
+async def test_media_lost_for_good_ends_the_session_with_a_reason() -> None:
+    """A hole that is still there when asked for again is an error, not a loop and not a silent skip."""
+    with pytest.raises(cuelight.MediaExpired, match="offset 3"):
+        await _perform(FakeGateway(Script(lose_offset=3, is_lost_for_good=True)))
+
+
+async def test_an_interrupt_takes_unread_media_back() -> None:
+    """After Retired, nothing of the retired chunks is delivered, and the next chunk follows the cut."""
+    fake = FakeGateway()
+    async with (
+        serve(fake),
+        cuelight.connect(fake.address, timeouts=QUICK) as client,
+        client.create_session(regime="scripted", window_chunks=4) as session,
+    ):
+        await session.say(" ".join(["word"] * 12))
+        seen: list[cuelight.Event] = []
+        async for event in session:
+            seen.append(event)
+            if isinstance(event, Progress) and event.chunk_index == 1:
+                break
+        await session.interrupt(playhead_s=1.0)
+        seen += [event async for event in session.events(until=cuelight.ResponseEnded)]
+        await session.say("and now this")
+        await session.end()
+        seen += [event async for event in session]
+    retired = next(event for event in seen if isinstance(event, Retired))
+    later = [event for event in seen[seen.index(retired) :] if isinstance(event, Media)]
+    assert retired.first_position == 1
+    assert [event.position for event in later] == [1, 1]
+    assert all(event.generation == 1 for event in later)
+
+
+async def test_a_silent_stream_is_given_up_in_time() -> None:
+    """A server that answers nothing, not even a ping, ends in ConnectionLost after the time allowed."""
+    fake = FakeGateway(Script(is_mute=True))
+    with pytest.raises(cuelight.ConnectionLost, match=r"not be reached again|silent"):
+        await _perform(fake)
+
+
+async def test_a_failed_session_says_so() -> None:
+    """FAILED ends the iteration with SessionFailed."""
+    fake = FakeGateway(Script(fail_after=2))
+    with pytest.raises(cuelight.SessionFailed):
+        await _perform(fake)
+
+
+async def test_no_gateway_is_one_clear_sentence() -> None:
+    """A port nobody listens on gives Unavailable, which names the address and the way forward."""
+    with pytest.raises(cuelight.Unavailable, match=r"127\.0\.0\.1:1\..*cuelight up"):
+        async with cuelight.connect("127.0.0.1:1", timeouts=cuelight.Timeouts(connect_s=0.5)):
+            pass
+
+
+async def test_refusals_keep_their_details() -> None:
+    """Reason, field violations and retry delay survive the translation."""
+    from google.protobuf.duration_pb2 import Duration
+    from google.rpc import error_details_pb2 as details
+
+    violation = details.BadRequest.FieldViolation(field="config.character", description="is not in the bundle")
+    bad = status("INVALID_ARGUMENT", "no such character", details.BadRequest(field_violations=[violation]))
+    with pytest.raises(cuelight.InvalidRequest) as refused:
+        await _perform(FakeGateway(Script(refuse_create=bad)))
+    assert refused.value.fields == {"config.character": "is not in the bundle"}
+
+    full = status("RESOURCE_EXHAUSTED", "full", details.RetryInfo(retry_delay=Duration(seconds=3)))
+    with pytest.raises(cuelight.NoCapacity) as busy:
+        await _perform(FakeGateway(Script(refuse_create=full)))
+    assert busy.value.retry_after_s == 3
+    assert busy.value.is_retryable
+
+    taken = status("ABORTED", "another client attached", error_info("SUPERSEDED"))
+    with pytest.raises(cuelight.Superseded):
+        await _perform(FakeGateway(Script(refuse_attach=taken)))
+
+    gone = status("OUT_OF_RANGE", "too late", error_info("OFFSET_EXPIRED", oldest_offset="12"))
+    with pytest.raises(cuelight.MediaExpired) as expired:
+        await _perform(FakeGateway(Script(refuse_attach=gone)))
+    assert expired.value.oldest_offset == 12
+
+
+async def test_a_gateway_that_is_not_ready_yet_is_asked_again() -> None:
+    """CreateSession that meets UNAVAILABLE is repeated with the same request id."""
+    fake = FakeGateway(Script(refuse_create=status("UNAVAILABLE", "no worker yet")))
+    events, _ = await _perform(fake)
+    assert _offsets(events) == list(range(8))
+    assert fake.creates[0].request_id == fake.creates[1].request_id
+
+
+async def test_blank_text_is_the_callers_mistake() -> None:
+    """A blank say is a ValueError and never reaches the server."""
+    with pytest.raises(ValueError, match="blank"):
+        await _perform(FakeGateway(), " \n\t ")
+
+
+async def test_leaving_the_block_closes_the_session() -> None:
+    """A session left early is closed on the server, and cannot be used any more."""
+    fake = FakeGateway()
+    async with serve(fake), cuelight.connect(fake.address, timeouts=QUICK) as client:
+        async with client.create_session() as session:
+            await session.say("hello")
+        assert fake.closes[0].immediate
+        with pytest.raises(cuelight.SessionFailed):
+            await session.say("too late")
+        assert [info.state for info in await client.list_sessions()] == [cuelight.SessionState.CLOSED]
