@@ -1,4 +1,3 @@
-# ruff: noqa: N818  (an error is named for what happened)
 """The errors of the server, each with its gRPC status, its reason and whether trying again can help.
 
 CuelightError

@@ -152,7 +152,8 @@ class Action:
     text: str = ""
     is_idle: bool = False
     words_total: int = 0
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[str, ...] = ()
+    """Sentences for the client, for instance on words that had to be spelled out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,146 @@
+"""Calls to Redis with a deadline: scripts, transactions, and the errors they end in.
+
+A call that finds the connection broken is sent again until its deadline, so every script must bear being repeated; all
+do. After the deadline it is StoreUnavailable. Knows nothing of what the scripts do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Self, TypeAlias, TypeVar
+
+import redis.asyncio as aioredis
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from services.errors import (
+    CommitConflict,
+    CueBacklogFull,
+    CuelightError,
+    SessionClosed,
+    SessionExists,
+    SessionNotFound,
+    StaleEpoch,
+    StaleGeneration,
+    StoreUnavailable,
+)
+from services.logs import get_logger
+
+log = get_logger(__name__)
+
+Argument: TypeAlias = str | bytes | int | float
+_Answer = TypeVar("_Answer")
+
+SESSION_SCRIPTS = (
+    "create",
+    "append_cue",
+    "acquire",
+    "renew",
+    "release",
+    "set_state",
+    "write_inputs",
+    "put_latents",
+    "commit",
+    "cut",
+)
+FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker")
+
+_REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
+    "GONE": (SessionNotFound, "there is no such session, or it ended long ago"),
+    "EXISTS": (SessionExists, "a session with this id exists already"),
+    "CLOSED": (SessionClosed, "the session has ended"),
+    "STALE_EPOCH": (StaleEpoch, "another worker holds the session"),
+    "STALE_GENERATION": (StaleGeneration, "the timeline was cut since"),
+    "CONFLICT": (CommitConflict, "the chunk does not follow the timeline"),
+    "BACKLOG": (CueBacklogFull, "too many cues of this session wait"),
+}
+
+
+class RedisCalls:
+    """A connection to Redis that never waits without a deadline."""
+
+    def __init__(self, client: aioredis.Redis, *, call_timeout_s: float) -> None:
+        self._redis = client
+        self._call_timeout_s = call_timeout_s
+        lua = files("services.state") / "lua"
+        prelude = (lua / "prelude.lua").read_text()
+        sources = {name: prelude + (lua / f"{name}.lua").read_text() for name in SESSION_SCRIPTS}
+        sources |= {name: (lua / f"{name}.lua").read_text() for name in FLEET_SCRIPTS}
+        self._scripts = {name: client.register_script(source) for name, source in sources.items()}
+
+    @classmethod
+    def connect(cls, url: str, *, call_timeout_s: float = 2.0) -> Self:
+        """Prepare a connection; nothing is sent before the first call. ValueError when `url` is not a Redis URL."""
+        client = aioredis.Redis.from_url(
+            url,
+            socket_connect_timeout=call_timeout_s,
+            socket_timeout=call_timeout_s,
+            # Far more tries than fit: the deadline of the call ends them.
+            retry=Retry(ExponentialBackoff(cap=0.25, base=0.01), retries=10_000),
+            retry_on_error=[exceptions.ConnectionError, exceptions.TimeoutError],
+        )
+        return cls(client, call_timeout_s=call_timeout_s)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def ping(self) -> None:
+        """Ask Redis for a sign of life. Raises StoreUnavailable."""
+        await self._within_deadline(self._redis.ping)
+
+    async def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until Redis answers. Raises StoreUnavailable after `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            try:
+                return await self.ping()
+            except StoreUnavailable:
+                log.warning("store_awaited", seconds_left=round(deadline - loop.time(), 1))
+                if loop.time() >= deadline:
+                    raise
+
+    async def _script(self, name: str, keys: Sequence[str], *args: Argument) -> list[bytes]:
+        """Run one script. Raises what it refused with, or StoreUnavailable."""
+        script = self._scripts[name]
+        answer: list[bytes] = await self._within_deadline(lambda: script(keys=list(keys), args=list(args)))
+        word = answer[0].decode()
+        if word in _REFUSALS:
+            kind, sentence = _REFUSALS[word]
+            detail = answer[1].decode()
+            raise kind(f"{sentence} ({detail})" if detail else sentence)
+        return answer
+
+    async def _together(self, fill: Callable[[Any], object]) -> list[Any]:
+        """Run the commands that `fill` queues on a pipeline as one transaction.
+
+        The pipeline is Any because its commands are typed as those of a client, which cannot be chained.
+        """
+
+        async def run() -> list[Any]:
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                fill(pipeline)
+                return list(await pipeline.execute())
+
+        return await self._within_deadline(run)
+
+    async def _within_deadline(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                return await call()
+        except TimeoutError as fault:
+            raise StoreUnavailable(f"the session store did not answer within {self._call_timeout_s:g} s") from fault
+        except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError) as fault:
+            raise StoreUnavailable("the session store cannot be reached") from fault
+        except exceptions.OutOfMemoryError as fault:
+            raise StoreUnavailable("the session store is full") from fault

@@ -1,0 +1,103 @@
+"""The fleet: which workers live, and which slot each session has.
+
+A table, not a ring. A slot is reserved for a session in one script and confirmed by the worker's heartbeat, which names
+the sessions it hosts. Knows nothing of sessions but their ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+
+from services.errors import NoCapacity
+from services.state.calls import RedisCalls
+from services.state.keys import BEATS, PLACEMENTS, WORKERS
+
+ALIVE_MS = 6_000
+"""A heartbeat older than this is a dead worker's."""
+FORGET_MS = 60_000
+RESERVATION_MS = 15_000
+"""A reserved slot that no worker confirms is free again after this."""
+_KEYS = (WORKERS, BEATS, PLACEMENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker says of itself with every heartbeat."""
+
+    worker_id: str
+    """Name of the pod, with its ordinal, and boot id: worker-3-1a2b3c4d."""
+    address: str
+    """host:port of its WorkerService."""
+    slots: int
+    bundle: str
+    """Digest of the bundle it has loaded."""
+    is_ready: bool
+    """Takes new sessions: models loaded, not draining."""
+    sessions: tuple[str, ...] = ()
+    """Ids of the sessions it hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A living worker as the fleet sees it."""
+
+    worker_id: str
+    address: str
+    slots: int
+    used: int
+    """Slots reserved or confirmed."""
+    bundle: str
+    is_ready: bool
+    heartbeat_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A slot reserved for a session."""
+
+    worker_id: str
+    address: str
+
+
+class FleetStore(RedisCalls):
+    """Heartbeats and placement."""
+
+    async def heartbeat(self, report: WorkerReport) -> None:
+        """Register a worker, or say that it still lives; every 2 s. Confirms the slots of the sessions it hosts."""
+        said = asdict(report)
+        sessions = said.pop("sessions")
+        await self._script("heartbeat", _KEYS, report.worker_id, json.dumps(said), FORGET_MS, *sessions)
+
+    async def remove_worker(self, worker_id: str) -> None:
+        """Forget a worker that leaves, and what was placed on it."""
+        await self._script("remove_worker", _KEYS, worker_id)
+
+    async def list_workers(self) -> list[WorkerStatus]:
+        """Return the living workers, by id."""
+        answer = await self._script("list_workers", _KEYS, ALIVE_MS)
+        return sorted(_statuses(answer[1:]), key=lambda worker: worker.worker_id)
+
+    async def reserve_slot(self, session_id: str, *, bundle: str = "", exclude: Collection[str] = ()) -> Slot:
+        """Reserve a slot on the fullest worker that takes sessions, or return the one the session has.
+
+        `bundle` is the digest a worker must have loaded, empty for any. `exclude` names workers found unreachable.
+        Raises NoCapacity.
+        """
+        answer = await self._script(
+            "reserve_slot", _KEYS, session_id, bundle, ALIVE_MS, RESERVATION_MS, *sorted(exclude)
+        )
+        if answer[0] == b"FULL":
+            living = int(answer[1])
+            raise NoCapacity(f"all {living} workers are full or draining" if living else "no worker is there")
+        return Slot(answer[1].decode(), answer[2].decode())
+
+    async def free_slot(self, session_id: str, *, worker_id: str = "") -> None:
+        """Free the session's slot; with `worker_id`, only if it is on that worker. Harmless when it has none."""
+        await self._script("free_slot", _KEYS, session_id, worker_id)
+
+
+def _statuses(answer: list[bytes]) -> Iterable[WorkerStatus]:
+    for report, age_ms, used in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
+        yield WorkerStatus(**json.loads(report), heartbeat_age_s=int(age_ms) / 1000, used=int(used))

@@ -1,0 +1,69 @@
+"""Every key in Redis, with its type, its life and who writes it.
+
+Keys of one session share the hash tag `{session_id}`, those of the fleet the tag `{fleet}`, so that each script touches
+one slot of a cluster.
+
+| key                             | type   | life                          | written by |
+|---------------------------------|--------|-------------------------------|----|
+| cuelight:{ID}:record            | hash   | limit + 1 h; closed, 10 min   | gateway creates, worker advances |
+| cuelight:{ID}:assets            | hash   | as record                     | gateway: portrait, voice |
+| cuelight:{ID}:lease             | string | 6 s, renewed every 2 s        | worker: owner |
+| cuelight:{ID}:cues              | stream | as record; trimmed by commits | gateway; id = client_seq |
+| cuelight:{ID}:chunks            | stream | as record; trimmed by commits | worker: end of the timeline; id = k + 1 |
+| cuelight:{ID}:transcript        | list   | as record                     | worker: accepted pieces, in order |
+| cuelight:{ID}:inputs            | string | until the commit              | worker: inputs of the next chunk |
+| cuelight:{ID}:latents           | hash   | as record; retired by commits | worker: k:epoch:v, k:epoch:a, k:heard |
+| cuelight:request:TENANT:REQUEST | string | 24 h                          | gateway: session id of a CreateSession |
+| cuelight:tenant:TENANT:sessions | zset   | pruned when listed            | gateway: ids by creation time (ms) |
+| cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
+| cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
+| cuelight:{fleet}:placements     | hash   | pruned by heartbeats          | gateway reserves, worker confirms |
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["BEATS", "PLACEMENTS", "WORKERS", "SessionKeys", "request_key", "session_keys", "tenant_key"]
+
+WORKERS = "cuelight:{fleet}:workers"
+BEATS = "cuelight:{fleet}:beats"
+PLACEMENTS = "cuelight:{fleet}:placements"
+
+_ID = re.compile(r"[a-z0-9-]{1,63}")
+
+
+class SessionKeys(NamedTuple):
+    """The keys of one session, in the order the scripts take them."""
+
+    record: str
+    assets: str
+    lease: str
+    cues: str
+    chunks: str
+    transcript: str
+    inputs: str
+    latents: str
+
+
+def is_session_id(text: str) -> bool:
+    """Say whether `text` can be a session id; anything else could leave its hash tag."""
+    return _ID.fullmatch(text) is not None
+
+
+def session_keys(session_id: str) -> SessionKeys:
+    """Return the keys of one session. ValueError when the id is not one."""
+    if not is_session_id(session_id):
+        raise ValueError(f"session id {session_id[:80]!r} is not [a-z0-9-]{{1,63}}")
+    return SessionKeys(*(f"cuelight:{{{session_id}}}:{name}" for name in SessionKeys._fields))
+
+
+def request_key(tenant: str, request_id: str) -> str:
+    """Return the key that makes one CreateSession idempotent."""
+    return f"cuelight:request:{tenant}:{request_id}"
+
+
+def tenant_key(tenant: str) -> str:
+    """Return the key that lists one tenant's sessions."""
+    return f"cuelight:tenant:{tenant}:sessions"

@@ -1,0 +1,63 @@
+"""Fixtures that every test may use: a real Redis server, emptied for each test, and the bundle of the repository.
+
+`CUELIGHT_TEST_REDIS_SERVER` names one redis-server binary to test with; by default the preferred one of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.bundle import MANIFEST_NAME
+from services.errors import StoreUnavailable
+from services.state import EmbeddedRedis, SessionStore
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _absent(what: str) -> None:
+    """Skip where something is missing, but fail in CI, where it must be there."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """A Redis server of this test run's own."""
+    chosen = os.environ.pop("CUELIGHT_TEST_REDIS_SERVER", "")
+    server = EmbeddedRedis(Path(chosen) if chosen else None)
+    try:
+        server.start()
+    except StoreUnavailable as fault:
+        _absent(fault.message)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """URL of the test run's Redis server, empty."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[SessionStore]:
+    """A session store on an empty Redis."""
+    async with SessionStore.connect(redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def pocket_bundle() -> Path:
+    """Directory of the `pocket` bundle."""
+    path = ROOT / "bundles" / "pocket"
+    if not (path / MANIFEST_NAME).is_file():
+        _absent("bundles/pocket has no manifest.json: the bundle has not been trained in this checkout")
+    return path

@@ -1,0 +1,178 @@
+"""Interrupts and discards: the timeline goes back to what was heard, and the transcript with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.session import Cue, CueKind
+from tests.fakes.chunks import CHUNK_S, Teller, latents_of
+
+WORD_S = CHUNK_S / 3
+TEXT = "one two three four five six seven eight nine ten"
+
+
+async def test_interrupt_cuts_the_transcript_at_the_last_word_heard(teller: Teller) -> None:
+    """Words that had ended by the playhead stay, the others are gone, and the pointer stands at the last of them."""
+    for _ in range(3):
+        await teller.tell(*([TEXT] if _ == 0 else []))
+    retired = await teller.store.interrupt(teller.lease, CHUNK_S + 1.5 * WORD_S, cue_cursor=2)
+    assert retired.words_heard == 4
+    assert (retired.generation, retired.first_position, retired.chunk_indices) == (1, 2, (2,))
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.transcript == ("one two three four",)
+    assert (snapshot.pointer_token, snapshot.pointer_word, snapshot.cue_cursor) == (4.0, 4, 2)
+
+
+async def test_interrupt_makes_the_chunk_under_the_playhead_the_parent(teller: Teller) -> None:
+    """The next chunk follows the one under the playhead, with a new index, the next place and its motion."""
+    for _ in range(3):
+        await teller.tell(*([TEXT] if _ == 0 else []))
+    await teller.store.interrupt(teller.lease, 0.9, cue_cursor=2)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.parent is not None
+    assert (snapshot.parent.chunk_index, snapshot.next_chunk_index, snapshot.next_position) == (0, 3, 1)
+    np.testing.assert_array_equal(snapshot.motion_video, latents_of(0, teller.lease.epoch)[0])
+    commit = await teller.tell("and now this", cue_cursor=3)
+    assert (commit.chunk_index, commit.parent, commit.position, commit.generation) == (3, 0, 1, 1)
+    assert [chunk.commit.chunk_index for chunk in (await teller.store.load_snapshot("s1")).chunks] == [0, 3]
+
+
+async def test_interrupt_marks_unheard_history(teller: Teller) -> None:
+    """The head tells how much of it was heard; when nothing was, it counts as silence."""
+    for _ in range(3):
+        await teller.tell(*([TEXT] if _ == 0 else []))
+    await teller.store.interrupt(teller.lease, CHUNK_S + 0.5, cue_cursor=2)
+    partly = (await teller.store.load_snapshot("s1")).history
+    assert [chunk.is_silent for chunk in partly] == [False, False]
+    assert partly[0].heard_s is None
+    assert partly[1].heard_s == pytest.approx(0.5)
+    await teller.store.interrupt(teller.lease, CHUNK_S, cue_cursor=3)
+    unheard = (await teller.store.load_snapshot("s1")).history
+    assert [chunk.is_silent for chunk in unheard] == [False, True]
+    assert [chunk.pointer_before for chunk in unheard] == [0.0, 3.0]
+
+
+async def test_interrupt_beyond_the_head_drops_what_was_not_yet_generated(teller: Teller) -> None:
+    """With all chunks heard, none retires; the rest of the transcript is dropped and the generation rises."""
+    await teller.tell(TEXT)
+    retired = await teller.store.interrupt(teller.lease, 60.0, cue_cursor=2)
+    assert (retired.generation, retired.chunk_indices, retired.words_heard) == (1, (), 3)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.transcript == ("one two three",)
+    assert snapshot.history[0].heard_s is None
+
+
+async def test_interrupt_drops_the_chunk_in_the_making(teller: Teller) -> None:
+    """Inputs written before the interrupt are gone with their words, and their commit is refused."""
+    from services.errors import StaleGeneration
+
+    await teller.tell("one two three four")
+    late = await teller.prepare("five six", cue_cursor=2)
+    await teller.store.interrupt(teller.lease, 10.0, cue_cursor=3)
+    with pytest.raises(StaleGeneration):
+        await teller.store.commit(teller.lease, late)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.pending is None
+    assert snapshot.transcript == ("one two three",)
+
+
+async def test_interrupt_before_the_first_chunk(teller: Teller) -> None:
+    """With nothing generated there is nothing to retire; what was to be said is not said."""
+    await teller.prepare("one two", cue_cursor=1)
+    retired = await teller.store.interrupt(teller.lease, 0.0, cue_cursor=2)
+    assert (retired.generation, retired.first_position, retired.chunk_indices) == (1, 0, ())
+    commit = await teller.tell("fresh", cue_cursor=3)
+    assert (commit.chunk_index, commit.parent, commit.position) == (0, None, 0)
+    assert (await teller.store.load_snapshot("s1")).transcript == ("fresh",)
+
+
+async def test_interrupt_with_words_to_say_is_one_write(teller: Teller) -> None:
+    """A barge-in cuts and adds its own words at once, so that a crash cannot come between."""
+    await teller.tell(TEXT)
+    await teller.store.interrupt(teller.lease, 2 * WORD_S, cue_cursor=5, say=("sorry", "go on"))
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.transcript == ("one two", "sorry", "go on")
+    assert (snapshot.pointer_word, snapshot.cue_cursor) == (2, 5)
+
+
+async def test_second_interrupt_does_not_revive_words(teller: Teller) -> None:
+    """Words dropped by one interrupt stay dropped when the playhead has passed their place by the next."""
+    await teller.tell(TEXT)
+    await teller.store.interrupt(teller.lease, WORD_S, cue_cursor=2, say=("two B", "three B four B"))
+    await teller.tell()
+    await teller.store.interrupt(teller.lease, CHUNK_S + 2 * WORD_S, cue_cursor=3)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.transcript == ("one", "two B")
+    assert snapshot.pointer_word == 3
+
+
+async def test_interrupt_far_behind_goes_no_further_back_than_latents_are_kept(teller: Teller) -> None:
+    """A playhead behind all that is kept cuts at the oldest chunk the timeline can go on from."""
+    for _ in range(8):
+        await teller.tell("a b c")
+    retired = await teller.store.interrupt(teller.lease, 2 * CHUNK_S, cue_cursor=9)
+    assert retired.chunk_indices == (6, 7)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.motion_video is not None
+    assert snapshot.history[-1].is_silent
+    await teller.tell("d e f")
+    again = await teller.store.interrupt(teller.lease, 60.0, cue_cursor=10)
+    spoken = " ".join((await teller.store.load_snapshot("s1")).transcript).split()
+    assert again.words_heard == len(spoken)
+    assert spoken == ["a", "b", "c"] * ((len(spoken) - 3) // 3) + ["d", "e", "f"]
+
+
+async def test_repeated_interrupts_raise_the_generation_each_time(teller: Teller) -> None:
+    """Every interrupt is an event of its own, even if there is nothing left to cut."""
+    await teller.tell("one two three")
+    for generation in (1, 2, 3):
+        retired = await teller.store.interrupt(teller.lease, 0.5, cue_cursor=generation)
+        assert retired.generation == generation
+
+
+async def test_cues_settled_by_an_interrupt_are_not_read_again(teller: Teller) -> None:
+    """After the interrupt the cursor is behind the cue that asked for it."""
+    for number in (1, 2, 3):
+        await teller.store.append_cue("s1", Cue(number, CueKind.SAY, f"piece {number}"))
+    await teller.store.interrupt(teller.lease, 0.0, cue_cursor=2)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert [cue.client_seq for cue in await teller.store.read_cues("s1", snapshot.cue_cursor)] == [3]
+
+
+async def test_discard_idle_retires_unplayed_idle_chunks(teller: Teller) -> None:
+    """Idle chunks beyond the playhead go, spoken ones and the one under the playhead stay, and no word is lost."""
+    await teller.tell("one two three")
+    for _ in range(3):
+        await teller.tell()
+    retired = await teller.store.discard_idle(teller.lease, 1.2 * CHUNK_S)
+    assert retired is not None
+    assert (retired.generation, retired.first_position, retired.chunk_indices) == (1, 2, (2, 3))
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.transcript == ("one two three",)
+    assert (snapshot.pointer_word, snapshot.next_chunk_index, snapshot.next_position) == (3, 4, 2)
+    assert all(chunk.heard_s is None for chunk in snapshot.chunks)
+
+
+async def test_discard_idle_keeps_speech_that_is_unplayed(teller: Teller) -> None:
+    """A spoken chunk is never discarded, however far ahead it is."""
+    await teller.tell()
+    await teller.tell("one two three")
+    await teller.tell()
+    retired = await teller.store.discard_idle(teller.lease, 0.0)
+    assert retired is not None
+    assert retired.chunk_indices == (2,)
+    assert await teller.store.discard_idle(teller.lease, 0.0) is None
+
+
+async def test_discard_idle_drops_an_idle_chunk_in_the_making(teller: Teller) -> None:
+    """The inputs of an idle chunk not yet committed are dropped too; those of a spoken one stay."""
+    await teller.tell("one two three")
+    await teller.prepare()
+    retired = await teller.store.discard_idle(teller.lease, 0.0)
+    assert retired is not None
+    assert retired.chunk_indices == ()
+    assert (await teller.store.load_snapshot("s1")).pending is None
+    await teller.prepare("four five", cue_cursor=2)
+    assert await teller.store.discard_idle(teller.lease, 0.0) is None
+    assert (await teller.store.load_snapshot("s1")).pending is not None
