@@ -27,6 +27,8 @@ class ReferenceEncoder:
     def __init__(self, weights: Mapping[str, Tensor], codec: Mapping[str, Any], frames: int = 24) -> None:
         self._mean, self._basis, self._scale = (weights[name] for name in ("mean", "basis", "scale"))
         self._filters = weights["filters"]
+        self.silence = weights["silence"]
+        """The latent (C,) of a silent moment."""
         self._codec, self._frames = codec, frames
         self._taper = torch.hann_window(codec["window"])
 
