@@ -11,19 +11,19 @@ import asyncio
 from collections import deque
 from typing import TypeAlias
 
-from cuelight.v1.session_pb2 import ErrorNotice, MediaChunk, Pong, ResumeUpdate, Retired, StateChanged
+from cuelight.v1.session_pb2 import ErrorNotice, GoAway, MediaChunk, Pong, ResumeUpdate, Retired, StateChanged
 from cuelight.v1.types_pb2 import Notice
 
 from gateway.sessions.ring import Item, MediaRing, is_before
 from services.errors import CuelightError, Draining
 
-Urgent: TypeAlias = StateChanged | Retired | Notice | ErrorNotice | Pong | ResumeUpdate
+Urgent: TypeAlias = StateChanged | GoAway | Retired | Notice | ErrorNotice | Pong | ResumeUpdate
 
 _URGENT_LIMIT = 256
 
 
 class Subscription:
-    """Iterate it: `async for item in subscription`. It ends when `end` is called."""
+    """Iterate it: `async for item in subscription`, until `end`, or until all is read after `finish`."""
 
     def __init__(self, ring: MediaRing, first_offset: int, credit: int | None = None) -> None:
         """Read `ring` from `first_offset` on; `credit` is the number of media chunks allowed, None means no limit."""
@@ -34,6 +34,7 @@ class Subscription:
         self._urgent: deque[Urgent] = deque()
         self._wake = asyncio.Event()
         self._is_ended = False
+        self._is_finishing = False
         self._error: CuelightError | None = None
 
     def wake(self) -> None:
@@ -55,8 +56,14 @@ class Subscription:
         self._wake.set()
 
     def end(self, error: CuelightError | None = None) -> None:
-        """End the reader: at once with an error, or after what is already queued without one."""
+        """End the reader now: what is urgent still comes, then `error`, and no more media."""
         self._is_ended = True
+        self._error = self._error or error
+        self._wake.set()
+
+    def finish(self, error: CuelightError | None = None) -> None:
+        """End the reader when it has read all there is, with `error` if there is one."""
+        self._is_finishing = True
         self._error = self._error or error
         self._wake.set()
 
@@ -66,14 +73,13 @@ class Subscription:
     async def __anext__(self) -> Item | Urgent:
         while True:
             self._wake.clear()
-            if self._error is not None:
-                raise self._error
             if self._urgent:
                 return self._urgent.popleft()
-            item = self._next_item()
-            if item is not None:
+            if not self._is_ended and (item := self._next_item()) is not None:
                 return item
-            if self._is_ended:
+            if self._is_ended or (self._is_finishing and self._ring.after(self._place) is None):
+                if self._error is not None:
+                    raise self._error
                 raise StopAsyncIteration
             await self._wake.wait()
 

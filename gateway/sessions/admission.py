@@ -1,0 +1,148 @@
+"""Creates, shows, lists and closes sessions. Creating is the only call that is ever refused for load.
+
+It knows the store and the workers' slots; streams are not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from cuelight.v1 import session_pb2 as pb
+
+from gateway.sessions import validation
+from gateway.sessions.convert import session_message
+from gateway.sessions.hostings import Hostings
+from gateway.sessions.tokens import new_attach_token
+from services.bundle import Manifest
+from services.errors import NoCapacity, SessionClosed, WorkerUnavailable
+from services.logs import get_logger
+from services.session import Cue, CueKind, SessionRecord, token_digest
+from services.state import SessionStore
+
+log = get_logger(__name__)
+
+_QUEUE_LOOK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionPolicy:
+    """Lives of sessions, in seconds."""
+
+    limit_s: float = 4 * 3600.0
+    detach_ttl_s: float = 60.0
+
+
+class Admission:
+    """The calls of the session service that are answered at once."""
+
+    def __init__(self, store: SessionStore, hostings: Hostings, manifest: Manifest, policy: AdmissionPolicy) -> None:
+        self._store = store
+        self._hostings = hostings
+        self._manifest = manifest
+        self._policy = policy
+
+    async def create(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
+        """Admit a session. Raises InvalidInput, SessionExists, NoCapacity, or WorkerUnavailable when there is none."""
+        validation.check_parent(request.parent)
+        validation.check_new_id(request.session_id)
+        validation.check_request_id(request.request_id)
+        queue_s = validation.queue_timeout_s(request)
+        # Decoding a large portrait takes a while: not on the loop that carries the streams.
+        config = await asyncio.to_thread(validation.session_config, request.config, self._manifest)
+        token = new_attach_token()
+        record = await self._store.create_session(
+            config,
+            session_id=request.session_id,
+            request_id=request.request_id,
+            token_digest=token_digest(token),
+            bundle=self._manifest.digest,
+            limit_s=self._policy.limit_s,
+            detach_ttl_s=self._policy.detach_ttl_s,
+        )
+        if record.state.is_final:
+            raise SessionClosed("the session that this request_id created has ended; use a new request_id")
+        await self._reserve(record, queue_s)
+        if self._hostings.find(record.session_id) is None:
+            self._hostings.expect(record.session_id, record.detach_ttl_s)
+        log.info("session_admitted", session_id=record.session_id)
+        return pb.CreateSessionResponse(session=self._message(record), attach_token=token)
+
+    async def get(self, request: pb.GetSessionRequest) -> pb.GetSessionResponse:
+        """The session's present state. Raises SessionNotFound."""
+        return pb.GetSessionResponse(session=self._message(await self._record(request.name)))
+
+    async def list_page(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:
+        """One page of the tenant's sessions, newest first."""
+        validation.check_parent(request.parent)
+        size, token = validation.page(request)
+        page = await self._store.list_sessions(limit=size, token=token)
+        return pb.ListSessionsResponse(
+            sessions=[self._message(record) for record in page.sessions], next_page_token=page.next_token
+        )
+
+    async def close(self, request: pb.CloseSessionRequest) -> pb.CloseSessionResponse:
+        """End a session, at once or after what is queued has been played. Idempotent."""
+        record = await self._record(request.name)
+        if record.state.is_final:
+            return pb.CloseSessionResponse(session=self._message(record))
+        hosting = self._hostings.find(record.session_id)
+        if not request.immediate and hosting is not None:
+            await self._store.append_cue(record.session_id, Cue(record.last_client_seq + 1, CueKind.END))
+            hosting.nudge()
+            return pb.CloseSessionResponse(session=self._message(record))
+        record = await self._store.close(record.session_id)
+        if hosting is not None:
+            hosting.announce(pb.SESSION_STATE_CLOSED)
+        await self._hostings.let_go(record.session_id)
+        return pb.CloseSessionResponse(session=self._message(record))
+
+    async def _record(self, name: str) -> SessionRecord:
+        return await self._store.get(validation.session_id_of(name))
+
+    async def _reserve(self, record: SessionRecord, queue_s: float) -> None:
+        """Reserve a slot, waiting for one up to `queue_s`; a session that gets none is closed again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + queue_s
+        while True:
+            try:
+                await self._store.reserve_slot(record.session_id, bundle=self._manifest.digest)
+                return
+            except NoCapacity:
+                if loop.time() + _QUEUE_LOOK_S > deadline:
+                    await self._store.close(record.session_id)
+                    await self._refuse()
+            await asyncio.sleep(_QUEUE_LOOK_S)
+
+    async def _refuse(self) -> None:
+        workers = await self._store.list_workers()
+        if not workers:
+            raise WorkerUnavailable(
+                "no worker is running; start one (`cuelight up`, or `python -m dit_worker`) and try again",
+                retry_after_s=5.0,
+            )
+        suited = [worker for worker in workers if worker.bundle == self._manifest.digest]
+        if not suited:
+            raise WorkerUnavailable(
+                f"the workers that run hold another bundle than this gateway's {self._manifest.name!r}; "
+                "start all processes with the same CUELIGHT_BUNDLE",
+                retry_after_s=5.0,
+            )
+        slots = sum(worker.slots for worker in suited)
+        raise NoCapacity(f"all {slots} slots of {len(suited)} workers are taken; try again, or give queue_timeout")
+
+    def _message(self, record: SessionRecord) -> pb.Session:
+        message = session_message(record, self._manifest.geometry)
+        hosting = self._hostings.find(record.session_id)
+        if hosting is not None and hosting.has_ring:
+            message.oldest_media_offset = min(message.oldest_media_offset, hosting.ring.oldest_offset)
+            message.next_media_offset = max(message.next_media_offset, hosting.ring.next_offset)
+        return message
+
+
+def check_open(record: SessionRecord) -> SessionRecord:
+    """The record of a session that can still be attached to. Raises SessionClosed."""
+    if record.state.is_final:
+        why = f": {record.error}" if record.error else ""
+        raise SessionClosed(f"the session is {record.state}{why}; create a new one")
+    return record

@@ -1,0 +1,349 @@
+"""One session's life at its worker, seen from the gateway: claim, receive, and go on elsewhere when the worker is gone.
+
+Whatever happens to workers, the ring gets every media offset once, in order, and readers are told what is going on.
+It knows workers and the ring; who reads, and over what transport, it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from cuelight.v1 import session_pb2 as pb
+from cuelight.v1 import worker_pb2
+
+from gateway.sessions.convert import duration
+from gateway.sessions.framing import Framing
+from gateway.sessions.ring import Item, MediaRing
+from gateway.sessions.subscription import Subscription, Urgent
+from gateway.sessions.workers import WorkerLines
+from services.bundle import Geometry
+from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, WorkerUnavailable
+from services.logs import bound, get_logger
+from services.state import SessionStore, Slot
+
+log = get_logger(__name__)
+
+_FINAL = frozenset({pb.SESSION_STATE_CLOSED, pb.SESSION_STATE_FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class HostingPolicy:
+    """Deadlines of a hosting, all in seconds."""
+
+    claim_s: float = 10.0
+    """A worker that has not answered the claim by then counts as gone."""
+    give_up_s: float = 45.0
+    """A session that no worker takes for this long has failed."""
+    backoff_s: float = 0.25
+    backoff_most_s: float = 2.0
+    ring_s: float = 30.0
+
+
+class Hosting:
+    """One session at its worker. `start` it once; it ends by `stop`, by the session's end, or by giving up."""
+
+    def __init__(
+        self, session_id: str, bundle: str, store: SessionStore, lines: WorkerLines, geometry: Geometry,
+        policy: HostingPolicy,
+    ) -> None:  # fmt: skip
+        self.session_id = session_id
+        self.epoch = 0
+        self.generation = 0
+        self.is_state_preserved = True
+        self._bundle = bundle
+        self._store = store
+        self._lines = lines
+        self._geometry = geometry
+        self._policy = policy
+        self._wanted: int | None = None
+        self._ring: MediaRing | None = None
+        self._framing: Framing | None = None
+        self._next_progress = 0
+        self._cut_position = 0
+        self._subscriptions: set[Subscription] = set()
+        self._playhead_s: float | None = None
+        self._up: _Upstream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._claimed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._claimed.add_done_callback(_retrieve)  # a claim may fail when nobody waits for it any more
+        self._error: CuelightError | None = None
+        self._is_over = False
+        self._is_recovering = False
+        self._is_up = False
+        self._gone: set[str] = set()
+
+    @property
+    def has_ring(self) -> bool:
+        """True once a worker has taken the session."""
+        return self._ring is not None
+
+    @property
+    def ring(self) -> MediaRing:
+        """The newest media; there is one as soon as `start` has returned."""
+        assert self._ring is not None, "start() comes first"
+        return self._ring
+
+    @property
+    def framing(self) -> Framing:
+        """The tracks; there are some as soon as `start` has returned."""
+        assert self._framing is not None, "start() comes first"
+        return self._framing
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing more will come."""
+        return self._is_over
+
+    async def start(self, media_offset: int | None) -> None:
+        """Claim the session, media from `media_offset` on. Returns when a worker has it; several may wait here."""
+        if self._task is None:
+            self._wanted = media_offset
+            self._task = asyncio.create_task(self._run(), name=f"hosting-{self.session_id}")
+        await asyncio.shield(self._claimed)
+
+    async def stop(self, error: CuelightError | None = None) -> None:
+        """Let go of the worker's stream and of all readers, who are told `error`."""
+        self._finish(error)
+        for subscription in self._subscriptions:
+            subscription.end(error)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def subscribe(self, first_offset: int, credit: int | None = None) -> Subscription:
+        """Add a reader. Raises OffsetExpired when media at `first_offset` are no longer kept."""
+        subscription = Subscription(self.ring, first_offset, credit)
+        if self._is_over:
+            subscription.finish(self._error)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forget a reader."""
+        self._subscriptions.discard(subscription)
+
+    def played(self, playhead_s: float) -> None:
+        """Tell the worker where the client's playback stands."""
+        self._playhead_s = playhead_s
+        if self._up is not None:
+            self._up.play(playhead_s)
+
+    def nudge(self) -> None:
+        """Tell the worker that cues wait in the store."""
+        if self._up is not None:
+            self._up.nudge()
+
+    def announce(self, state: pb.SessionState, reason: str = "") -> None:
+        """Tell all readers of a state, ahead of all media."""
+        self.post(pb.StateChanged(state=state, epoch=self.epoch, reason=reason))
+
+    def post(self, message: Urgent) -> None:
+        """Tell all readers something, ahead of all media."""
+        for subscription in self._subscriptions:
+            subscription.post(message)
+
+    async def _run(self) -> None:
+        with bound(session_id=self.session_id):
+            try:
+                await self._host_until_over()
+            except CuelightError as fault:
+                self._finish(fault)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("hosting_broke")
+                self._finish(WorkerUnavailable("the gateway could not go on with this session; attach again"))
+
+    async def _host_until_over(self) -> None:
+        """Host, and host again elsewhere after a loss, until the session is over or nobody takes it for too long."""
+        loop = asyncio.get_running_loop()
+        lost_at = loop.time()
+        tries = 0
+        while not self._is_over:
+            self._is_up = False
+            fault: CuelightError = WorkerUnavailable("the worker ended the stream")
+            try:
+                await self._host_once()
+            except CuelightError as raised:
+                fault = raised
+            if self._is_over:
+                return
+            if self._is_up:
+                lost_at, tries = loop.time(), 0
+            give_up_s = self._policy.give_up_s if self._ring is not None else self._policy.claim_s
+            if not _can_go_on(fault) or loop.time() - lost_at > give_up_s:
+                raise fault
+            self._lost(fault, tries)
+            await asyncio.sleep(min(self._policy.backoff_most_s, self._policy.backoff_s * 2**tries))
+            tries += 1
+
+    def _lost(self, fault: CuelightError, tries: int) -> None:
+        log.warning("worker_lost", reason=fault.reason, detail=fault.message, tries=tries)
+        if self._ring is not None and not self._is_recovering:
+            self._is_recovering = True
+            self.announce(pb.SESSION_STATE_RECOVERING, fault.reason)
+
+    async def _host_once(self) -> None:
+        try:
+            slot = await self._store.reserve_slot(self.session_id, bundle=self._bundle, exclude=self._gone)
+        except NoCapacity:
+            self._gone.clear()
+            raise
+        try:
+            await self._host_at(slot)
+        except (WorkerUnavailable, NoCapacity, Draining):
+            # Its heartbeat may outlive it by seconds: ask another one meanwhile, and this one again when none is left.
+            self._gone.add(slot.worker_id)
+            raise
+
+    async def _host_at(self, slot: Slot) -> None:
+        claim = worker_pb2.Claim(session_id=self.session_id)
+        wanted = self._first_missing()
+        if wanted is not None:
+            claim.media_offset = wanted
+        self._up = _Upstream(claim, self._playhead_s)
+        async with self._lines.host(slot.address, self._up.requests()) as responses:
+            hosted = await responses.first(self._policy.claim_s)
+            self._take_hosted(hosted, slot)
+            async for response in responses:
+                self._take(response)
+                if self._is_over:
+                    return
+
+    def _first_missing(self) -> int | None:
+        """The first offset to ask for: media and captions of a chunk come again when one of them is missing."""
+        if self._ring is None:
+            return self._wanted
+        return min(self._ring.next_offset, 2 * self._next_progress)
+
+    def _take_hosted(self, hosted: worker_pb2.Hosted, slot: Slot) -> None:
+        log.info("session_hosted", worker_id=slot.worker_id, epoch=hosted.epoch, preserved=hosted.state_preserved)
+        self.epoch = max(self.epoch, hosted.epoch)
+        self.generation = max(self.generation, hosted.generation)
+        self._is_up = True
+        self._gone.clear()
+        if self._ring is None:
+            first = self._wanted if self._wanted is not None else 2 * hosted.next_chunk_index
+            self._ring = MediaRing(max(2, round(self._policy.ring_s / self._geometry.chunk_seconds)), first)
+            self._next_progress = first // 2
+        self.is_state_preserved = hosted.state_preserved
+        self._framing = Framing(hosted.tracks, self._geometry)
+        if self._is_recovering:
+            self._is_recovering = False
+            restored_at = 2 * hosted.next_chunk_index
+            active = pb.SESSION_STATE_ACTIVE
+            self.post(pb.StateChanged(state=active, epoch=self.epoch, checkpoint_media_offset=restored_at))
+        if not self._claimed.done():
+            self._claimed.set_result(None)
+
+    def _take(self, response: worker_pb2.HostResponse) -> None:
+        kind = response.WhichOneof("message")
+        if kind == "media":
+            self._take_media(response.media)
+        elif kind == "progress":
+            self._take_progress(response.progress)
+        elif kind == "retired":
+            self._take_retired(response.retired)
+        elif kind == "notice":
+            self.post(response.notice)
+        elif kind == "state":
+            self._take_state(response.state)
+        elif kind == "response_started":
+            self._append(response.response_started)
+        elif kind == "response_ended":
+            self._append(response.response_ended)
+
+    def _take_media(self, media: pb.MediaChunk) -> None:
+        if media.offset < self.ring.next_offset or self._is_cut_off(media):
+            return
+        self.generation = max(self.generation, media.generation)
+        self._append(media)
+
+    def _take_progress(self, progress: pb.Progress) -> None:
+        if progress.chunk_index < self._next_progress or self._is_cut_off(progress):
+            return
+        self._next_progress = progress.chunk_index + 1
+        self._append(progress)
+
+    def _is_cut_off(self, item: pb.MediaChunk | pb.Progress) -> bool:
+        """True for a chunk of before the newest cut that lies behind it; the chunk under the cut may still come."""
+        return item.generation < self.generation and item.position >= self._cut_position
+
+    def _take_retired(self, retired: pb.Retired) -> None:
+        if retired.generation >= self.generation:
+            self.generation = retired.generation
+            self._cut_position = retired.first_position
+        self.ring.retire(frozenset(retired.chunk_indices))
+        self.post(retired)
+
+    def _take_state(self, state: pb.StateChanged) -> None:
+        if state.state in _FINAL:
+            # In order behind the media: a session that was asked to end is heard to its end.
+            self._append(state)
+            self._finish(None)
+        else:
+            self.post(state)
+
+    def _append(self, item: Item) -> None:
+        self.ring.append(item)
+        for subscription in self._subscriptions:
+            subscription.wake()
+
+    def _finish(self, error: CuelightError | None) -> None:
+        """Nothing more will come: readers may read to the end, then they get `error`."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._error = error
+        if error is not None:
+            log.warning("hosting_ended", reason=error.reason, detail=error.message)
+        for subscription in self._subscriptions:
+            subscription.finish(error)
+        if not self._claimed.done():
+            self._claimed.set_exception(error or Draining("the session was let go before a worker took it"))
+
+
+def _retrieve(claimed: asyncio.Future[None]) -> None:
+    if not claimed.cancelled():
+        claimed.exception()
+
+
+def _can_go_on(fault: CuelightError) -> bool:
+    """True for what another try, here or at another worker, may mend."""
+    return fault.is_retryable or isinstance(fault, StaleEpoch)
+
+
+class _Upstream:
+    """What one stream tells the worker: only the newest playhead and one nudge ever wait."""
+
+    def __init__(self, claim: worker_pb2.Claim, playhead_s: float | None) -> None:
+        self._claim = claim
+        self._playhead_s = playhead_s
+        self._is_nudged = True  # cues may have come while no stream stood
+        self._wake = asyncio.Event()
+
+    def play(self, playhead_s: float) -> None:
+        self._playhead_s = playhead_s
+        self._wake.set()
+
+    def nudge(self) -> None:
+        self._is_nudged = True
+        self._wake.set()
+
+    async def requests(self) -> AsyncIterator[worker_pb2.HostRequest]:
+        """The requests of the stream: the claim, then whatever is newest."""
+        yield worker_pb2.HostRequest(claim=self._claim)
+        while True:
+            self._wake.clear()
+            playhead_s, self._playhead_s = self._playhead_s, None
+            is_nudged, self._is_nudged = self._is_nudged, False
+            if playhead_s is not None:
+                position = duration(playhead_s)
+                yield worker_pb2.HostRequest(playhead=worker_pb2.Playhead(position_on_media_clock=position))
+            if is_nudged:
+                yield worker_pb2.HostRequest(cue_ready=worker_pb2.CueReady())
+            await self._wake.wait()

@@ -1,0 +1,127 @@
+"""The sessions this gateway carries: at most one Hosting each, kept while somebody is attached and a while after.
+
+It knows who comes and goes, not what is said on the streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from cuelight.v1 import session_pb2 as pb
+
+from gateway.sessions.hosting import Hosting, HostingPolicy
+from gateway.sessions.workers import WorkerLines
+from services.bundle import Manifest
+from services.errors import CuelightError, Draining, NoCapacity
+from services.logs import get_logger
+from services.session import SessionRecord
+from services.state import SessionStore
+
+log = get_logger(__name__)
+
+
+class Hostings:
+    """Join a session's hosting with `async with hostings.join(record, offset) as hosting`."""
+
+    def __init__(
+        self, store: SessionStore, lines: WorkerLines, manifest: Manifest, policy: HostingPolicy, most: int
+    ) -> None:
+        self._store = store
+        self._lines = lines
+        self._manifest = manifest
+        self._policy = policy
+        self._most = most
+        self._hostings: dict[str, Hosting] = {}
+        self._visitors: dict[str, int] = {}
+        self._partings: dict[str, asyncio.TimerHandle] = {}
+        self._closings: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+
+    @contextlib.asynccontextmanager
+    async def join(self, record: SessionRecord, media_offset: int | None) -> AsyncIterator[Hosting]:
+        """The session's hosting, claimed from `media_offset` on if nobody else joined it before."""
+        session_id = record.session_id
+        hosting = self._find(session_id)
+        self._visitors[session_id] = self._visitors.get(session_id, 0) + 1
+        self._cancel_parting(session_id)
+        try:
+            await hosting.start(media_offset)
+            yield hosting
+        finally:
+            self._visitors[session_id] -= 1
+            if hosting.is_over:
+                self._forget(hosting)
+            elif self._visitors.get(session_id) == 0:
+                self.expect(session_id, record.detach_ttl_s)
+
+    def find(self, session_id: str) -> Hosting | None:
+        """The session's hosting when there is one."""
+        return self._hostings.get(session_id)
+
+    def expect(self, session_id: str, detach_ttl_s: float) -> None:
+        """Close the session unless somebody attaches within `detach_ttl_s`."""
+        self._cancel_parting(session_id)
+        loop = asyncio.get_running_loop()
+        self._partings[session_id] = loop.call_later(detach_ttl_s, self._part, session_id)
+
+    async def let_go(self, session_id: str) -> None:
+        """Stop carrying a session that was closed."""
+        self._cancel_parting(session_id)
+        hosting = self._hostings.get(session_id)
+        if hosting is not None:
+            self._forget(hosting)
+            await hosting.stop()
+
+    async def drain(self) -> None:
+        """Take nothing new and end all streams; sessions live on for another gateway."""
+        self._is_draining = True
+        for session_id in list(self._partings):
+            self._cancel_parting(session_id)
+        for task in list(self._closings):
+            task.cancel()
+        hostings, self._hostings = list(self._hostings.values()), {}
+        for hosting in hostings:
+            hosting.post(pb.GoAway(reason=pb.GO_AWAY_REASON_DRAINING))
+        gone = Draining("this gateway is shutting down; attach again with the newest resume token")
+        await asyncio.gather(*(hosting.stop(gone) for hosting in hostings))
+
+    def _find(self, session_id: str) -> Hosting:
+        hosting = self._hostings.get(session_id)
+        if hosting is not None and not hosting.is_over:
+            return hosting
+        if self._is_draining:
+            raise Draining("this gateway is shutting down; attach to another one")
+        if len(self._hostings) >= self._most:
+            raise NoCapacity(f"this gateway carries {self._most} sessions already")
+        hosting = Hosting(
+            session_id, self._manifest.digest, self._store, self._lines, self._manifest.geometry, self._policy
+        )
+        self._hostings[session_id] = hosting
+        return hosting
+
+    def _forget(self, hosting: Hosting) -> None:
+        if self._hostings.get(hosting.session_id) is hosting:
+            del self._hostings[hosting.session_id]
+            self._visitors.pop(hosting.session_id, None)
+
+    def _cancel_parting(self, session_id: str) -> None:
+        timer = self._partings.pop(session_id, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _part(self, session_id: str) -> None:
+        self._partings.pop(session_id, None)
+        task = asyncio.get_running_loop().create_task(self._close_deserted(session_id))
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)
+
+    async def _close_deserted(self, session_id: str) -> None:
+        log.info("session_deserted", session_id=session_id)
+        await self.let_go(session_id)
+        try:
+            await self._store.close(session_id)
+        except CuelightError as fault:
+            # Its keys expire by themselves, and its slot when the worker no longer confirms it.
+            log.warning("deserted_session_not_closed", session_id=session_id, reason=fault.reason)

@@ -1,0 +1,60 @@
+"""SessionService over grpc.aio: thin, every call is handed to the code that all transports share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TypeAlias
+
+from cuelight.v1 import session_pb2 as pb
+from cuelight.v1 import session_pb2_grpc
+from grpc import aio
+
+from gateway.sessions.admission import Admission
+from gateway.sessions.attachment import Attachments
+from gateway.sessions.reading import Reading
+from gateway.sessions.tokens import bearer_token
+
+Context: TypeAlias = aio.ServicerContext  # type: ignore[type-arg]  # generic in the stubs, not at run time
+
+
+class SessionService(session_pb2_grpc.SessionServiceServicer):
+    """The public contract. Errors are raised as CuelightError; the server's interceptor makes statuses of them."""
+
+    def __init__(self, admission: Admission, attachments: Attachments, reading: Reading) -> None:
+        self._admission = admission
+        self._attachments = attachments
+        self._reading = reading
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
+        return await self._admission.create(request)
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        return await self._admission.get(request)
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        return await self._admission.list_page(request)
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+        return await self._admission.close(request)
+
+    async def StreamSession(
+        self, request_iterator: AsyncIterator[pb.StreamSessionRequest], context: Context
+    ) -> AsyncIterator[pb.StreamSessionResponse]:
+        async with aclosing(self._attachments.stream(aiter(request_iterator), _token(context))) as responses:
+            async for response in responses:
+                yield response
+
+    async def ReadMedia(
+        self, request: pb.ReadMediaRequest, context: Context
+    ) -> AsyncIterator[pb.ReadMediaResponse]:
+        async with aclosing(self._reading.stream(request, _token(context))) as responses:
+            async for response in responses:
+                yield response
+
+
+def _token(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str):
+            return bearer_token(value)
+    return bearer_token("")

@@ -1,0 +1,89 @@
+"""Lines to the workers: one channel for each address, and one Host stream for each session.
+
+It translates a worker's statuses back into our errors. It knows no sessions and no media.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Self
+
+import grpc
+from cuelight.v1 import worker_pb2, worker_pb2_grpc
+from grpc import aio
+
+from services.errors import CuelightError, WorkerUnavailable
+from services.serving import channel_options, error_from_rpc
+
+
+class HostResponses:
+    """What a worker answers on one Host stream, with its errors translated."""
+
+    def __init__(self, call: aio.StreamStreamCall) -> None:
+        self._call = call
+
+    async def first(self, deadline_s: float) -> worker_pb2.Hosted:
+        """The answer to the claim. Raises WorkerUnavailable when none comes in time."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                response = await anext(self)
+        except TimeoutError as fault:
+            raise WorkerUnavailable(f"the worker did not take the session within {deadline_s:g} s") from fault
+        except StopAsyncIteration as fault:
+            raise WorkerUnavailable("the worker ended the stream before it took the session") from fault
+        if response.WhichOneof("message") != "hosted":
+            raise WorkerUnavailable("the worker's first message was not hosted")
+        return response.hosted
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> worker_pb2.HostResponse:
+        try:
+            response = await self._call.read()
+        except aio.AioRpcError as fault:
+            raise _translated(fault) from fault
+        if response is aio.EOF:
+            raise StopAsyncIteration
+        return response
+
+
+class WorkerLines:
+    """Channels to workers, opened when first needed."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._options = channel_options(max_message_bytes)
+        self._channels: dict[str, aio.Channel] = {}
+
+    @contextlib.asynccontextmanager
+    async def host(
+        self, address: str, requests: AsyncIterator[worker_pb2.HostRequest]
+    ) -> AsyncIterator[HostResponses]:
+        """A Host stream to the worker at `address`; it is cancelled on leaving."""
+        call = worker_pb2_grpc.WorkerServiceStub(self._channel(address)).Host(requests)
+        try:
+            yield HostResponses(call)
+        finally:
+            call.cancel()
+
+    async def aclose(self) -> None:
+        """Close all channels."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()
+
+    def _channel(self, address: str) -> aio.Channel:
+        if address not in self._channels:
+            self._channels[address] = aio.insecure_channel(address, options=self._options)
+        return self._channels[address]
+
+
+def _translated(fault: aio.AioRpcError) -> CuelightError:
+    known = error_from_rpc(fault)
+    if known is not None:
+        return known
+    if fault.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
+        return CuelightError(f"the worker does not speak this version of the contract: {fault.details()}")
+    return WorkerUnavailable(f"the worker does not answer ({fault.code().name})")
