@@ -56,8 +56,17 @@ def optimizers(module: nn.Module, is_matrix: Callable[[str], bool], rate: float)
     if others:
         made.append(torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01))
     if matrices:
-        made.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, momentum=0.95, nesterov=True,
-                                     adjust_lr_fn="match_rms_adamw", ns_steps=4))
+        made.append(
+            torch.optim.Muon(
+                matrices,
+                lr=rate,
+                weight_decay=0.01,
+                momentum=0.95,
+                nesterov=True,
+                adjust_lr_fn="match_rms_adamw",
+                ns_steps=4,
+            )
+        )
     return made
 
 
@@ -74,7 +83,9 @@ class Loop:
     @property
     def progress(self) -> float:
         """Share of the budget used, 0 to 1."""
-        used = max(self.place.step * self.budget.batch / self.budget.samples, self.place.seconds / 60 / self.budget.minutes)
+        used = max(
+            self.place.step * self.budget.batch / self.budget.samples, self.place.seconds / 60 / self.budget.minutes
+        )
         return min(1.0, used)
 
     def run(self, losses: Callable[[], Losses], validate: Callable[[], dict[str, float]] | None = None) -> None:
@@ -132,16 +143,25 @@ class Loop:
 
     def log(self, entry: dict[str, float]) -> None:
         """Appends one line to the stage's log."""
-        line = {"step": self.place.step, "samples": self.place.step * self.budget.batch,
-                "minutes": round(self.place.seconds / 60, 2), **{n: round(v, 5) for n, v in entry.items()}}
+        line = {
+            "step": self.place.step,
+            "samples": self.place.step * self.budget.batch,
+            "minutes": round(self.place.seconds / 60, 2),
+            **{n: round(v, 5) for n, v in entry.items()},
+        }
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def checkpoint(self, validate: Callable[[], dict[str, float]] | None = None) -> None:
         """Saves the average for use and everything for resuming; logs the validation of the average."""
         state = {f"module.{n}": v for n, v in self.module.state_dict().items()}
-        state |= {f"optimizer.{i}.{k}.{n}": v for i, o in enumerate(self.optimizers)
-                  for k, entry in o.state_dict()["state"].items() for n, v in entry.items() if isinstance(v, Tensor)}
+        state |= {
+            f"optimizer.{i}.{k}.{n}": v
+            for i, o in enumerate(self.optimizers)
+            for k, entry in o.state_dict()["state"].items()
+            for n, v in entry.items()
+            if isinstance(v, Tensor)
+        }
         place = {"step": str(self.place.step), "seconds": str(self.place.seconds)}
         for name, tensors in (("model", self.average), ("state", state)):
             partial = self.folder / f"{name}.partial"

@@ -76,7 +76,9 @@ def audio_losses(model: AudioModel, window: Window, times: Tensor | None = None,
     with torch.autocast("cpu", torch.bfloat16):
         tail = model.conditioner(window.reference, window.ids, history, window.history_mask, noisy, t, start)
         count = model.dit.config.audio_motion
-        velocity = model.dit.audio_velocity(noisy, t, tail.condition, history[:, -count:], window.history_mask[:, -count:])
+        velocity = model.dit.audio_velocity(
+            noisy, t, tail.condition, history[:, -count:], window.history_mask[:, -count:]
+        )
     flow = F.mse_loss(velocity, noise - window.clean)
     return {"audio": flow, **alignment_losses(tail, model.conditioner, window)}
 
@@ -102,8 +104,9 @@ def load_tracks(corpus: Path, codec: AudioCodec) -> tuple[list[str], dict[str, l
 
 def pocket_configs(phones: int) -> tuple[ConditionerConfig, DiTConfig]:
     """Sizes of the pocket bundle."""
-    conditioner = ConditionerConfig(vocabulary=FIRST_PHONE + phones, text_kernel=5, context_in_condition=True,
-                                    pointer={"duration_bias": True})
+    conditioner = ConditionerConfig(
+        vocabulary=FIRST_PHONE + phones, text_kernel=5, context_in_condition=True, pointer={"duration_bias": True}
+    )
     return conditioner, DiTConfig(audio_motion=12, learned_positions=True, condition_to_video=True)
 
 
@@ -131,8 +134,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--voices", default="kal16:0.62,slt:0.38", help="voices and their share of the samples")
-    parser.add_argument("--without", action="append", default=[], help="an option to leave out, for ablations",
-                        choices=["duration_bias", "context_in_condition", "text_kernel", "audio_motion"])
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        help="an option to leave out, for ablations",
+        choices=["duration_bias", "context_in_condition", "text_kernel", "audio_motion"],
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -146,7 +154,8 @@ def main() -> None:
     folder = options.checkpoints / options.name
     loop = Loop(model, folder, Budget(options.samples, options.minutes, options.batch), is_matrix)
     (folder / "config.json").write_text(
-        json.dumps({"phones": phones, "conditioner": asdict(conditioner), "dit": asdict(dit)}, indent=1))
+        json.dumps({"phones": phones, "conditioner": asdict(conditioner), "dit": asdict(dit)}, indent=1)
+    )
     loop.resume()
     rng = random.Random(loop.place.step)
     loop.run(lambda: audio_losses(model, source.batch(rng, options.batch)), lambda: validation(model, held_out))

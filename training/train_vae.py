@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -60,8 +59,11 @@ def reconstruction(vae: VideoVAE, groups: Tensor, weight: Tensor) -> Losses:
         latents = vae.encode_groups(groups)
         frames = vae.decode_groups(latents + 0.05 * torch.randn_like(latents)).float()
     error = frames - groups
-    return {"absolute": (error.abs() * weight).mean(), "squared": 2 * (error.square() * weight).mean(),
-            "size": 1e-3 * latents.float().square().mean()}
+    return {
+        "absolute": (error.abs() * weight).mean(),
+        "squared": 2 * (error.square() * weight).mean(),
+        "size": 1e-3 * latents.float().square().mean(),
+    }
 
 
 def quality(vae: VideoVAE, groups: Tensor) -> dict[str, float]:
@@ -95,8 +97,10 @@ def main() -> None:
     budget = Budget(options.samples, options.minutes, options.batch, rate=2e-3, warmup_steps=50, hold=0.2)
     loop = Loop(vae, options.checkpoints / "vae", budget, lambda name: False)
     loop.resume()
-    loop.run(lambda: reconstruction(vae, normalise(data[torch.randint(len(data), (options.batch,))]), weight),
-             lambda: quality(vae, held_out))
+    loop.run(
+        lambda: reconstruction(vae, normalise(data[torch.randint(len(data), (options.batch,))]), weight),
+        lambda: quality(vae, held_out),
+    )
     finish(vae, loop, normalise(data[:400]))
 
 

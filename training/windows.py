@@ -70,8 +70,9 @@ def make_track(passage: Passage, codec: AudioCodec, ids: dict[str, int], frames_
 class WindowSource:
     """Draws windows from tracks grouped by voice."""
 
-    def __init__(self, config: ConditionerConfig, tracks: dict[str, list[Track]], silence: Tensor,
-                 weights: dict[str, float]) -> None:
+    def __init__(
+        self, config: ConditionerConfig, tracks: dict[str, list[Track]], silence: Tensor, weights: dict[str, float]
+    ) -> None:
         self.config, self.tracks, self.silence = config, tracks, silence
         self.voices, self.weights = list(tracks), [weights[v] for v in tracks]
 
@@ -101,8 +102,9 @@ class WindowSource:
         begin = rng.randint(0, len(latents) - count)
         return latents[begin : begin + count]
 
-    def window(self, rng: random.Random, track: Track, begin: int, reference: Tensor,
-               before: Track | None = None) -> Window:
+    def window(
+        self, rng: random.Random, track: Track, begin: int, reference: Tensor, before: Track | None = None
+    ) -> Window:
         """The chunk of `track` that starts at frame `begin`; `before` was spoken earlier, then there was silence."""
         c, total = self.config, len(track.ids)
         clean = self.fill(track.latents[begin : begin + c.chunk_frames])
@@ -136,21 +138,47 @@ class WindowSource:
         past = track.latents[:0] if kind < 0.15 else self.fill(spoken, c.history_frames)
         start = float(c.text_back)
         positions = np.full(c.chunk_frames, start + 0.5)
-        return self.pack(ids, start, past, reference, self.fill(track.latents[:0]), positions, start,
-                         np.zeros(c.text_slots, np.float32))
+        return self.pack(
+            ids,
+            start,
+            past,
+            reference,
+            self.fill(track.latents[:0]),
+            positions,
+            start,
+            np.zeros(c.text_slots, np.float32),
+        )
 
     def fill(self, latents: Tensor, frames: int | None = None) -> Tensor:
         """Silence after what there is, up to `frames`."""
         frames = self.config.chunk_frames if frames is None else frames
         return torch.cat([latents, self.silence.expand(max(0, frames - len(latents)), -1)])[:frames]
 
-    def pack(self, ids: np.ndarray, start: float, past: Tensor, reference: Tensor, clean: Tensor, positions: np.ndarray,
-             end: float, durations: np.ndarray) -> Window:
+    def pack(
+        self,
+        ids: np.ndarray,
+        start: float,
+        past: Tensor,
+        reference: Tensor,
+        clean: Tensor,
+        positions: np.ndarray,
+        end: float,
+        durations: np.ndarray,
+    ) -> Window:
         """Right-aligns the history and makes tensors of it all."""
         frames = self.config.history_frames
         known = past[-frames:]
         history, mask = torch.zeros(frames, clean.shape[1]), torch.zeros(frames)
         if len(known):
             history[-len(known) :], mask[-len(known) :] = known, 1
-        return Window(torch.from_numpy(ids).long(), torch.tensor(start), history, mask, reference, clean,
-                      torch.from_numpy(positions).float(), torch.tensor(end), torch.from_numpy(durations).float())
+        return Window(
+            torch.from_numpy(ids).long(),
+            torch.tensor(start),
+            history,
+            mask,
+            reference,
+            clean,
+            torch.from_numpy(positions).float(),
+            torch.tensor(end),
+            torch.from_numpy(durations).float(),
+        )

@@ -1,10 +1,10 @@
 """What can go wrong inside the engine.
 
-    EngineError
-    ├── SessionNotOpen     the session was never opened here, or a fault closed it
-    ├── NonFiniteLatents   a chunk came out with NaN or infinity in it
-    ├── BadPortrait        the picture given is not one we take
-    └── BadBundle          weights and manifest do not fit together
+EngineError
+├── SessionNotOpen     the session was never opened here, or a fault closed it
+├── NonFiniteLatents   a chunk came out with NaN or infinity in it
+├── BadPortrait        the picture given is not one we take
+└── BadBundle          weights and manifest do not fit together
 """
 
 from __future__ import annotations

@@ -74,8 +74,12 @@ class Memory:
     @staticmethod
     def join(parts: Sequence[Memory]) -> Memory:
         """One memory of several blocks, in the order given."""
-        return Memory(*(tuple(torch.cat(layer, 2) for layer in zip(*(getattr(p, name) for p in parts), strict=True))
-                        for name in ("keys", "values")))
+        return Memory(
+            *(
+                tuple(torch.cat(layer, 2) for layer in zip(*(getattr(p, name) for p in parts), strict=True))
+                for name in ("keys", "values")
+            )
+        )
 
     @property
     def nbytes(self) -> int:
@@ -118,18 +122,21 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values (B, H, L, K) of normalised, modulated tokens (B, L, D)."""
-        query, key, value = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                             for p in (self.query, self.key, self.value))
+        query, key, value = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.query, self.key, self.value)
+        )
         query = F.rms_norm(query, query.shape[-1:], self.query_norm.to(query.dtype), 1e-6)
         key = F.rms_norm(key, key.shape[-1:], self.key_norm.to(key.dtype), 1e-6)
         return rotate(query, phase), rotate(key, phase), value
 
-    def forward(self, groups: Sequence[Group], memory: tuple[Tensor, Tensor] | None,
-                mask: Tensor | None = None) -> tuple[list[Group], tuple[Tensor, Tensor]]:
+    def forward(
+        self, groups: Sequence[Group], memory: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+    ) -> tuple[list[Group], tuple[Tensor, Tensor]]:
         """Runs the groups as one sequence after `memory`. Returns them, and the sequence's own keys and values."""
         modulations = [self.modulation(g.time, g.modality) for g in groups]
-        normed = [F.layer_norm(g.x, g.x.shape[-1:]) * (1 + m[1]) + m[0]
-                  for g, m in zip(groups, modulations, strict=True)]
+        normed = [
+            F.layer_norm(g.x, g.x.shape[-1:]) * (1 + m[1]) + m[0] for g, m in zip(groups, modulations, strict=True)
+        ]
         query, key, value = self.project(torch.cat(normed, 1), torch.cat([g.phase for g in groups], 1))
         own = (key, value)
         if memory is not None:
@@ -197,22 +204,38 @@ class JointDiT(nn.Module):
 
     # one step -----------------------------------------------------------------------------------------------------------
 
-    def velocity(self, memory: Memory, noisy_video: Tensor, noisy_audio: Tensor, t: Tensor, condition: Tensor,
-                 audio_motion: Tensor | None = None, audio_motion_mask: Tensor | None = None) -> Velocity:
+    def velocity(
+        self,
+        memory: Memory,
+        noisy_video: Tensor,
+        noisy_audio: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        audio_motion: Tensor | None = None,
+        audio_motion_mask: Tensor | None = None,
+    ) -> Velocity:
         """One denoising step against cached condition tokens.
 
         noisy_video (B, C, T, h, w), noisy_audio (B, A, Ca), t (B,), condition c_a (B, A, Dc), audio_motion (B, M, Ca)
         with its mask (B, M), read only where the bundle has audio motion.
         """
         time = self._time(t)
-        groups = [self._video_group(noisy_video, condition, time),
-                  self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time)]
+        groups = [
+            self._video_group(noisy_video, condition, time),
+            self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time),
+        ]
         for index, block in enumerate(self.blocks):
             groups, _ = block(groups, (memory.keys[index], memory.values[index]))
         return self._heads(groups, time)
 
-    def audio_velocity(self, noisy_audio: Tensor, t: Tensor, condition: Tensor, audio_motion: Tensor | None = None,
-                       audio_motion_mask: Tensor | None = None) -> Tensor:
+    def audio_velocity(
+        self,
+        noisy_audio: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        audio_motion: Tensor | None = None,
+        audio_motion_mask: Tensor | None = None,
+    ) -> Tensor:
         """The audio half alone, for pretraining on speech without pictures: (B, A, Ca)."""
         time = self._time(t)
         groups = [self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time)]
@@ -220,15 +243,24 @@ class JointDiT(nn.Module):
             groups, _ = block(groups, None)
         return self._audio_head(groups[0], time)
 
-    def forward(self, conditions: dict[Kind, Tensor], noisy_video: Tensor, noisy_audio: Tensor, t: Tensor,
-                condition: Tensor, audio_motion: Tensor | None = None,
-                audio_motion_mask: Tensor | None = None) -> Velocity:
+    def forward(
+        self,
+        conditions: dict[Kind, Tensor],
+        noisy_video: Tensor,
+        noisy_audio: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        audio_motion: Tensor | None = None,
+        audio_motion_mask: Tensor | None = None,
+    ) -> Velocity:
         """The same step without caches: one sequence under the asymmetric mask."""
         time = self._time(t)
         groups = [self._condition_group(kind, conditions[kind]) for kind in KINDS if kind in conditions]
         clean = len(groups)
-        groups += [self._video_group(noisy_video, condition, time),
-                   self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time)]
+        groups += [
+            self._video_group(noisy_video, condition, time),
+            self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time),
+        ]
         mask = asymmetric_mask([g.x.shape[1] for g in groups], clean)
         for block in self.blocks:
             groups, _ = block(groups, None, mask)
@@ -247,8 +279,11 @@ class JointDiT(nn.Module):
     def _unpatchify(self, tokens: Tensor) -> Tensor:
         cfg, p = self.config, self.config.patch
         grid = (tokens.shape[0], -1, cfg.video_height // p, cfg.video_width // p, cfg.video_channels, p, p)
-        return tokens.reshape(grid).permute(0, 4, 1, 2, 5, 3, 6).reshape(
-            tokens.shape[0], cfg.video_channels, -1, cfg.video_height, cfg.video_width)
+        return (
+            tokens.reshape(grid)
+            .permute(0, 4, 1, 2, 5, 3, 6)
+            .reshape(tokens.shape[0], cfg.video_channels, -1, cfg.video_height, cfg.video_width)
+        )
 
     def _video_tokens(self, latents: Tensor, first: int) -> tuple[Tensor, Tensor]:
         c = self.config
@@ -272,8 +307,9 @@ class JointDiT(nn.Module):
             x = x + by_latent.repeat_interleave(self.config.patches, 1)
         return Group(x, phase, time, VIDEO)
 
-    def _encode_audio(self, noisy: Tensor, condition: Tensor, motion: Tensor | None, mask: Tensor | None,
-                      time: Tensor) -> Group:
+    def _encode_audio(
+        self, noisy: Tensor, condition: Tensor, motion: Tensor | None, mask: Tensor | None, time: Tensor
+    ) -> Group:
         c = self.config
         x = self.audio_in(noisy) + self.condition_in(condition)
         if c.audio_motion:

@@ -61,12 +61,29 @@ class VideoVAE(nn.Module):
             return nn.Conv2d(width, out, 3, stride=2, padding=1)
 
         self.encoder = nn.Sequential(
-            nn.Conv2d(pixels, 2 * w, 3, padding=1), nn.GELU(), down(2 * w, 2 * w), residual(2 * w),
-            down(2 * w, 3 * w), residual(3 * w), down(3 * w, 4 * w), residual(4 * w), nn.Conv2d(4 * w, c.channels, 1))
+            nn.Conv2d(pixels, 2 * w, 3, padding=1),
+            nn.GELU(),
+            down(2 * w, 2 * w),
+            residual(2 * w),
+            down(2 * w, 3 * w),
+            residual(3 * w),
+            down(3 * w, 4 * w),
+            residual(4 * w),
+            nn.Conv2d(4 * w, c.channels, 1),
+        )
         self.decoder = nn.Sequential(
-            nn.Conv2d(c.channels, 4 * w, 3, padding=1), residual(4 * w), residual(4 * w), upsample(4 * w, 3 * w),
-            residual(3 * w), residual(3 * w), upsample(3 * w, 2 * w), residual(2 * w), upsample(2 * w, 2 * w),
-            residual(2 * w), nn.Conv2d(2 * w, pixels, 3, padding=1))
+            nn.Conv2d(c.channels, 4 * w, 3, padding=1),
+            residual(4 * w),
+            residual(4 * w),
+            upsample(4 * w, 3 * w),
+            residual(3 * w),
+            residual(3 * w),
+            upsample(3 * w, 2 * w),
+            residual(2 * w),
+            upsample(2 * w, 2 * w),
+            residual(2 * w),
+            nn.Conv2d(2 * w, pixels, 3, padding=1),
+        )
         self.register_buffer("mean", torch.zeros(c.channels))
         self.register_buffer("deviation", torch.ones(c.channels))
 

@@ -74,8 +74,9 @@ class Attention(nn.Module):
         """x (B, L, D) -> the same, and keys and values of all P + L positions."""
         start = 0 if past is None else past[0].shape[2]
         positions = torch.arange(start, start + x.shape[1], device=x.device)
-        query, key, value = (p(x).unflatten(-1, (-1, self.head)).transpose(1, 2)
-                             for p in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = (
+            p(x).unflatten(-1, (-1, self.head)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         query = rotate(query, positions, self.config.rope_theta)
         key = rotate(key, positions, self.config.rope_theta)
         if past is not None:

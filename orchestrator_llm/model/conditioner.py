@@ -158,12 +158,24 @@ class Conditioner(nn.Module):
         states, _ = self.body(self.embed_noisy(noisy, t), prefix.cache)
         return self._condition(states, prefix.text, start)
 
-    def forward(self, reference: Tensor, ids: Tensor, history: Tensor, history_mask: Tensor, noisy: Tensor, t: Tensor,
-                start: Tensor) -> Tail:
+    def forward(
+        self,
+        reference: Tensor,
+        ids: Tensor,
+        history: Tensor,
+        history_mask: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        start: Tensor,
+    ) -> Tail:
         """All blocks in one causal pass, without caches."""
         text = self.embed_text(ids)
-        blocks = [self.embed_reference(reference), text, self.embed_history(history, history_mask),
-                  self.embed_noisy(noisy, t)]
+        blocks = [
+            self.embed_reference(reference),
+            text,
+            self.embed_history(history, history_mask),
+            self.embed_noisy(noisy, t),
+        ]
         states, _ = self.body(torch.cat(blocks, 1))
         begin = self.config.reference_frames
         text_states = states[:, begin : begin + ids.shape[1]] + text

@@ -74,24 +74,102 @@ class Pose(NamedTuple):
 
 
 GALLERY: dict[str, tuple[str, str, Identity]] = {
-    "ada": ("A calm lecturer in front of a green wall.", "slt", Identity(
-        (233, 190, 160), (92, 52, 30), (60, 90, 50), (40, 90, 110), (196, 214, 196), (150, 178, 158), (190, 84, 84),
-        hair_height=0.06, hair_length=0.30)),
-    "bruno": ("A cheerful storyteller with round glasses.", "kal16", Identity(
-        (214, 160, 122), (40, 30, 26), (70, 46, 28), (170, 60, 50), (236, 216, 180), (214, 184, 140), (168, 86, 76),
-        face_width=0.225, mouth_width=0.105, glasses=True)),
-    "chiara": ("A lively guide with copper hair.", "slt", Identity(
-        (246, 210, 188), (176, 84, 40), (50, 110, 140), (90, 60, 120), (190, 206, 232), (148, 168, 206), (206, 90, 92),
-        eye_size=0.040, hair_length=0.22, hair_height=0.07)),
-    "dario": ("A night-time news reader in a dark suit.", "kal16", Identity(
-        (150, 104, 76), (24, 20, 22), (50, 34, 24), (44, 48, 64), (92, 104, 134), (52, 60, 86), (140, 70, 68),
-        face_height=0.28, brow=0.016)),
-    "emi": ("A museum voice with short black hair.", "slt", Identity(
-        (240, 204, 168), (34, 32, 44), (44, 36, 36), (226, 226, 220), (232, 200, 204), (206, 164, 172), (200, 88, 96),
-        face_width=0.2, eye_gap=0.08, hair_length=0.12, hair_height=0.055)),
-    "felix": ("A silver-haired teacher.", "kal16", Identity(
-        (226, 184, 158), (188, 188, 192), (70, 100, 130), (70, 100, 80), (206, 200, 188), (168, 160, 146), (176, 92, 86),
-        face_width=0.215, face_height=0.285, hair_height=0.035, glasses=True)),
+    "ada": (
+        "A calm lecturer in front of a green wall.",
+        "slt",
+        Identity(
+            (233, 190, 160),
+            (92, 52, 30),
+            (60, 90, 50),
+            (40, 90, 110),
+            (196, 214, 196),
+            (150, 178, 158),
+            (190, 84, 84),
+            hair_height=0.06,
+            hair_length=0.30,
+        ),
+    ),
+    "bruno": (
+        "A cheerful storyteller with round glasses.",
+        "kal16",
+        Identity(
+            (214, 160, 122),
+            (40, 30, 26),
+            (70, 46, 28),
+            (170, 60, 50),
+            (236, 216, 180),
+            (214, 184, 140),
+            (168, 86, 76),
+            face_width=0.225,
+            mouth_width=0.105,
+            glasses=True,
+        ),
+    ),
+    "chiara": (
+        "A lively guide with copper hair.",
+        "slt",
+        Identity(
+            (246, 210, 188),
+            (176, 84, 40),
+            (50, 110, 140),
+            (90, 60, 120),
+            (190, 206, 232),
+            (148, 168, 206),
+            (206, 90, 92),
+            eye_size=0.040,
+            hair_length=0.22,
+            hair_height=0.07,
+        ),
+    ),
+    "dario": (
+        "A night-time news reader in a dark suit.",
+        "kal16",
+        Identity(
+            (150, 104, 76),
+            (24, 20, 22),
+            (50, 34, 24),
+            (44, 48, 64),
+            (92, 104, 134),
+            (52, 60, 86),
+            (140, 70, 68),
+            face_height=0.28,
+            brow=0.016,
+        ),
+    ),
+    "emi": (
+        "A museum voice with short black hair.",
+        "slt",
+        Identity(
+            (240, 204, 168),
+            (34, 32, 44),
+            (44, 36, 36),
+            (226, 226, 220),
+            (232, 200, 204),
+            (206, 164, 172),
+            (200, 88, 96),
+            face_width=0.2,
+            eye_gap=0.08,
+            hair_length=0.12,
+            hair_height=0.055,
+        ),
+    ),
+    "felix": (
+        "A silver-haired teacher.",
+        "kal16",
+        Identity(
+            (226, 184, 158),
+            (188, 188, 192),
+            (70, 100, 130),
+            (70, 100, 80),
+            (206, 200, 188),
+            (168, 160, 146),
+            (176, 92, 86),
+            face_width=0.215,
+            face_height=0.285,
+            hair_height=0.035,
+            glasses=True,
+        ),
+    ),
 }
 """The named characters: description, voice, face."""
 
@@ -106,11 +184,25 @@ def random_identity(rng: random.Random) -> Identity:
     skin = (int(215 * tone + 30), int(175 * tone + 28), int(140 * tone + 32))
     top = colour(80, 240)
     bottom = (int(top[0] * 0.8), int(top[1] * 0.8), int(top[2] * 0.8))
-    return Identity(skin, colour(15, 190), colour(20, 140), colour(30, 230), top, bottom,
-                    (int(skin[0] * 0.85), int(skin[1] * 0.48), int(skin[2] * 0.52)),
-                    rng.uniform(0.19, 0.235), rng.uniform(0.25, 0.29), rng.uniform(0.03, 0.042), rng.uniform(0.075, 0.095),
-                    rng.uniform(0.08, 0.11), rng.uniform(0.055, 0.075), rng.uniform(0.03, 0.075),
-                    rng.choice((0.0, 0.0, 0.12, 0.22, 0.3)), rng.uniform(0.009, 0.017), rng.random() < 0.25)
+    return Identity(
+        skin,
+        colour(15, 190),
+        colour(20, 140),
+        colour(30, 230),
+        top,
+        bottom,
+        (int(skin[0] * 0.85), int(skin[1] * 0.48), int(skin[2] * 0.52)),
+        rng.uniform(0.19, 0.235),
+        rng.uniform(0.25, 0.29),
+        rng.uniform(0.03, 0.042),
+        rng.uniform(0.075, 0.095),
+        rng.uniform(0.08, 0.11),
+        rng.uniform(0.055, 0.075),
+        rng.uniform(0.03, 0.075),
+        rng.choice((0.0, 0.0, 0.12, 0.22, 0.3)),
+        rng.uniform(0.009, 0.017),
+        rng.random() < 0.25,
+    )
 
 
 def blend(a: Identity, b: Identity, share: float) -> Identity:
@@ -126,8 +218,14 @@ def blend(a: Identity, b: Identity, share: float) -> Identity:
     return Identity(*(mix(getattr(a, f.name), getattr(b, f.name)) for f in fields(Identity)))  # type: ignore[arg-type]
 
 
-def poses(phones: Sequence[str], edges: np.ndarray, loudness: np.ndarray, frames: int, rng: random.Random,
-          frames_per_second: float = 24.0) -> list[Pose]:
+def poses(
+    phones: Sequence[str],
+    edges: np.ndarray,
+    loudness: np.ndarray,
+    frames: int,
+    rng: random.Random,
+    frames_per_second: float = 24.0,
+) -> list[Pose]:
     """The poses of `frames` frames.
 
     edges: P + 1 seconds where phones begin and end; loudness: (frames,) in [0, 1]. Coarticulation is a low pass over
@@ -140,7 +238,9 @@ def poses(phones: Sequence[str], edges: np.ndarray, loudness: np.ndarray, frames
     shapes[times > edges[-1]] = VISEMES["pau"]
     kernel = np.hanning(13)[1:-1]
     kernel /= kernel.sum()
-    smooth = np.stack([np.convolve(np.pad(shapes[:, i], 5, mode="edge"), kernel, "valid") for i in range(3)], 1)[fine // 2 :: fine]
+    smooth = np.stack([np.convolve(np.pad(shapes[:, i], 5, mode="edge"), kernel, "valid") for i in range(3)], 1)[
+        fine // 2 :: fine
+    ]
     smooth[:, 0] *= 0.6 + 0.4 * np.clip(loudness[:frames], 0, 1)
     seconds = np.arange(frames) / frames_per_second
     shut, brows = blinks(frames, frames_per_second, rng), 0.5 + 0.5 * sway(seconds, rng)
@@ -177,11 +277,22 @@ class Canvas:
         """A point of the head, after shift and roll about the neck."""
         angle = math.radians(self.pose.roll)
         down = y - 0.3
-        return (0.5 + self.pose.x + x * math.cos(angle) - down * math.sin(angle),
-                0.82 + self.pose.y + x * math.sin(angle) + down * math.cos(angle))
+        return (
+            0.5 + self.pose.x + x * math.cos(angle) - down * math.sin(angle),
+            0.82 + self.pose.y + x * math.sin(angle) + down * math.cos(angle),
+        )
 
-    def ellipse(self, x: float, y: float, a: float, b: float, colour: Sequence[int], in_head: bool = True,
-                arc: tuple[float, float] = (0, 360), thickness: float = 0.0) -> None:
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        a: float,
+        b: float,
+        colour: Sequence[int],
+        in_head: bool = True,
+        arc: tuple[float, float] = (0, 360),
+        thickness: float = 0.0,
+    ) -> None:
         """A filled ellipse, or its outline when `thickness` is given."""
         centre = self.place(x, y) if in_head else (x, y)
         unit = self.size * 16
@@ -189,9 +300,17 @@ class Canvas:
         def units(value: float) -> int:
             return max(1, round(value * unit))
 
-        cv2.ellipse(self.image, (units(centre[0]), units(centre[1])), (units(a), units(b)),
-                    self.pose.roll if in_head else 0.0, *arc, tuple(map(int, colour)),
-                    max(1, round(thickness * self.size)) if thickness else -1, cv2.LINE_AA, 4)
+        cv2.ellipse(
+            self.image,
+            (units(centre[0]), units(centre[1])),
+            (units(a), units(b)),
+            self.pose.roll if in_head else 0.0,
+            *arc,
+            tuple(map(int, colour)),
+            max(1, round(thickness * self.size)) if thickness else -1,
+            cv2.LINE_AA,
+            4,
+        )
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -204,13 +323,17 @@ def draw(identity: Identity, pose: Pose, size: int, oversampling: int = 2) -> np
     canvas, i = Canvas(size * oversampling, identity, pose), identity
     top = -i.face_height * 0.62
     if i.hair_length:
-        canvas.ellipse(0, i.hair_length * 0.35, i.face_width + 0.045, i.face_height * 0.8 + i.hair_length * 0.5, shade(i.hair, 0.8))
+        canvas.ellipse(
+            0, i.hair_length * 0.35, i.face_width + 0.045, i.face_height * 0.8 + i.hair_length * 0.5, shade(i.hair, 0.8)
+        )
     canvas.ellipse(0.5, 1.10, 0.36, 0.25, i.shirt, in_head=False)
     canvas.ellipse(0.5, 1.10, 0.16, 0.20, shade(i.shirt, 0.85), in_head=False)
     canvas.ellipse(0, 0.25, 0.075, 0.14, shade(i.skin, 0.82))
     for side in (-1, 1):
         canvas.ellipse(side * i.face_width, 0.01, 0.028, 0.048, shade(i.skin, 0.9))
-    canvas.ellipse(0, top * 0.32 - i.hair_height * 0.4, i.face_width + 0.022, i.face_height * 0.88 + i.hair_height * 0.3, i.hair)
+    canvas.ellipse(
+        0, top * 0.32 - i.hair_height * 0.4, i.face_width + 0.022, i.face_height * 0.88 + i.hair_height * 0.3, i.hair
+    )
     canvas.ellipse(0, 0.02, i.face_width, i.face_height - 0.01, i.skin)
     canvas.ellipse(-i.face_width * 0.5, 0.09, 0.05, 0.04, shade(i.skin, 0.965))
     canvas.ellipse(i.face_width * 0.5, 0.09, 0.05, 0.04, shade(i.skin, 0.965))

@@ -90,9 +90,16 @@ def collect(held_out: Iterable[str]) -> TextSource:
             flat = re.sub(r"\s+", " ", re.sub(r"^\s*#", " ", paragraph, flags=re.MULTILINE))
             for sentence in (found.lower() for found in SENTENCE.findall(flat)):
                 words = re.findall(r"[a-z]+", sentence)
-                if all(w in pronounced and (w in listed or w == "i") for w in words) and not forbidden & word_runs(sentence):
+                if all(w in pronounced and (w in listed or w == "i") for w in words) and not forbidden & word_runs(
+                    sentence
+                ):
                     sentences.add(sentence)
-    vocabulary = sorted(w for w in listed if w.isalpha() and w.islower() and w in pronounced and len(w) > 1) + ["a", "i"]
+    vocabulary = sorted(w for w in listed if w.isalpha() and w.islower() and w in pronounced and len(w) > 1) + [
+        "a",
+        "i",
+    ]
     common = [w for w in vocabulary if counts[w] >= 3]
     rare = [w for w in vocabulary if counts[w] < 3]
-    return TextSource(tuple(sorted(sentences)), tuple(common), tuple((counts[w] + 1) ** 0.5 for w in common), tuple(rare))
+    return TextSource(
+        tuple(sorted(sentences)), tuple(common), tuple((counts[w] + 1) ** 0.5 for w in common), tuple(rare)
+    )

@@ -35,9 +35,7 @@ def test_it_is_standard_normal() -> None:
 
 def test_the_numbers_are_these() -> None:
     """The stream of a library update that changed them would break every session that moves between workers."""
-    np.testing.assert_array_equal(
-        draw_noise(1, 2, 3, Modality.VIDEO, (3,)), np.array(PINNED, dtype=np.float32)
-    )
+    np.testing.assert_array_equal(draw_noise(1, 2, 3, Modality.VIDEO, (3,)), np.array(PINNED, dtype=np.float32))
 
 
 PINNED = [0.9338459372520447, -1.1083645820617676, -0.08266881108283997]
