@@ -1,0 +1,73 @@
+"""The only door from the SDK to the server's packages, opened when a stack is started and never before.
+
+What it needs of them: the embedded Redis, and the bundle's manifest. Everything else runs as processes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cuelight.cli.console import StackError, UsageError
+
+if TYPE_CHECKING:
+    from services.bundle import Manifest
+    from services.state.embedded import EmbeddedRedis
+
+PACKAGES = ("services", "gateway", "orchestrator_llm", "dit_worker")
+
+
+def require_server() -> None:
+    """Says what to install when the server's packages are missing."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"the server is not installed here ({', '.join(missing)} missing): "
+            "pip install 'cuelight-server[gateway,orchestrator,worker,embedded]'"
+        )
+
+
+def read_manifest(bundle: Path | None) -> Manifest:
+    """The manifest of a bundle; None takes CUELIGHT_BUNDLE, or the server's own.
+
+    Raises:
+        UsageError: the server is not installed, a setting is wrong, or the bundle is not there.
+    """
+    require_server()
+    from services.bundle import load_manifest
+    from services.errors import BundleInvalid
+    from services.settings import BundleSettings, SettingsError, read
+
+    try:
+        return load_manifest(bundle or read(BundleSettings).bundle)
+    except (BundleInvalid, SettingsError) as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+
+
+def start_redis() -> EmbeddedRedis:
+    """A Redis server of our own, started.
+
+    Raises:
+        StackError: there is none on this machine, or it did not start.
+    """
+    from services.state.embedded import EmbeddedRedis
+
+    redis = EmbeddedRedis()
+    with _as_stack_error():
+        redis.start()
+    return redis
+
+
+@contextmanager
+def _as_stack_error() -> Iterator[None]:
+    from services.errors import CuelightError
+
+    try:
+        yield
+    except CuelightError as error:
+        raise StackError(str(error)) from error
