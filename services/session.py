@@ -171,6 +171,8 @@ class ChunkInputs:
     """Transcript pieces that this chunk accepts."""
     action: Action
     steps: int
+    response_seq: int = 0
+    """client_seq of the cue that the response it belongs to answers; 0 when nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ class ChunkCommit:
     is_idle: bool
     cue_cursor: int
     say: tuple[str, ...]
+    response_seq: int = 0
+    """As in its inputs."""
 
 
 @dataclass(frozen=True, slots=True)

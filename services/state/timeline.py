@@ -7,13 +7,12 @@ A word counts as heard when its sound had ended by the playhead. Pure functions 
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.session import ChunkCommit, TimedWord
 
-_WORD = re.compile(r"\S+")
 _CLOCK_SLACK_S = 1e-6
 """Media times are sums of float fractions: a playhead this close to a border is at the border."""
 
@@ -67,7 +66,7 @@ def cut_where_heard(
     kept = [chunk for chunk in timeline if chunk.commit.position <= head.commit.position]
     word, token = _last_heard(kept, now, playhead_s, chunk_seconds)
     pieces = first_words(transcript, word)
-    is_cut = sum(map(len, pieces)) < sum(map(len, transcript))
+    is_cut = pieces != list(transcript)
     after = _after(timeline, head, now)
     return Cut(
         to=replace(after, pointer_token=float(token), pointer_word=word, word_token=token) if is_cut else after,
@@ -93,18 +92,26 @@ def cut_idle(timeline: Sequence[TimelineChunk], now: Position, playhead_s: float
 
 
 def first_words(pieces: Sequence[str], count: int) -> list[str]:
-    """Return the transcript up to its first `count` words: runs of characters between spaces."""
+    """Return the transcript up to its first `count` words, counted as text front-ends count them.
+
+    A word is what stands between spaces once compatibility forms are made plain and control characters are spaces.
+    """
     kept: list[str] = []
     for piece in pieces:
         if count == 0:
             break
-        ends = [match.end() for match in _WORD.finditer(piece)]
-        if count < len(ends):
-            kept.append(piece[: ends[count - 1]])
+        words = _plain(piece).split()
+        if count < len(words):
+            kept.append(" ".join(words[:count]))
             break
         kept.append(piece)
-        count -= len(ends)
+        count -= len(words)
     return kept
+
+
+def _plain(text: str) -> str:
+    plain = unicodedata.normalize("NFKC", text)
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in plain)
 
 
 def heard_words(timeline: Sequence[TimelineChunk], chunk_seconds: float) -> list[tuple[float, TimedWord]]:

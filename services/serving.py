@@ -1,0 +1,269 @@
+"""A gRPC server as every process runs it: health, reflection, limits, drain, and our errors as statuses.
+
+    server = RpcServer("127.0.0.1:0", ServingOptions(), service_names=[...])
+    add_XServicer_to_server(servicer, server.grpc)
+    await server.start(); server.set_ready(True); server.announce()
+    await server.run_until_signal(on_drain)
+
+Health has two names: `liveness` (the event loop turns) and `readiness` (takes new work), the latter also as "" and
+under each service's name.
+Knows no service in particular.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias, cast
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status as RpcStatus
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from services.errors import CuelightError, InvalidInput, error_from_reason
+from services.logs import get_logger
+from services.settings import ProcessSettings, split_address
+
+__all__ = ["RpcServer", "ServingOptions", "channel_options", "error_from_rpc", "status_from_error"]
+
+log = get_logger(__name__)
+
+ERROR_DOMAIN = "cuelight"
+LIVENESS = "liveness"
+READINESS = "readiness"
+_Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingOptions:
+    """What does not differ between the services of a process."""
+
+    max_message_bytes: int = 8 * 1024 * 1024
+    has_reflection: bool = True
+    drain_s: float = 10.0
+    """Calls may go on for this long once the server is told to stop."""
+
+    @classmethod
+    def of(cls, settings: ProcessSettings) -> Self:
+        """Take them from a process's settings."""
+        return cls(settings.grpc_max_message_bytes, settings.grpc_reflection, settings.drain_s)
+
+
+class RpcServer:
+    """One gRPC server. Add servicers to `grpc`, then start it."""
+
+    def __init__(self, listen: str, options: ServingOptions, *, service_names: Sequence[str] = ()) -> None:
+        """Listen on host:port, port 0 for a free one. `service_names` are shown by health and reflection."""
+        self._host, self._wanted_port = split_address(listen)
+        self._options = options
+        self._names = tuple(service_names)
+        self._health = health.aio.HealthServicer()
+        self.grpc = aio.server(interceptors=[_ErrorInterceptor()], options=_server_options(options.max_message_bytes))
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """host:port to connect to, once started."""
+        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen; alive, but not ready. Raises OSError when the address cannot be had."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        if self._options.has_reflection:
+            shown = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(shown, self.grpc)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            self.port = self.grpc.add_insecure_port(f"{host}:{self._wanted_port}")
+        except RuntimeError as fault:
+            raise OSError(f"cannot listen on {host}:{self._wanted_port}; is another process there?") from fault
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self.set_ready(is_ready=False)
+        await self.grpc.start()
+
+    async def set_ready(self, is_ready: bool) -> None:
+        """Say whether new work is taken."""
+        known = health_pb2.HealthCheckResponse
+        for name in (READINESS, "", *self._names):
+            await self._health.set(name, known.SERVING if is_ready else known.NOT_SERVING)
+
+    def announce(self) -> None:
+        """Print one JSON line with the address, for whoever started this process."""
+        sys.stdout.write(json.dumps({"event": "serving", "address": self.address}) + "\n")
+        sys.stdout.flush()
+
+    async def run_until_signal(self, on_drain: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then drain: not ready, `on_drain`, and the calls' time to end.
+
+        A second signal ends the wait.
+        """
+        loop = asyncio.get_running_loop()
+        told, hurried = asyncio.Event(), asyncio.Event()
+
+        def take_signal() -> None:
+            (hurried if told.is_set() else told).set()
+
+        for number in _STOPPING:
+            loop.add_signal_handler(number, take_signal)
+        try:
+            await told.wait()
+            await self.drain(on_drain, hurried)
+        finally:
+            for number in _STOPPING:
+                loop.remove_signal_handler(number)
+
+    async def drain(
+        self, on_drain: Callable[[], Awaitable[None]] | None = None, hurried: asyncio.Event | None = None
+    ) -> None:
+        """Stop: not ready, then `on_drain`, then up to `drain_s` for the calls in progress, less once `hurried`."""
+        log.info("draining", drain_s=self._options.drain_s)
+        await self.set_ready(is_ready=False)
+
+        async def orderly() -> None:
+            if on_drain is not None:
+                await on_drain()
+            await self.grpc.stop(self._options.drain_s)
+
+        stopping = asyncio.create_task(orderly())
+        hurry = asyncio.create_task((hurried or asyncio.Event()).wait())
+        try:
+            await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                stopping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await stopping
+        finally:
+            hurry.cancel()
+            await self.grpc.stop(0)
+
+
+def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ]
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Return what a channel to one of our servers is opened with: the same limits, a dead peer found in seconds."""
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+
+
+def status_from_error(error: CuelightError) -> RpcStatus:
+    """Return the status of an error: ErrorInfo always, BadRequest for a field, RetryInfo when trying again can help."""
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)]
+    if isinstance(error, InvalidInput) and error.field:
+        violation = BadRequest.FieldViolation(field=error.field, description=error.message)
+        details.append(BadRequest(field_violations=[violation]))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        details.append(RetryInfo(retry_delay=delay))
+    code: int = grpc.StatusCode[error.status.value].value[0]
+    return RpcStatus(code=code, message=error.message, details=[_packed(detail) for detail in details])
+
+
+def _packed(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def error_from_rpc(fault: grpc.RpcError) -> CuelightError | None:
+    """Return the error a server of ours ended a call with; None when it did not say, or is not one of ours."""
+    try:
+        status = rpc_status.from_call(cast("grpc.Call", fault))
+    except ValueError:
+        return None  # the details contradict the status: not made by us
+    if status is None:
+        return None
+    info, retry = ErrorInfo(), RetryInfo()
+    retry_after_s = None
+    for detail in status.details:
+        if detail.Is(ErrorInfo.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(RetryInfo.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    if info.domain != ERROR_DOMAIN:
+        return None
+    return error_from_reason(info.reason, status.message, dict(info.metadata), retry_after_s=retry_after_s)
+
+
+class _ErrorInterceptor(aio.ServerInterceptor):
+    """Ends a call whose handler raised with the status of what it raised."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        asked = "stream" if handler.request_streaming else "unary"
+        answered = "stream" if handler.response_streaming else "unary"
+        wrapped = _guarded(getattr(handler, f"{asked}_{answered}"), handler_call_details.method)
+        make = getattr(grpc, f"{asked}_{answered}_rpc_method_handler")
+        made: _Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
+
+
+def _guarded(handle: Callable[..., Any], method: str) -> Callable[..., Any]:
+    if inspect.isasyncgenfunction(handle):
+
+        async def stream(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[object]:
+            async with _translated(context, method), contextlib.aclosing(handle(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return stream
+
+    async def call(request: object, context: aio.ServicerContext[Any, Any]) -> object:
+        async with _translated(context, method):
+            return await handle(request, context)
+
+    return call
+
+
+@contextlib.asynccontextmanager
+async def _translated(context: aio.ServicerContext[Any, Any], method: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except CuelightError as error:
+        log.info("rpc_refused", method=method, reason=error.reason)
+        await context.abort_with_status(rpc_status.to_status(status_from_error(error)))
+    except (aio.AbortError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("rpc_broke", method=method)
+        unknown = CuelightError("the server has a fault; its log says more")
+        await context.abort_with_status(rpc_status.to_status(status_from_error(unknown)))
