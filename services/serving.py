@@ -44,7 +44,7 @@ log = get_logger(__name__)
 ERROR_DOMAIN = "cuelight"
 LIVENESS = "liveness"
 READINESS = "readiness"
-_Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -7,6 +7,7 @@ do. After the deadline it is StoreUnavailable. Knows nothing of what the scripts
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Self, TypeAlias, TypeVar
@@ -109,6 +110,21 @@ class RedisCalls:
                 log.warning("store_awaited", seconds_left=round(deadline - loop.time(), 1))
                 if loop.time() >= deadline:
                     raise
+
+    async def watch(self, changed: Callable[[bool], object], *, every_s: float = 1.0) -> None:
+        """Tell whether Redis answers, at once and with every change, until cancelled."""
+        known: bool | None = None
+        while True:
+            try:
+                await self.ping()
+                answers = True
+            except StoreUnavailable:
+                answers = False
+            if answers != known:
+                log.log(logging.INFO if answers else logging.WARNING, "store_watched", answers=answers)
+                changed(answers)
+                known = answers
+            await asyncio.sleep(every_s)
 
     async def _script(self, name: str, keys: Sequence[str], *args: Argument) -> list[bytes]:
         """Run one script. Raises what it refused with, or StoreUnavailable."""

@@ -58,6 +58,12 @@ class EmbeddedRedis:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def directory(self) -> str:
+        """Directory of the running server."""
+        assert self._directory is not None, "not started"
+        return self._directory.name
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         server = self._server or next(iter(find_servers()), None)

@@ -1,0 +1,137 @@
+"""Placement of sessions on workers, in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+import redis as redis_client
+
+from services.errors import NoCapacity
+from services.state import SessionStore, WorkerReport
+from services.state import fleet as fleet_module
+from services.state.keys import BEATS, PLACEMENTS
+
+
+def _worker(number: int, *sessions: str, slots: int = 2, is_ready: bool = True, bundle: str = "b") -> WorkerReport:
+    return WorkerReport(f"worker-{number}-aa", f"127.0.0.1:{7000 + number}", slots, bundle, is_ready, sessions)
+
+
+async def test_slots_fill_the_fullest_worker_first(store: SessionStore) -> None:
+    """Sessions are packed: a worker fills up before the next is used, the lowest ordinal first."""
+    for number in (10, 2, 0):
+        await store.heartbeat(_worker(number))
+    placed = [(await store.reserve_slot(f"s{number}")).worker_id for number in range(6)]
+    assert placed == ["worker-0-aa"] * 2 + ["worker-2-aa"] * 2 + ["worker-10-aa"] * 2
+    with pytest.raises(NoCapacity) as refused:
+        await store.reserve_slot("one-more")
+    assert refused.value.is_retryable
+
+
+async def test_reserve_is_idempotent(store: SessionStore) -> None:
+    """A session that has a slot keeps it and takes no second one."""
+    await store.heartbeat(_worker(0, slots=1))
+    first = await store.reserve_slot("s")
+    assert await store.reserve_slot("s") == first
+    assert [worker.used for worker in await store.list_workers()] == [1]
+
+
+async def test_fifty_concurrent_reservations_never_overfill(store: SessionStore) -> None:
+    """Of 50 sessions that ask at once exactly as many get a slot as there are, none on a full worker."""
+    for number in range(4):
+        await store.heartbeat(_worker(number, slots=7))
+    answers = await asyncio.gather(*(store.reserve_slot(f"s{n}") for n in range(50)), return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, NoCapacity)]
+    placed = Counter(answer.worker_id for answer in answers if not isinstance(answer, BaseException))
+    assert len(refused) == 50 - 28
+    assert set(placed.values()) == {7}
+
+
+async def test_draining_and_foreign_workers_get_nothing(store: SessionStore) -> None:
+    """A worker that is not ready takes no new session but keeps its own; one with another bundle is passed over."""
+    await store.heartbeat(_worker(0, slots=4))
+    mine = await store.reserve_slot("mine", bundle="b")
+    await store.heartbeat(_worker(0, "mine", slots=4, is_ready=False))
+    await store.heartbeat(_worker(1, bundle="other"))
+    assert await store.reserve_slot("mine", bundle="b") == mine
+    with pytest.raises(NoCapacity):
+        await store.reserve_slot("new", bundle="b")
+    assert (await store.reserve_slot("new")).worker_id == "worker-1-aa"
+
+
+async def test_dead_workers_vanish(store: SessionStore, redis_url: str) -> None:
+    """A worker whose heartbeat stopped is not listed, gets nothing, and its sessions are placed anew."""
+    await store.heartbeat(_worker(0))
+    await store.heartbeat(_worker(1))
+    assert (await store.reserve_slot("s")).worker_id == "worker-0-aa"
+    with redis_client.Redis.from_url(redis_url) as client:
+        client.zincrby(BEATS, -fleet_module.ALIVE_MS - 1, "worker-0-aa")
+        assert [worker.worker_id for worker in await store.list_workers()] == ["worker-1-aa"]
+        assert (await store.reserve_slot("s")).worker_id == "worker-1-aa"
+        client.zincrby(BEATS, -fleet_module.FORGET_MS, "worker-0-aa")
+        await store.heartbeat(_worker(1, "s"))
+        assert client.zcard(BEATS) == 1
+
+
+async def test_unreachable_worker_can_be_excluded(store: SessionStore) -> None:
+    """A gateway that cannot reach a worker gets another one, though the heartbeat is still young."""
+    await store.heartbeat(_worker(0))
+    await store.heartbeat(_worker(1))
+    await store.reserve_slot("s")
+    assert (await store.reserve_slot("s", exclude=["worker-0-aa"])).worker_id == "worker-1-aa"
+
+
+async def test_heartbeat_confirms_and_releases(store: SessionStore, redis_url: str) -> None:
+    """A hosted session's slot is confirmed; once the worker no longer names it, the slot is free."""
+    await store.heartbeat(_worker(0))
+    await store.reserve_slot("s")
+    await store.heartbeat(_worker(0))
+    assert [worker.used for worker in await store.list_workers()] == [1], "a fresh reservation waits for the worker"
+    await store.heartbeat(_worker(0, "s"))
+    await store.heartbeat(_worker(0))
+    assert [worker.used for worker in await store.list_workers()] == [0]
+
+
+async def test_reservation_that_nobody_takes_up_is_free_again(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reserved slot that the worker does not confirm in time can be had by another session."""
+    monkeypatch.setattr(fleet_module, "RESERVATION_MS", 1)
+    await store.heartbeat(_worker(0, slots=1))
+    await store.reserve_slot("s1")
+    await asyncio.sleep(0.01)
+    await store.reserve_slot("s2")
+
+
+async def test_woken_worker_does_not_steal_its_session_back(store: SessionStore, redis_url: str) -> None:
+    """A worker that was thought dead and names a session placed elsewhere since does not get it back."""
+    await store.heartbeat(_worker(0))
+    await store.heartbeat(_worker(1))
+    await store.reserve_slot("s")
+    await store.reserve_slot("s", exclude=["worker-0-aa"])
+    await store.heartbeat(_worker(0, "s"))
+    assert {worker.worker_id: worker.used for worker in await store.list_workers()} == {
+        "worker-0-aa": 0,
+        "worker-1-aa": 1,
+    }
+
+
+async def test_free_slot_and_remove_worker(store: SessionStore, redis_url: str) -> None:
+    """A freed slot is free at once, only at the worker named; a worker that leaves takes its placements along."""
+    await store.heartbeat(_worker(0))
+    await store.reserve_slot("s1")
+    await store.reserve_slot("s2")
+    await store.free_slot("s1", worker_id="worker-9-zz")
+    await store.free_slot("s2")
+    assert [worker.used for worker in await store.list_workers()] == [1]
+    await store.remove_worker("worker-0-aa")
+    assert await store.list_workers() == []
+    with redis_client.Redis.from_url(redis_url) as client:
+        assert client.hlen(PLACEMENTS) == 0
+
+
+async def test_no_worker_at_all_is_said(store: SessionStore) -> None:
+    """With nobody there the refusal says so."""
+    with pytest.raises(NoCapacity, match="no worker"):
+        await store.reserve_slot("s")

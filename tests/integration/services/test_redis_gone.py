@@ -1,0 +1,158 @@
+"""Redis not there, gone, slow or restarted: every call ends in time and the store reconnects by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.errors import SessionNotFound, StoreUnavailable
+from services.session import Cue, CueKind, SessionConfig
+from services.state import EmbeddedRedis, SessionStore
+from services.state import embedded as embedded_module
+from services.state.embedded import find_servers
+from tests.fakes.chunks import POLICY, Teller
+
+
+@pytest.fixture(params=find_servers() or [None], ids=lambda path: "none" if path is None else path.parent.name)
+def own_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
+    """A Redis server that this test may end, one for each kind on this machine."""
+    if request.param is None:
+        pytest.skip("no redis-server on this machine")
+    with EmbeddedRedis(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+async def hasty(own_server: EmbeddedRedis) -> AsyncIterator[SessionStore]:
+    """A store that waits half a second at most."""
+    async with SessionStore.connect(own_server.url, call_timeout_s=0.5) as store:
+        yield store
+
+
+async def _fails_in_time(store: SessionStore) -> None:
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable) as fault:
+        await store.append_cue("s1", Cue(1, CueKind.SAY, "x"))
+    assert time.monotonic() - began < 1.0
+    assert fault.value.is_retryable
+
+
+async def test_absent_at_start() -> None:
+    """With nobody listening, calls and the wait at the start end in StoreUnavailable within their deadlines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with SessionStore.connect(f"redis://127.0.0.1:{port}", call_timeout_s=0.2) as store:
+        await _fails_in_time(store)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await store.wait_until_ready(0.5)
+        assert time.monotonic() - began < 1.5
+
+
+async def test_gone_and_back(own_server: EmbeddedRedis, hasty: SessionStore) -> None:
+    """After a crash calls fail in time; after a restart the same store works, its scripts loaded anew."""
+    await hasty.create_session(SessionConfig(), session_id="s1")
+    own_server.kill()
+    await _fails_in_time(hasty)
+    own_server.restart()
+    await hasty.wait_until_ready(5)
+    with pytest.raises(SessionNotFound):
+        await hasty.get("s1")
+    await hasty.create_session(SessionConfig(), session_id="s1")
+    assert await hasty.append_cue("s1", Cue(1, CueKind.SAY, "x"))
+
+
+async def test_silent_in_mid_call(own_server: EmbeddedRedis, hasty: SessionStore) -> None:
+    """A server that stops answering in mid-call costs the deadline, no more, and nothing once it wakes."""
+    await hasty.create_session(SessionConfig(), session_id="s1")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        await _fails_in_time(hasty)
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    assert (await hasty.get("s1")).session_id == "s1"
+    await hasty.append_cue("s1", Cue(2, CueKind.SAY, "y"))
+    assert [cue.client_seq for cue in await hasty.read_cues("s1", 1)] == [2]
+
+
+async def test_short_outage_is_ridden_out(own_server: EmbeddedRedis) -> None:
+    """A restart within a call's deadline is not noticed by the caller."""
+    async with SessionStore.connect(own_server.url, call_timeout_s=5) as store:
+        await store.ping()
+        own_server.kill()
+        call = asyncio.create_task(store.create_session(SessionConfig(), session_id="s1"))
+        await asyncio.sleep(0.2)
+        own_server.restart()
+        assert (await call).session_id == "s1"
+
+
+async def test_wait_until_ready_sees_redis_come(own_server: EmbeddedRedis, hasty: SessionStore) -> None:
+    """A process that starts before Redis goes on once it is there."""
+    own_server.kill()
+    waiting = asyncio.create_task(hasty.wait_until_ready(20))
+    await asyncio.sleep(0.7)
+    own_server.restart()
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_watch_tells_of_every_change(own_server: EmbeddedRedis, hasty: SessionStore) -> None:
+    """Whoever watches the store hears when it goes and when it comes back, once each."""
+    heard: list[bool] = []
+    watching = asyncio.create_task(hasty.watch(heard.append, every_s=0.05))
+    try:
+        for expected in ([True], [True, False], [True, False, True]):
+            deadline = time.monotonic() + 5
+            while heard != expected and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            assert heard == expected
+            own_server.kill() if heard[-1] else own_server.restart()
+    finally:
+        watching.cancel()
+
+
+async def test_every_script_runs_on_every_server(own_server: EmbeddedRedis, hasty: SessionStore) -> None:
+    """The life of a session passes through all its scripts, on each Redis this machine has."""
+    store = hasty
+    await store.create_session(SessionConfig(), session_id="s1")
+    lease = await store.acquire_lease("s1", "worker-0-aa", POLICY)
+    assert lease is not None
+    teller = Teller(store, lease)
+    await store.append_cue("s1", Cue(1, CueKind.SAY, "one two three"))
+    await teller.tell("one two three", cue_cursor=1)
+    await teller.tell()
+    await store.discard_idle(lease, 0.0)
+    await store.interrupt(lease, 0.5, cue_cursor=1)
+    await store.renew(lease)
+    await store.release(lease)
+    assert (await store.load_snapshot("s1")).transcript == ("one",)
+    await store.close("s1")
+
+
+def test_embedded_server_leaves_nothing_behind() -> None:
+    """After the context the process has ended and its directory is gone."""
+    servers = find_servers()
+    if not servers:
+        pytest.skip("no redis-server on this machine")
+    with EmbeddedRedis(servers[0]) as server:
+        pid, directory = server.pid, Path(server.directory)
+        assert directory.is_dir()
+    assert not directory.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_embedded_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a Redis on the machine, or with one that fails, the error says what to do or what it said."""
+    monkeypatch.setattr(embedded_module, "find_servers", list)
+    with pytest.raises(StoreUnavailable, match="CUELIGHT_REDIS_URL"):
+        EmbeddedRedis().start()
+    with pytest.raises(StoreUnavailable, match="did not start"):
+        EmbeddedRedis(Path("/bin/false")).start()
