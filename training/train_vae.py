@@ -54,7 +54,7 @@ def peak_ratio(a: Tensor, b: Tensor) -> float:
 
 
 def reconstruction(vae: VideoVAE, groups: Tensor, weight: Tensor) -> Losses:
-    """Absolute and squared error, the mouth weighted, latents kept small; latents are jittered so that the decoder forgives."""
+    """Absolute and squared error, the mouth weighted, latents kept small and jittered so that the decoder forgives."""
     with torch.autocast("cpu", torch.bfloat16):
         latents = vae.encode_groups(groups)
         frames = vae.decode_groups(latents + 0.05 * torch.randn_like(latents)).float()
@@ -95,7 +95,7 @@ def main() -> None:
     weight[MOUTH] = 3
     vae = VideoVAE(VideoVAEConfig())
     budget = Budget(options.samples, options.minutes, options.batch, rate=2e-3, warmup_steps=50, hold=0.2)
-    loop = Loop(vae, options.checkpoints / "vae", budget, lambda name: False)
+    loop = Loop(vae, options.checkpoints / "vae", budget, lambda _: False)
     loop.resume()
     loop.run(
         lambda: reconstruction(vae, normalise(data[torch.randint(len(data), (options.batch,))]), weight),

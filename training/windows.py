@@ -1,4 +1,4 @@
-"""Chunk windows drawn from the speech corpus: what the conditioner and the DiT see of one chunk, and what is true of it.
+"""Windows drawn from the speech corpus: what the conditioner and the DiT see of one chunk, and what is true of it.
 
 Nothing is padded at serving, so the odd cases are drawn on purpose: the first words of a session, words after a
 silence, the end of a transcript in mid-chunk, and chunks with nothing to say.
@@ -26,7 +26,7 @@ FIRST_PHONE = 3
 
 @dataclass(frozen=True)
 class Track:
-    """One passage as tokens and latents: latents (T, C); ids P tokens; edges (P + 1,) frames where tokens begin and end.
+    """One passage as tokens and latents: latents (T, C); ids P tokens; edges (P + 1,) frames where tokens begin or end.
 
     The pause a synthesiser begins with is cut off: a transcript begins with its first word.
     """

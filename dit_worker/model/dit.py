@@ -202,7 +202,7 @@ class JointDiT(nn.Module):
             values.append(value)
         return Memory(tuple(keys), tuple(values))
 
-    # one step -----------------------------------------------------------------------------------------------------------
+    # one step ---------------------------------------------------------------------------------------------------------
 
     def velocity(
         self,
@@ -266,7 +266,7 @@ class JointDiT(nn.Module):
             groups, _ = block(groups, None, mask)
         return self._heads(groups[clean:], time)
 
-    # tokens in and out --------------------------------------------------------------------------------------------------
+    # tokens in and out ------------------------------------------------------------------------------------------------
 
     def _time(self, t: Tensor) -> Tensor:
         return self.time_out(self.time_in(time_embedding(t, self.config.time_width))).unflatten(-1, (6, -1))
@@ -340,7 +340,7 @@ class JointDiT(nn.Module):
 
 
 def asymmetric_mask(lengths: Sequence[int], clean: int) -> Tensor:
-    """Who may attend to whom, (L, L) bool: the first `clean` groups see themselves and those before, the rest see all."""
+    """Who may attend to whom, (L, L) bool: the first `clean` groups see themselves and earlier ones, others see all."""
     groups = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     noisy = groups >= clean
     return noisy[:, None] | (groups[None] <= groups[:, None])

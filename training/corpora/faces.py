@@ -1,7 +1,7 @@
 """Procedural portraits that speak: the pictures of the synthetic corpus.
 
-A face is an `Identity` (colours and proportions) and a `Pose` per frame; the mouth follows the phones that are spoken and
-how loud they are, blinks and sway are random. Only the corpus and the gallery use it; serving never imports it.
+A face is an `Identity` (colours and proportions) and a `Pose` per frame; the mouth follows the phones that are spoken
+and how loud they are, blinks and sway are random. Only the corpus and the gallery use it; serving never imports it.
 Lengths are shares of the picture's side; colours are RGB, 0 to 255.
 """
 
@@ -61,7 +61,7 @@ class Identity:
 
 
 class Pose(NamedTuple):
-    """What changes from frame to frame: mouth open, wide, teeth, lids shut, brows raised in [0, 1]; head shift; roll degrees."""
+    """What changes by frame: open, wide, teeth, lids shut, brows raised in [0, 1]; head shift; roll (degrees)."""
 
     open: float
     wide: float

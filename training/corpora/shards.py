@@ -25,7 +25,7 @@ class Passage:
 
 
 def write_shard(path: Path, passages: Sequence[Passage]) -> None:
-    """Writes one shard: arrays in .npz, words in .json; the .npz appears last, so that a half-written shard is unseen."""
+    """Writes one shard: arrays in .npz, words in .json; the .npz comes last, so that a half-written shard is unseen."""
     meta = [{"text": p.text, "voice": p.voice, "phones": " ".join(p.phones)} for p in passages]
     path.with_suffix(".json").write_text(json.dumps(meta))
     partial = path.with_suffix(".partial.npz")

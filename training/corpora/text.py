@@ -94,10 +94,8 @@ def collect(held_out: Iterable[str]) -> TextSource:
                     sentence
                 ):
                     sentences.add(sentence)
-    vocabulary = sorted(w for w in listed if w.isalpha() and w.islower() and w in pronounced and len(w) > 1) + [
-        "a",
-        "i",
-    ]
+    known = sorted(w for w in listed if w.isalpha() and w.islower() and w in pronounced and len(w) > 1)
+    vocabulary = [*known, "a", "i"]
     common = [w for w in vocabulary if counts[w] >= 3]
     rare = [w for w in vocabulary if counts[w] < 3]
     return TextSource(
