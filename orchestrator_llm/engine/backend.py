@@ -30,6 +30,8 @@ class Geometry:
     """Chunks of audio history the conditioner attends to."""
     text_back: int
     """Tokens before the pointer that the text window still shows."""
+    text_ahead: int
+    """Tokens from the pointer on that it shows."""
     end_margin: float
     """A pointer this close to the end of the transcript, in tokens, is the end."""
 

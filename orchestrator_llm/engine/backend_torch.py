@@ -140,7 +140,7 @@ class TorchBackend:
     def _reference_cache(self, wav: bytes) -> KVCache:
         samples = decode_voice(wav, self.bundle.manifest.geometry.sample_rate)
         with self.computing():
-            reference = torch.as_tensor(self._reference.encode(samples), dtype=torch.float32)
+            reference = self._reference.encode(torch.from_numpy(samples)).float()
             return self.conditioner.reference_cache(reference[None].to(self.options.device))
 
     def history(self, chunks: Sequence[HistoryChunk]) -> tuple[Tensor, Tensor]:
@@ -183,6 +183,7 @@ def _geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
         chunk_seconds=sizes.chunk_seconds,
         history_chunks=math.ceil(config.history_frames / config.chunk_frames),
         text_back=config.text_back,
+        text_ahead=config.text_ahead,
         end_margin=config.end_margin,
     )
 

@@ -23,17 +23,18 @@ from orchestrator_llm.engine.errors import OutOfTurn
 from orchestrator_llm.engine.planner import RulePlanner
 from orchestrator_llm.engine.timing import ChunkClock
 from orchestrator_llm.engine.transcript import Transcript
-from services.session import Action, ChunkProgress, HistoryChunk, Notice, Snapshot, TimedWord
+from services.session import Action, ChunkProgress, HistoryChunk, Snapshot, TimedWord
 
 MAX_ABSOLUTE = 1e4
 """Latents beyond this are no latents: they would overflow the model."""
+READ_AHEAD = 4
+"""The transcript is read as many text windows ahead of the pointer."""
 STALLED_BELOW = 0.5
 """A pointer that moves by fewer tokens in a chunk that has something to say stands still."""
 STALLED_CHUNKS = 4
 """After so many such chunks in a row it is set to the end of the present word, so that no session hangs for ever."""
 MAX_NOTICES = 8
 """Notices given for one begin; a last one counts the others."""
-WORD_ADAPTED = "WORD_ADAPTED"
 MAX_PIECE_BYTES = 16 * 1024
 """UTF-8 bytes of one piece of transcript."""
 
@@ -43,6 +44,7 @@ class _Chunk:
     """The chunk being directed; `offset` is the absolute index of the first token its prefix was given."""
 
     index: int
+    is_idle: bool
     offset: int
     prefix: ChunkPrefix
 
@@ -96,7 +98,7 @@ class Director:
         plan = self._planner.plan(self._transcript, self._pointer)
         tokens, offset = self._transcript.retained
         prefix = voice.prefix(tokens, self._pointer - offset, tuple(self._history))
-        self._chunk = _Chunk(chunk_index, offset, prefix)
+        self._chunk = _Chunk(chunk_index, plan.is_idle, offset, prefix)
         self._last_index = chunk_index
         return Action(
             first_word=plan.first_word,
@@ -131,24 +133,35 @@ class Director:
             pointer_word=self._transcript.words_spoken(self._pointer),
             words=words,
             words_total=self._transcript.words_total,
-            is_finished=self._pointer >= self._transcript.tokens_total,
+            is_finished=self._is_finished(),
         )
 
-    def _accept(self, say: Sequence[str]) -> tuple[Notice, ...]:
-        """Takes pieces into the transcript; says what was done with words that could not be taken literally."""
-        found = [text for piece in say for text in self._transcript.extend(piece)]
+    def _is_finished(self) -> bool:
+        return self._transcript.is_read and self._pointer >= self._transcript.tokens_read
+
+    def _read_until(self, pointer: float) -> float:
+        """How far the transcript must be read for a chunk at the pointer, with room to spare."""
+        return pointer + READ_AHEAD * self._geometry.text_ahead
+
+    def _accept(self, say: Sequence[str]) -> tuple[str, ...]:
+        """Takes pieces into the transcript and reads on; says what was done with words that cannot be spoken."""
+        for piece in say:
+            self._transcript.extend(piece)
+        found = self._transcript.read_on(self._read_until(self._pointer), more_segments=1)
         if len(found) > MAX_NOTICES:
             found[MAX_NOTICES - 1 :] = [f"and {len(found) - MAX_NOTICES + 1} more of the kind"]
-        return tuple(Notice(WORD_ADAPTED, text) for text in found)
+        return tuple(found)
 
     def _move(self, chunk: _Chunk, clean: NDArray[np.float32]) -> NDArray[np.float64]:
         """Sets the pointer, monotone within [0, N]; returns the positions (T,) in absolute tokens."""
-        total = float(self._transcript.tokens_total)
-        if self._pointer >= total:
+        total = float(self._transcript.tokens_read)
+        if chunk.is_idle:
+            self._pointer = total
             return np.full(self._geometry.frames, total)
         pointed = chunk.prefix.point(clean)
         end = min(self._moving(chunk.offset + pointed.end), total)
-        self._pointer = total if total - end <= self._geometry.end_margin else end
+        is_end = self._transcript.is_read and total - end <= self._geometry.end_margin
+        self._pointer = total if is_end else end
         return pointed.positions + chunk.offset
 
     def _moving(self, end: float) -> float:
@@ -166,7 +179,7 @@ class Director:
         if first == end:
             return ()
         clock = ChunkClock(positions, before, self._pointer, self._geometry.chunk_seconds)
-        is_finished = self._pointer >= self._transcript.tokens_total
+        is_finished = self._is_finished()
         return tuple(
             TimedWord(
                 index=word.index,
@@ -184,17 +197,18 @@ class Director:
         return max(0, math.floor(oldest) - self._geometry.text_back)
 
     def _restore(self, snapshot: Snapshot) -> None:
-        """Builds the new state aside and takes it only when all of it will do."""
+        """Builds the new state aside and takes it only when all of it will do; its notices were given before."""
         transcript = Transcript(self._backend.front_end)
         for piece in snapshot.transcript:
             _check_piece(piece)
             transcript.extend(piece)
         if not 0.0 <= snapshot.pointer_token < math.inf:
             raise ValueError(f"pointer_token {snapshot.pointer_token} is not a place in a transcript")
+        transcript.read_on(self._read_until(snapshot.pointer_token), more_segments=1)
         for chunk in snapshot.history:
             self._check_latents(chunk.latents, "history")
         self._transcript = transcript
-        self._pointer = min(snapshot.pointer_token, float(transcript.tokens_total))
+        self._pointer = min(snapshot.pointer_token, float(transcript.tokens_read))
         self._history = deque(snapshot.history, maxlen=self._geometry.history_chunks)
         self._transcript.forget_before(self._needed_from())
 

@@ -42,9 +42,12 @@ class RulePlanner:
         self._pause_after = self._budget * options.pause_share
 
     def plan(self, transcript: Transcript, pointer: float) -> Plan:
-        """The window of words from the pointer (absolute tokens) on; at least one word while any is left."""
+        """The window of words from the pointer (absolute tokens) on; at least one word while any is left.
+
+        A pause that ends the transcript is idled away: no word is left in it.
+        """
         first = transcript.words_spoken(pointer)
-        if pointer >= transcript.tokens_total:
+        if first >= transcript.words_total:
             return Plan(first, first, "", is_idle=True)
         chosen = self._within_budget(transcript, first)
         return Plan(first, first + len(chosen), " ".join(word.text for word in chosen), is_idle=False)
@@ -52,7 +55,7 @@ class RulePlanner:
     def _within_budget(self, transcript: Transcript, first: int) -> list[TranscriptWord]:
         chosen: list[TranscriptWord] = []
         syllables = 0
-        for index in range(first, transcript.words_total):
+        for index in range(first, transcript.words_read):
             word = transcript.words(index, index + 1)[0]
             is_after_pause = bool(chosen) and word.begin > chosen[-1].end
             if is_after_pause and syllables >= self._pause_after:

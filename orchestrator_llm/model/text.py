@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ VOWELS = frozenset("aa ae ah ao aw ax ay eh er ey ih iy ow oy uh uw".split())
 SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "$": "dollars", "€": "euros",
            "£": "pounds", "#": "number", "°": "degrees"}
 PAUSING = re.compile(r"[,;:.!?…—–]['\")\]]*$")
-PARTS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?|[a-z']+|[&%+=@$€£#°]", re.IGNORECASE)
+PARTS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+|st|nd|rd|th)?|[a-z']+|[&%+=@$€£#°]", re.IGNORECASE)
 LONGEST_NUMBER = 15
+READINGS_KEPT = 65_536
+"""Readings of words outside the lexicon that are kept: a reading takes the net about a millisecond."""
 NAMED_IN_A_NOTICE = 40
 """Characters of an unspeakable word that a notice shows."""
 
@@ -59,6 +62,7 @@ class TextFrontEnd:
 
     def __init__(self, phones: list[str], lexicon: Mapping[str, tuple[str, ...]], letters: LetterToSound) -> None:
         self.phones, self._lexicon, self._letters = phones, lexicon, letters
+        self._by_letters = lru_cache(READINGS_KEPT)(self._read_letters)
         self._ids = {name: FIRST_PHONE + i for i, name in enumerate(phones)}
         self.pause_id = self._ids[PAUSE]
         self.vowels = frozenset(self._ids[name] for name in VOWELS if name in self._ids)
@@ -76,15 +80,16 @@ class TextFrontEnd:
 
     def tokenize(self, text: str, first_word_index: int = 0) -> Utterance:
         """Phones of a text that ends a sentence; the first word gets `first_word_index`."""
-        pieces = self._clean(text).split()
+        pieces = [self._clean(piece) for piece in text.split()]
         spoken = [self._parts(piece) for piece in pieces]
+        following = self._first_parts_behind(spoken)
         tokens: list[int] = []
         words: list[WordSpan] = []
         notices: list[str] = []
         for position, piece in enumerate(pieces):
-            following = next((p[0] for p in spoken[position + 1 :] if p), "")
-            phones = [phone for number, part in enumerate(spoken[position])
-                      for phone in self.pronounce(part, (spoken[position][number + 1 :] or [following])[0])]
+            parts = spoken[position]
+            phones = [phone for part, then in zip(parts, [*parts[1:], following[position]], strict=False)
+                      for phone in self.pronounce(part, then)]
             begin = len(tokens)
             tokens += [self._ids[phone] for phone in phones if phone in self._ids]
             words.append(WordSpan(first_word_index + position, piece, begin, len(tokens)))
@@ -95,6 +100,15 @@ class TextFrontEnd:
                 tokens.append(self.pause_id)
         return Utterance(tokens, words, notices)
 
+    @staticmethod
+    def _first_parts_behind(spoken: list[list[str]]) -> list[str]:
+        """For each piece the first spoken word of those behind it, empty when there is none."""
+        behind, found = "", []
+        for parts in reversed(spoken):
+            found.append(behind)
+            behind = parts[0] if parts else behind
+        return found[::-1]
+
     def pronounce(self, word: str, following: str = "") -> tuple[str, ...]:
         """Phones of one spoken word; `following` decides how an article is read."""
         if word == "a":
@@ -104,15 +118,15 @@ class TextFrontEnd:
             return ("dh", "iy" if begins and begins[0] in VOWELS else "ax")
         return self._lexicon.get(word) or self._by_letters(word)
 
-    def _by_letters(self, word: str) -> tuple[str, ...]:
+    def _read_letters(self, word: str) -> tuple[str, ...]:
         known = "".join(letter for letter in word if letter in LETTERS).strip("'")
         return tuple(self.phones[i] for i in self._letters.read(known)) if known else ()
 
     @staticmethod
     def _clean(text: str) -> str:
-        """Control characters are spaces; compatibility forms are made plain."""
+        """Control characters are left out and compatibility forms made plain; what was one word stays one."""
         plain = unicodedata.normalize("NFKC", text)
-        return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in plain)
+        return "".join(" " if c.isspace() else c for c in plain if unicodedata.category(c) != "Cc").strip()
 
     def _parts(self, piece: str) -> list[str]:
         """The spoken words of one written piece: numbers and symbols read out, other scripts transliterated."""

@@ -15,7 +15,9 @@ from services.session import HistoryChunk
 
 PAUSE = 3
 VOWELS = frozenset(ord(letter) for letter in "aeiou")
-GEOMETRY = Geometry(frames=33, channels=24, chunk_seconds=1.375, history_chunks=1, text_back=4, end_margin=0.6)
+GEOMETRY = Geometry(
+    frames=33, channels=24, chunk_seconds=1.375, history_chunks=1, text_back=4, text_ahead=28, end_margin=0.6
+)
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,14 @@ class LetterFrontEnd:
         self.letters_read = 0
 
     def tokenize(self, text: str, first_word_index: int) -> LetterUtterance:
-        """Words are what white space divides, if there is a letter in them."""
+        """Words are what white space divides; one without letters has no tokens."""
         self.letters_read += len(text)
         tokens: list[int] = []
         words: list[TranscriptWord] = []
         for text_of_word in text.split():
             letters = [ord(letter) for letter in text_of_word if letter.isalpha()]
-            if letters:
-                index = first_word_index + len(words)
-                words.append(TranscriptWord(index, text_of_word, len(tokens), len(tokens) + len(letters)))
+            index = first_word_index + len(words)
+            words.append(TranscriptWord(index, text_of_word, len(tokens), len(tokens) + len(letters)))
             tokens += letters
             if text_of_word[-1] in ".,":
                 tokens.append(PAUSE)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator_llm.engine.planner import PlannerOptions, RulePlanner
-from orchestrator_llm.engine.transcript import FORGET_AT_LEAST, Transcript
+from orchestrator_llm.engine.transcript import FORGET_AT_LEAST, SEGMENT_WORDS, Transcript
 from tests.fakes.direction import VOWELS, LetterFrontEnd
 
 
 def transcript_of(*pieces: str) -> Transcript:
-    """A transcript of letters."""
+    """A transcript of letters, all read."""
     transcript = Transcript(LetterFrontEnd())
     for piece in pieces:
         transcript.extend(piece)
+    transcript.read_on(math.inf)
     return transcript
 
 
@@ -49,7 +54,7 @@ def test_plan_starts_with_the_word_under_the_pointer() -> None:
 def test_nothing_left_is_idle(pieces: tuple[str, ...]) -> None:
     """At the end of the transcript, and before any, the character idles."""
     transcript = transcript_of(*pieces)
-    plan = planner(9).plan(transcript, float(transcript.tokens_total))
+    plan = planner(9).plan(transcript, float(transcript.tokens_read))
     assert plan.is_idle
     assert plan.first_word == plan.end_word == transcript.words_total
 
@@ -69,6 +74,28 @@ def test_forgetting_keeps_every_index_absolute() -> None:
     transcript.forget_before(10_000)
     tokens, offset = transcript.retained
     assert offset == 10_000
-    assert len(tokens) == transcript.tokens_total - 10_000
+    assert len(tokens) == transcript.tokens_read - 10_000
     assert [(transcript.words_spoken(p), transcript.words_begun(p)) for p in (10_000.0, 10_002.5, 20_480.0)] == before
     assert transcript.words(2000, 2005) == words
+
+
+def test_a_long_text_is_read_in_segments_that_end_with_a_sentence() -> None:
+    """What is asked for is read, and no more than a segment beyond; no word is lost at a seam."""
+    front_end = LetterFrontEnd()
+    transcript = Transcript(front_end)
+    transcript.extend("one more sentence here. " * 100)
+    assert (transcript.words_total, transcript.words_read, transcript.is_read) == (400, 0, False)
+    transcript.read_on(10)
+    assert transcript.words_read == SEGMENT_WORDS
+    transcript.read_on(10, more_segments=1)
+    assert transcript.words_read == 2 * SEGMENT_WORDS
+    transcript.read_on(math.inf)
+    assert (transcript.words_total, transcript.words_read, transcript.is_read) == (400, 400, True)
+    assert [word.index for word in transcript.words(0, 400)] == list(range(400))
+
+
+@given(st.lists(st.sampled_from(["go.", "go", "!"]), max_size=300), st.integers(0, 300))
+def test_a_transcript_cut_after_a_word_keeps_the_tokens_before(words: list[str], count: int) -> None:
+    """After an interrupt the words that were heard have the tokens they had."""
+    whole, cut = transcript_of(" ".join(words)), transcript_of(" ".join(words[:count]))
+    assert cut.words(0, cut.words_total) == whole.words(0, cut.words_total)
