@@ -115,7 +115,7 @@ def validation(model: AudioModel, source: WindowSource) -> dict[str, float]:
     torch_state = torch.get_rng_state()
     torch.manual_seed(5)
     window = source.batch(random.Random(9), 128)
-    measured = {}
+    measured: dict[str, float] = {}
     for t in (1.0, 0.75, 0.5, 0.25):
         losses = audio_losses(model, window, torch.full((128,), t), training=False)
         measured |= {f"val_{name}_{t}": losses[name].item() for name in ("audio", "attention", "end")}

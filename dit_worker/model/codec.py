@@ -42,8 +42,11 @@ def mel_filters(config: AudioCodecConfig) -> Tensor:
     def to_mel(hz: Tensor) -> Tensor:
         return 2595 * torch.log10(1 + hz / 700)
 
-    mels = torch.linspace(*to_mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64)).tolist(),
-                          config.mel_bands + 2, dtype=torch.float64)
+    mels = torch.linspace(
+        *to_mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64)).tolist(),
+        config.mel_bands + 2,
+        dtype=torch.float64,
+    )
     points = 700 * (10 ** (mels / 2595) - 1)
     bins = torch.linspace(0, config.sample_rate / 2, config.fft // 2 + 1, dtype=torch.float64)
     low, centre, high = (points[i : i + config.mel_bands, None] for i in range(3))
@@ -57,6 +60,14 @@ class AudioCodec(nn.Module):
     Buffers: mean (frames_per_latent * M,), basis (frames_per_latent * M, C), scale (C,), silence (C,), the latent of
     a silent moment.
     """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+    silence: Tensor
+    filters: Tensor
+    inverse_filters: Tensor
+    taper: Tensor
 
     def __init__(self, config: AudioCodecConfig) -> None:
         super().__init__()
