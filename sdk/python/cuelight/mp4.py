@@ -41,21 +41,26 @@ def write(
     spool: IO[bytes],
     words: Sequence[Word],
 ) -> None:
-    """Writes ``path``; time 0 of the file is where the first piece begins."""
+    """Writes ``path``; time 0 of the file is where the first picture begins (the first sound, if there is no picture).
+
+    Sound is heard ``pre-skip`` samples after its packets begin (RFC 7845): it is moved forward by as much, and what then
+    lies before time 0 is cut off by the edit list that libav writes.
+    """
     ordered = sorted(pieces, key=lambda piece: (piece.position, piece.track))
-    start_s = min(Fraction(piece.pts, tracks[piece.track].timescale) for piece in ordered)
+    start_s = Fraction(ordered[0].pts, tracks[ordered[0].track].timescale)
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as output:
         streams = {track: _add_stream(output, tracks[track], ordered, spool) for track in sorted(tracks)}
         caption_stream = _add_caption_stream(output)
         queues = [_caption_packets(caption_stream, words, float(start_s))]
         for track, stream in streams.items():
             own = [piece for piece in ordered if piece.track is track]
-            queues.append(_packets(stream, tracks[track], own, spool, start_s))
+            origin = int(start_s * tracks[track].timescale) + _pre_skip(tracks[track])
+            queues.append(_packets(stream, tracks[track], own, spool, origin))
         for _, _, packet in heapq.merge(*queues, key=lambda item: item[:2]):
             output.mux(packet)
 
 
-_Timed = tuple[Fraction, int, Packet[Stream]]
+_Timed = tuple[Fraction, int, "Packet[Stream]"]
 
 
 def _add_stream(
@@ -84,15 +89,15 @@ def _add_caption_stream(output: av.container.OutputContainer) -> Stream:
 
 
 def _packets(
-    stream: Stream, info: TrackInfo, pieces: Sequence[Piece], spool: IO[bytes], start_s: Fraction
+    stream: Stream, info: TrackInfo, pieces: Sequence[Piece], spool: IO[bytes], origin: int
 ) -> Iterator[_Timed]:
     time_base = Fraction(1, info.timescale)
-    origin = start_s * info.timescale
     for piece in pieces:
         spool.seek(piece.begin)
-        pts = piece.pts - int(origin)
+        data = io.BytesIO(spool.read(sum(piece.unit_sizes)))
+        pts = piece.pts - origin
         for index, size in enumerate(piece.unit_sizes):
-            packet = Packet(spool.read(size))
+            packet = Packet(data.read(size))
             packet.stream, packet.time_base = stream, time_base
             packet.pts = packet.dts = pts
             packet.duration = piece.unit_duration
@@ -114,6 +119,14 @@ def _caption_packets(stream: Stream, words: Sequence[Word], start_s: float) -> I
         packet.duration = end - begin
         packet.is_keyframe = True
         yield begin * time_base, stream.index, packet
+
+
+def _pre_skip(info: TrackInfo) -> int:
+    """Ticks of decoded sound to be dropped at the start, from the OpusHead."""
+    if info.track is not Track.AUDIO:
+        return 0
+    (samples,) = struct.unpack_from("<H", info.init_data, 10)
+    return int(samples) * info.timescale // _OPUS_RATE
 
 
 def _ogg_of(opus_head: bytes) -> bytes:
