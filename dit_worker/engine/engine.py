@@ -114,11 +114,11 @@ class Engine:
         self._stage(session_id).cache.restore(sink, parent)
         self._queue(session_id)
 
-    def begin(self, session_id: str, chunk_index: int, deadline: float) -> StepRequest:
+    def begin(self, session_id: str, chunk_index: int, steps: int, deadline: float) -> StepRequest:
         """Put a chunk in flight, due at `deadline` on the engine's clock, and ask for its first condition."""
         stage = self._stage(session_id)
         self._scheduler.begin(session_id, chunk_index, deadline)
-        address = ChunkAddress(stage.seed, chunk_index)
+        address = ChunkAddress(stage.seed, chunk_index, steps)
         stage.performance = Performance(self._models.dit, self._models.sampling, address)
         return stage.performance.request()
 

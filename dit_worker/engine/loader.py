@@ -17,7 +17,6 @@ from dit_worker.engine.errors import BadBundle
 from dit_worker.engine.performance import Sampling
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.dit import DiTConfig, JointDiT
-from dit_worker.model.sampler import timesteps
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 from services.bundle import Bundle, Manifest
 
@@ -61,7 +60,7 @@ def sampling_of(manifest: Manifest) -> Sampling:
     """The sampler's part of the manifest."""
     geometry, sampler = manifest.geometry, manifest.sampler
     return Sampling(
-        timesteps=tuple(timesteps(sampler.steps, sampler.shift)),
+        shift=sampler.shift,
         video_shape=geometry.video_shape,
         audio_shape=geometry.audio_shape,
         video_noise_scale=sampler.noise_scale_video,

@@ -25,12 +25,17 @@ from dit_worker.engine.encode import (
 from dit_worker.engine.loader import Models
 
 CONTEXT_LATENTS = 8
-"""Audio latents held fixed before a chunk: the codec's window reaches back less than two."""
+"""Audio latents held fixed before those that are decoded: the codec's window reaches back less than two."""
+LATE_LATENTS = 1
+"""Audio latents by which the sound is published late: a chunk's last samples cannot be told before the next chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoundContext:
-    """The sound just before a chunk: its latents (P, D) and samples (P * samples per latent,)."""
+    """The sound just before a chunk.
+
+    latents: (P + LATE_LATENTS, D), the last of them not yet published. samples: those of the first P, as published.
+    """
 
     latents: Floats
     samples: Floats
@@ -75,17 +80,21 @@ class Decoder:
         pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 3, 0).cpu().numpy())
 
-    @torch.inference_mode()
-    def samples(self, audio: Floats, context: SoundContext | None) -> Floats:
-        """(A, D) -> (A * samples per latent,), joined to its context."""
-        if context is None:
-            return to_array(self._models.audio_codec.decode(to_tensor(audio)))
-        before = to_tensor(context.latents), to_tensor(context.samples)
-        return to_array(self._models.audio_codec.decode(to_tensor(audio), *before))
+    def silence(self) -> SoundContext:
+        """What came before a chunk that follows nothing that was heard."""
+        latents = self._models.audio_codec.silence.expand(CONTEXT_LATENTS + LATE_LATENTS, -1)
+        return SoundContext(to_array(latents[None]), np.zeros(CONTEXT_LATENTS * self.samples_per_latent, np.float32))
 
-    def context(self, audio: Floats, samples: Floats) -> SoundContext:
-        """The end of a chunk, as the next one's context."""
-        return SoundContext(audio[-CONTEXT_LATENTS:], samples[-CONTEXT_LATENTS * self.samples_per_latent :])
+    @torch.inference_mode()
+    def samples(self, audio: Floats, context: SoundContext) -> tuple[Floats, SoundContext]:
+        """(A, D) -> (A * samples per latent,), LATE_LATENTS late, joined to its context; and the next one's context."""
+        latents = np.concatenate([context.latents, audio])
+        decoded = self._models.audio_codec.decode(
+            to_tensor(latents[CONTEXT_LATENTS:]), to_tensor(latents[:CONTEXT_LATENTS]), to_tensor(context.samples)
+        )
+        samples = to_array(decoded)[: len(audio) * self.samples_per_latent]
+        known = np.concatenate([context.samples, samples])[-CONTEXT_LATENTS * self.samples_per_latent :]
+        return samples, SoundContext(latents[-CONTEXT_LATENTS - LATE_LATENTS :], known)
 
 
 class MediaWriter:
@@ -101,12 +110,13 @@ class MediaWriter:
         self._frames = geometry.frames_per_chunk
         source_samples = geometry.samples_per_audio_latent * geometry.audio_latents_per_chunk
         self._chunk_samples = round(source_samples * 48_000 / geometry.sample_rate)
-        self._context: SoundContext | None = None
+        self._context = self._decoder.silence()
         self._next_position: int | None = None
 
     def tracks(self) -> tuple[TrackStart, TrackStart]:
         """Starts of the video and of the audio track. The audio's pre-skip makes up for all delays of the path."""
-        pre_skip = OPUS_LOOKAHEAD + round(self._upsampler.delay)
+        late_samples = LATE_LATENTS * self._decoder.samples_per_latent
+        pre_skip = OPUS_LOOKAHEAD + round(self._upsampler.delay + late_samples * 48_000 / self._source_rate)
         return (
             TrackStart(VIDEO_TIMESCALE, self._h264.parameter_sets),
             TrackStart(48_000, opus_head(self._source_rate, pre_skip)),
@@ -114,13 +124,10 @@ class MediaWriter:
 
     def start(self, position: int, parent_audio: Floats | None) -> None:
         """Stand before the chunk at `position`, after a parent whose audio latents (A, D) are given, or silence."""
-        self._context = None
-        before = np.zeros(0, np.float32)
+        self._context, before = self._decoder.silence(), np.zeros(0, np.float32)
         if parent_audio is not None:
-            samples = self._decoder.samples(parent_audio, None)
-            self._context = self._decoder.context(parent_audio, samples)
-            before = self._upsampler(samples[: -len(self._context.samples)], self._context.samples)
-        self._opus.start(position, self._chunk_samples, before)
+            before, self._context = self._decoder.samples(parent_audio, self._context)
+        self._opus.start(position, self._chunk_samples, self._upsampler(np.zeros(0, np.float32), before))
         self._next_position = position
 
     def write(self, position: int, video: Floats, audio: Floats) -> EncodedChunk:
@@ -128,10 +135,10 @@ class MediaWriter:
         if self._next_position is None:
             self.start(position, None)
         assert position == self._next_position, "chunks come in order of the timeline; start anew after a cut"
-        samples = self._decoder.samples(audio, self._context)
+        before = self._context.samples
+        samples, self._context = self._decoder.samples(audio, self._context)
         units = self._h264.encode(self._decoder.frames(video))
-        packets = self._opus.encode(self._upsampler(self._before(), samples))
-        self._context = self._decoder.context(audio, samples)
+        packets = self._opus.encode(self._upsampler(before, samples))
         self._next_position = position + 1
         first = packet_span(position, self._chunk_samples).first
         ticks = self._h264.unit_ticks
@@ -139,6 +146,3 @@ class MediaWriter:
             EncodedTrack(position * self._frames * ticks, ticks, tuple(units)),
             EncodedTrack(first * OPUS_PACKET, OPUS_PACKET, tuple(packets)),
         )
-
-    def _before(self) -> Floats:
-        return np.zeros(0, np.float32) if self._context is None else self._context.samples

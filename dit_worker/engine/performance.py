@@ -14,22 +14,23 @@ from dit_worker.engine.arrays import Floats, to_array, to_tensor
 from dit_worker.engine.cache import Conditions, Latents
 from dit_worker.engine.noise import Modality, draw_noise
 from dit_worker.model.dit import JointDiT
-from dit_worker.model.sampler import euler
+from dit_worker.model.sampler import euler, timesteps
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkAddress:
-    """Which noise a chunk is made from."""
+    """What decides a chunk besides its conditions: which noise it is made from, and in how many steps."""
 
     seed: int
     chunk_index: int
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How chunks are sampled: flow times from 1 to 0, and per modality the shape and scale of the first noise."""
+    """How chunks are sampled: the time shift, and per modality the shape and scale of the first noise."""
 
-    timesteps: tuple[float, ...]
+    shift: float
     video_shape: tuple[int, ...]
     audio_shape: tuple[int, ...]
     video_noise_scale: float
@@ -60,7 +61,7 @@ class Performance:
 
     def __init__(self, dit: JointDiT, sampling: Sampling, address: ChunkAddress) -> None:
         self._dit = dit
-        self._sampling = sampling
+        self._times = timesteps(address.steps, sampling.shift)
         self.chunk_index = address.chunk_index
         self._step = 0
         self._video = _first_noise(address, Modality.VIDEO, sampling.video_shape, sampling.video_noise_scale)
@@ -69,7 +70,7 @@ class Performance:
     @property
     def is_finished(self) -> bool:
         """Whether every step has been run."""
-        return self._step == len(self._sampling.timesteps) - 1
+        return self._step == len(self._times) - 1
 
     @property
     def step_index(self) -> int:
@@ -78,13 +79,11 @@ class Performance:
 
     def request(self) -> StepRequest:
         """What the next step must be conditioned on."""
-        return StepRequest(
-            self.chunk_index, self._step, self._sampling.timesteps[self._step], to_array(self._audio)
-        )
+        return StepRequest(self.chunk_index, self._step, self._times[self._step], to_array(self._audio))
 
     def step(self, conditions: Conditions, condition: Tensor) -> None:
         """Velocity, then one Euler step, for both modalities together. condition: (1, A, width)."""
-        now, then = self._sampling.timesteps[self._step : self._step + 2]
+        now, then = self._times[self._step : self._step + 2]
         v_video, v_audio = self._dit.velocity(
             conditions.memory,
             self._video,

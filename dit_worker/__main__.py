@@ -1,0 +1,17 @@
+"""Runs a DiT worker: `python -m dit_worker`, settings from CUELIGHT_* variables."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from dit_worker.service.worker import START_FAULTS, serve
+from services import logs
+from services.settings import WorkerSettings, load
+
+settings = load(WorkerSettings)
+logs.configure(process="worker", level=settings.log_level, style=settings.log_style)
+try:
+    asyncio.run(serve(settings))
+except START_FAULTS as fault:
+    sys.exit(f"cuelight: the worker cannot run: {fault}")

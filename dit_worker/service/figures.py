@@ -1,0 +1,51 @@
+"""How fast this worker is: counters for Prometheus, and the recent figures that GetStatus tells.
+
+It knows numbers and no sessions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from services.metrics import Metrics
+
+_RECENT = 256
+
+
+class Figures:
+    """The worker's measurements."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.ttfc_s: float | None = None
+        self._rtfs: deque[float] = deque(maxlen=_RECENT)
+
+    def chunk_performed(self, *, slack_s: float, is_idle: bool) -> None:
+        """A chunk was committed; slack is what was left before its deadline, negative when it was missed."""
+        self.metrics.chunks.labels("idle" if is_idle else "speech").inc()
+        self.metrics.slack_seconds.observe(slack_s)
+        self.metrics.deadlines.labels("kept" if slack_s >= 0 else "missed").inc()
+
+    def chunk_published(self, *, compute_s: float, chunk_s: float) -> None:
+        """A chunk was encoded, this long after its planning began."""
+        self._rtfs.append(compute_s / chunk_s)
+        self.metrics.rtf.observe(compute_s / chunk_s)
+
+    def first_chunk(self, ttfc_s: float) -> None:
+        """A session's first chunk was published, this long after it was asked for."""
+        self.ttfc_s = ttfc_s
+        self.metrics.ttfc_seconds.observe(ttfc_s)
+
+    def dropped(self, what: str) -> None:
+        """Work was thrown away."""
+        self.metrics.drops.labels(what).inc()
+
+    def rtf(self, share: float) -> float:
+        """Real-time factor that this share of the recent chunks stayed within; 0 before the first."""
+        return quantile(sorted(self._rtfs), share)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value within which `share` of them lie; 0 for none."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

@@ -1,0 +1,107 @@
+"""The sessions of this worker: who is taken in, who is still here, and what the fleet is told of it.
+
+It knows slots and heartbeats, and of a session only that it starts, ends and stays readable for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from dit_worker.service.performer import Performer
+from dit_worker.service.station import Station
+from services.errors import CuelightError, Draining, NoCapacity, StoreUnavailable
+from services.logs import get_logger
+from services.state.fleet import WorkerReport
+
+log = get_logger(__name__)
+HEARTBEAT_S = 2.0
+_LINGER_S = 30.0
+"""What an ended session published stays readable for this long."""
+
+
+class House:
+    """All performers of the process."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+        self.address = ""
+        """host:port that gateways connect to; known once the server listens."""
+        self._performers: dict[str, Performer] = {}
+        self._changed = asyncio.Event()
+        self.is_draining = False
+        self._is_open = True
+
+    @property
+    def session_ids(self) -> tuple[str, ...]:
+        """Sessions that are performed here now."""
+        return tuple(name for name, performer in self._performers.items() if not performer.is_over)
+
+    @property
+    def slots(self) -> int:
+        """Sessions that can be performed at a time."""
+        return self._station.settings.worker_slots
+
+    def take(self, session_id: str) -> tuple[Performer, bool]:
+        """The session's performer, and whether this made it. Raises Draining or NoCapacity when none can be made.
+
+        One that has ended is still given out for a while: its last media may not have been read.
+        """
+        performer = self._performers.get(session_id)
+        if performer is not None and not (performer.is_over and performer.is_unfinished):
+            return performer, False
+        if self.is_draining:
+            raise Draining("this worker takes no new sessions")
+        if len(self.session_ids) >= self.slots:
+            raise NoCapacity(f"all {self.slots} slots of this worker are taken")
+        performer = Performer(self._station, session_id)
+        self._performers[session_id] = performer
+        performer.start(self._ended)
+        self._changed.set()
+        return performer, True
+
+    async def report(self) -> None:
+        """Tell the fleet that this worker lives, every two seconds and whenever something changed."""
+        while self._is_open:
+            self._changed.clear()
+            self._station.figures.metrics.sessions.set(len(self.session_ids))
+            try:
+                await self._station.store.heartbeat(self._report())
+            except StoreUnavailable:
+                log.warning("heartbeat_not_written")
+            try:
+                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """Leave the fleet and let every session go, so that others can take them at once."""
+        self.is_draining, self._is_open = True, False
+        self._changed.set()
+        try:
+            await self._station.store.remove_worker(self._station.settings.owner_name)
+        except CuelightError as fault:
+            log.warning("worker_not_removed", error=type(fault).__name__)
+        await asyncio.gather(*(performer.stop() for performer in self._performers.values()))
+
+    def drain(self) -> None:
+        """Take nothing new; what is here goes on."""
+        self.is_draining = True
+        self._changed.set()
+
+    def _report(self) -> WorkerReport:
+        return WorkerReport(
+            worker_id=self._station.settings.owner_name,
+            address=self.address,
+            slots=self.slots,
+            bundle=self._station.bundle.manifest.digest,
+            is_ready=not self.is_draining,
+            sessions=self.session_ids,
+        )
+
+    def _ended(self, performer: Performer) -> None:
+        self._changed.set()
+        asyncio.get_running_loop().call_later(_LINGER_S, self._forget, performer)
+
+    def _forget(self, performer: Performer) -> None:
+        if self._performers.get(performer.session_id) is performer:
+            del self._performers[performer.session_id]

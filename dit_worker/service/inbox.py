@@ -1,0 +1,75 @@
+"""A session's cues, in order, fetched from the store when a nudge says so and now and then without one.
+
+It knows what makes a cue urgent and nothing of what is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from services.errors import StoreUnavailable
+from services.logs import get_logger
+from services.session import Cue, CueKind
+from services.state.store import SessionStore
+
+log = get_logger(__name__)
+_LOOK_EVERY_S = 1.0
+
+
+class Inbox:
+    """Cues that were appended and not yet taken."""
+
+    def __init__(self, store: SessionStore, session_id: str, changed: asyncio.Event) -> None:
+        """changed: set whenever there is something new to take."""
+        self._store = store
+        self._session_id = session_id
+        self._changed = changed
+        self._cues: deque[Cue] = deque()
+        self._fetched = 0
+        self._nudge = asyncio.Event()
+
+    def reset(self, cursor: int) -> None:
+        """Begin again above this client_seq."""
+        self._cues.clear()
+        self._fetched = cursor
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Cues were appended."""
+        self._nudge.set()
+
+    def take(self) -> Cue | None:
+        """The next cue, once."""
+        return self._cues.popleft() if self._cues else None
+
+    @property
+    def has_say(self) -> bool:
+        """Whether there is something new to say."""
+        return any(cue.kind is CueKind.SAY for cue in self._cues)
+
+    @property
+    def has_interrupt(self) -> bool:
+        """Whether what is being said must stop."""
+        return any(cue.kind is CueKind.INTERRUPT or cue.barge_in for cue in self._cues)
+
+    async def watch(self) -> None:
+        """Fetch cues until cancelled; a store that does not answer is asked again."""
+        while True:
+            self._nudge.clear()
+            try:
+                await self._fetch()
+            except StoreUnavailable:
+                log.warning("cues_not_read")
+            try:
+                await asyncio.wait_for(self._nudge.wait(), _LOOK_EVERY_S)
+            except TimeoutError:
+                continue
+
+    async def _fetch(self) -> None:
+        fetched = self._fetched
+        cues = await self._store.read_cues(self._session_id, fetched)
+        if cues and fetched == self._fetched:
+            self._cues.extend(cues)
+            self._fetched = cues[-1].client_seq
+            self._changed.set()

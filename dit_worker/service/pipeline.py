@@ -1,0 +1,79 @@
+"""Committed chunks to published media: a stage of its own, beside the steps.
+
+Chunks are decoded and encoded one after the other in a worker thread, while the next chunk is performed. A short queue
+holds the performer back when decoding is the slower of the two. It knows the order of chunks and nothing of cues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from dit_worker.engine.arrays import Floats
+from dit_worker.engine.media import EncodedChunk, MediaWriter
+from services.session import ChunkCommit
+
+_WAITING_CHUNKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A committed chunk on its way to the audience. began_at: when its planning began, on the monotonic clock."""
+
+    commit: ChunkCommit
+    video: Floats
+    audio: Floats
+    began_at: float | None
+    is_after_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The timeline goes on at `position`, after a parent with these audio latents, or after silence."""
+
+    position: int
+    parent_audio: Floats | None
+
+
+class MediaPipeline:
+    """One session's takes, in order."""
+
+    def __init__(
+        self, writer: MediaWriter, executor: Executor, publish: Callable[[Take, EncodedChunk], Awaitable[None]]
+    ) -> None:
+        self._writer = writer
+        self._executor = executor
+        self._publish = publish
+        self._work: asyncio.Queue[Take | Cut] = asyncio.Queue(_WAITING_CHUNKS)
+        self._retired: set[int] = set()
+
+    async def put(self, work: Take | Cut) -> None:
+        """Hand over what comes next on the timeline; waits while decoding is behind."""
+        await self._work.put(work)
+
+    def retire(self, chunk_indices: Collection[int]) -> None:
+        """What is still on its way of these chunks is not published."""
+        self._retired.update(chunk_indices)
+
+    async def drain(self) -> None:
+        """Wait until everything handed over is published."""
+        await self._work.join()
+
+    async def run(self) -> None:
+        """Decode, encode and publish until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            work = await self._work.get()
+            if isinstance(work, Cut):
+                await loop.run_in_executor(self._executor, self._writer.start, work.position, work.parent_audio)
+            elif work.commit.chunk_index not in self._retired:
+                await self._take(loop, work)
+            self._work.task_done()
+
+    async def _take(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
+        position = take.commit.position
+        encoded = await loop.run_in_executor(self._executor, self._writer.write, position, take.video, take.audio)
+        if take.commit.chunk_index not in self._retired:
+            await self._publish(take, encoded)

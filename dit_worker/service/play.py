@@ -1,0 +1,358 @@
+"""One session performed under one lease: cues are taken, chunks are planned, performed, committed and handed on.
+
+    stand ─▶ take cues ─▶ plan ─▶ write inputs ─▶ steps ─▶ end ─▶ put latents ─▶ commit ─▶ pipeline ─▶ take cues ...
+      ▲          │ interrupt, or a say while idle: cut the timeline in the store
+      └──────────┘
+
+All state is the store's: `stand` reads it and makes engine, orchestrator and pipeline stand there, so a redo after any
+fault is to stand again. It knows no lease renewal, no readers and no retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from dit_worker.engine.arrays import Floats, Pixels
+from dit_worker.engine.pacing import Pacing
+from dit_worker.service.bridge import Settled
+from dit_worker.service.direction import Direction, Opening, Plan
+from dit_worker.service.hearing import heard_snapshot, standing_of
+from dit_worker.service.inbox import Inbox
+from dit_worker.service.lease import LeaseKeeper
+from dit_worker.service.pipeline import Cut, MediaPipeline, Take
+from dit_worker.service.programme import Programme
+from dit_worker.service.station import Station
+from services.errors import CommitConflict
+from services.logs import bound, get_logger
+from services.session import (
+    ChunkCommit,
+    ChunkInputs,
+    Cue,
+    CueKind,
+    Notice,
+    Regime,
+    Retired,
+    SessionConfig,
+    SessionSnapshot,
+)
+
+log = get_logger(__name__)
+
+
+class Move(Enum):
+    """What a play does next."""
+
+    PERFORM = auto()
+    CLOSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What does not change in a session's life."""
+
+    session_id: str
+    config: SessionConfig
+    portrait: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a play acts on and who watches: made by the performer, outlives faults of the orchestrator."""
+
+    station: Station
+    keeper: LeaseKeeper
+    pacing: Pacing
+    inbox: Inbox
+    pipeline: MediaPipeline
+    programme: Programme
+    changed: asyncio.Event
+
+
+class Play:
+    """The loop of one session."""
+
+    def __init__(self, script: Script, stage: Stage) -> None:
+        self._script = script
+        self._stage = stage
+        self._station = stage.station
+        self._direction: Direction | None = None
+        self._is_open = False
+        self._lines: list[Cue] = []
+        self._cursor = 0
+        self._is_ending = False
+        self._is_finished = True
+        self._pending: ChunkInputs | None = None
+        self._parent: ChunkCommit | None = None
+        self._generation = 0
+        self._media_position: int | None = None
+        self._handed_over = -1
+        self._asked_at = self._station.now()
+        self.next_chunk_index = 0
+        self.next_position = 0
+
+    async def run(self) -> None:
+        """Perform until the session is to be closed. `stand` comes first."""
+        while await self._next_move() is Move.PERFORM:
+            with bound(chunk_index=self.next_chunk_index):
+                await self._perform()
+        await self._stage.pipeline.drain()
+
+    def close(self) -> None:
+        """Let the orchestrator's stream go."""
+        if self._direction is not None:
+            self._direction.close()
+            self._direction = None
+
+    # where the session stands -----------------------------------------------------------------------------------------
+
+    async def stand(self) -> SessionSnapshot:
+        """Read where the session stands, and stand there: after a start, a fault of any kind, or a cut."""
+        self._lines.clear()
+        self._is_ending = False
+        snapshot = await self._stand()
+        self._cursor = snapshot.pending.cue_cursor if snapshot.pending else snapshot.cue_cursor
+        self._stage.inbox.reset(self._cursor)
+        return snapshot
+
+    async def _stand(self) -> SessionSnapshot:
+        snapshot = await self._station.store.load_snapshot(self._script.session_id)
+        self._pending = snapshot.pending
+        self._parent = snapshot.parent
+        self._generation = snapshot.generation
+        self._is_finished = _is_all_said(snapshot)
+        self.next_chunk_index, self.next_position = snapshot.next_chunk_index, snapshot.next_position
+        await asyncio.gather(self._stand_engine(snapshot), self._stand_orchestrator(snapshot))
+        await self._hand_over_missing(snapshot)
+        return snapshot
+
+    async def _stand_engine(self, snapshot: SessionSnapshot) -> None:
+        standing = standing_of(snapshot, self._silence, self._station.chunk_s)
+        bridge, session_id = self._station.bridge, self._script.session_id
+        if self._is_open:
+            await bridge.restore(session_id, standing)
+        else:
+            await bridge.open(session_id, self._script.config.seed, self._script.portrait, standing)
+            self._is_open = True
+
+    async def _stand_orchestrator(self, snapshot: SessionSnapshot) -> None:
+        known = heard_snapshot(snapshot, self._silence, self._station.chunk_s)
+        if self._direction is not None:
+            await self._direction.replace(known)
+            return
+        config = self._script.config
+        opening = Opening(self._script.session_id, self._station.bundle.manifest, config.character, config.voice)
+        self._direction = await Direction.open(self._station.orchestrator, opening, known)
+
+    async def _hand_over_missing(self, snapshot: SessionSnapshot) -> None:
+        """Publish committed chunks that this process has not, and let the sound go on where the timeline does."""
+        for chunk in snapshot.chunks:
+            if chunk.commit.chunk_index > self._handed_over and chunk.video is not None and chunk.audio is not None:
+                await self._hand_over(chunk.commit, chunk.video, chunk.audio, None)
+        if self._media_position != snapshot.next_position:
+            parent = snapshot.chunks[-1] if snapshot.chunks else None
+            is_heard = parent is not None and parent.heard_s is None
+            await self._stage.pipeline.put(Cut(snapshot.next_position, parent.audio if parent and is_heard else None))
+            self._media_position = snapshot.next_position
+
+    async def _hand_over(self, commit: ChunkCommit, video: Floats, audio: Floats, began_at: float | None) -> None:
+        is_after_cut = commit.parent is not None and commit.parent != commit.chunk_index - 1
+        if self._media_position != commit.position:
+            await self._stage.pipeline.put(Cut(commit.position, None))
+        await self._stage.pipeline.put(Take(commit, video, audio, began_at, is_after_cut))
+        self._media_position = commit.position + 1
+        self._handed_over = commit.chunk_index
+
+    # cues -------------------------------------------------------------------------------------------------------------
+
+    async def _next_move(self) -> Move:
+        """Take cues until there is a chunk to perform or nothing left to wait for."""
+        while True:
+            self._stage.changed.clear()
+            await self._take_cues()
+            if self._can_perform():
+                return Move.PERFORM
+            if self._is_ending and not self._has_lines:
+                return Move.CLOSE
+            await self._stage.changed.wait()
+
+    @property
+    def _has_lines(self) -> bool:
+        return bool(self._lines) or self._pending is not None or not self._is_finished
+
+    def _can_perform(self) -> bool:
+        is_idling = self._script.config.regime is Regime.CONVERSATION and not self._is_ending
+        return (self._has_lines or is_idling) and self._stage.pacing.can_begin(self.next_position)
+
+    async def _take_cues(self) -> None:
+        while (cue := self._stage.inbox.take()) is not None:
+            await self._take_cue(cue)
+            if not self._is_ending:  # an end must be found again by whoever takes over, so the cursor stays before it
+                self._cursor = cue.client_seq
+
+    async def _take_cue(self, cue: Cue) -> None:
+        if cue.kind is CueKind.INTERRUPT or cue.barge_in:
+            await self._interrupt(cue)
+        if cue.kind is CueKind.SAY:
+            await self._say(cue)
+        elif cue.kind in (CueKind.PAUSE, CueKind.RESUME):
+            self._stage.pacing.pause(cue.kind is CueKind.PAUSE)
+        elif cue.kind is CueKind.END:
+            self._is_ending = True
+        elif cue.kind is CueKind.PROMPT:
+            text = "This bundle has no text-driven picture; the prompt changes nothing."
+            self._stage.programme.notice(Notice("PROMPT_NOT_SUPPORTED", text, cue.client_seq))
+
+    async def _say(self, cue: Cue) -> None:
+        """Words to speak. Idle chunks that nobody has seen yet make way for them."""
+        if not self._has_lines or (self._pending is not None and self._pending.action.is_idle):
+            self._asked_at = self._station.now()
+            cut = await self._station.store.discard_idle(self._stage.keeper.lease, self._stage.pacing.acknowledged_s)
+            if cut is not None:
+                await self._cut(cut, is_interrupt=False)
+        self._lines.append(cue)
+
+    async def _interrupt(self, cue: Cue) -> None:
+        """Stop where the client heard it stop; what was asked for before is settled with that."""
+        pacing = self._stage.pacing
+        playhead_s = pacing.acknowledged_s if cue.playhead_s is None else min(cue.playhead_s, pacing.delivered_s)
+        settled = cue.client_seq - 1 if cue.kind is CueKind.SAY else cue.client_seq
+        self._asked_at = self._station.now()
+        cut = await self._station.store.interrupt(
+            self._stage.keeper.lease, playhead_s, cue_cursor=max(settled, self._cursor)
+        )
+        self._lines.clear()
+        await self._cut(cut, is_interrupt=True)
+
+    async def _cut(self, cut: Retired, *, is_interrupt: bool) -> None:
+        log.info("timeline_cut", generation=cut.generation, retired=len(cut.chunk_indices), interrupt=is_interrupt)
+        self._stage.pipeline.retire(cut.chunk_indices)
+        self._stage.programme.cut(cut, is_interrupt=is_interrupt)
+        self._stage.pacing.retire(cut.first_position * self._station.chunk_s)
+        await self._stand()
+
+    # one chunk --------------------------------------------------------------------------------------------------------
+
+    async def _perform(self) -> None:
+        """Perform the next chunk, or leave it undone when a cue makes it worthless."""
+        began_at = self._station.now()
+        inputs = await self._plan()
+        if inputs is None:
+            return
+        settled = await self._steps(inputs)
+        if settled is None:
+            self._pending = inputs
+            return
+        commit = await self._commit(inputs, settled)
+        self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle)
+        await self._hand_over(commit, settled.latents.video, settled.latents.audio, began_at)
+
+    async def _plan(self) -> ChunkInputs | None:
+        """The chunk's inputs, written down; None when it turns out that there is nothing to say."""
+        pending, lines = self._pending, tuple(self._lines)
+        say = pending.say if pending else tuple(cue.text for cue in lines)
+        plan = await self._directed.begin(self.next_chunk_index, self.next_position, say)
+        if pending is not None:
+            inputs = pending
+        elif plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:
+            self._is_finished = True
+            await self._stand()
+            return None
+        else:
+            inputs = self._inputs(plan, lines)
+            written = await self._station.store.write_inputs(self._stage.keeper.lease, inputs)
+            if written != inputs:
+                raise CommitConflict("other inputs of this chunk were written before")
+            self._remark(plan, lines)
+        self._pending = None
+        del self._lines[: len(lines)]
+        return inputs
+
+    def _inputs(self, plan: Plan, lines: tuple[Cue, ...]) -> ChunkInputs:
+        return ChunkInputs(
+            chunk_index=self.next_chunk_index,
+            parent=self._parent.chunk_index if self._parent else None,
+            position=self.next_position,
+            generation=self._generation,
+            cue_cursor=self._cursor,
+            say=tuple(cue.text for cue in lines),
+            action=plan.action,
+            steps=self._station.bundle.manifest.sampler.steps,
+            response_seq=self._response_seq(plan, lines),
+        )
+
+    def _response_seq(self, plan: Plan, lines: tuple[Cue, ...]) -> int:
+        """Which cue the chunk answers: the one being answered, else the first of the new ones; 0 when idle."""
+        if not self._is_finished and self._parent is not None and self._parent.response_seq:
+            return self._parent.response_seq
+        if lines:
+            return lines[0].client_seq
+        return 0 if plan.action.is_idle else max(1, self._cursor)
+
+    def _remark(self, plan: Plan, lines: tuple[Cue, ...]) -> None:
+        newest = lines[-1].client_seq if lines else 0
+        for told in plan.notices:
+            self._stage.programme.notice(replace(told, client_seq=told.client_seq or newest))
+
+    async def _steps(self, inputs: ChunkInputs) -> Settled | None:
+        """Run the steps; None when a cue came that makes the chunk worthless."""
+        bridge, session_id = self._station.bridge, self._script.session_id
+        deadline = self._stage.pacing.deadline(inputs.position, self._asked_at)
+        request = await bridge.begin(session_id, inputs.chunk_index, inputs.steps, deadline)
+        while True:
+            condition = await self._directed.denoise(request)
+            result = await bridge.supply(session_id, request.step, condition)
+            if self._is_worthless(inputs):
+                self._station.figures.dropped("chunk_in_flight")
+                await bridge.abort(session_id)
+                return None
+            if isinstance(result, Settled):
+                return result
+            request = result
+
+    def _is_worthless(self, inputs: ChunkInputs) -> bool:
+        inbox = self._stage.inbox
+        return inbox.has_interrupt or (inputs.action.is_idle and not inputs.say and inbox.has_say)
+
+    async def _commit(self, inputs: ChunkInputs, settled: Settled) -> ChunkCommit:
+        latents, store, lease = settled.latents, self._station.store, self._stage.keeper.lease
+        progress, _ = await asyncio.gather(
+            self._directed.end(inputs.chunk_index, latents.audio),
+            store.put_latents(lease, inputs.chunk_index, latents.video, latents.audio),
+        )
+        commit = ChunkCommit(
+            chunk_index=inputs.chunk_index,
+            parent=inputs.parent,
+            position=inputs.position,
+            generation=inputs.generation,
+            progress=progress,
+            is_idle=inputs.action.is_idle,
+            cue_cursor=inputs.cue_cursor,
+            say=inputs.say,
+            response_seq=inputs.response_seq,
+        )
+        await store.commit(lease, commit)
+        await self._station.bridge.commit(self._script.session_id)
+        self._parent, self._is_finished = commit, progress.is_finished
+        self._asked_at = self._station.now()
+        self.next_chunk_index, self.next_position = commit.chunk_index + 1, commit.position + 1
+        return commit
+
+    @property
+    def _directed(self) -> Direction:
+        assert self._direction is not None, "stand first"
+        return self._direction
+
+    @property
+    def _silence(self) -> Floats:
+        silence: Floats = self._station.models.audio_codec.silence.numpy()
+        return silence
+
+
+def _is_all_said(snapshot: SessionSnapshot) -> bool:
+    """Whether nothing of the accepted transcript is left to say."""
+    parent = snapshot.parent
+    if parent is not None and parent.generation == snapshot.generation:
+        return parent.progress.is_finished
+    return sum(len(piece.split()) for piece in snapshot.transcript) <= snapshot.pointer_word

@@ -1,0 +1,112 @@
+"""What a session published, for readers that follow it and for readers that come late.
+
+A log of messages in order, of which the last seconds of media are kept. Every reader has its own place in it, so a slow
+one delays nobody. It knows the order of media offsets and nothing of how media are made or sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+
+from cuelight.v1 import worker_pb2
+from services.errors import OffsetExpired
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message. Events carry the media offset that comes next, media their own."""
+
+    number: int
+    offset: int
+    chunk_index: int | None
+    message: worker_pb2.HostResponse
+
+
+class MediaRing:
+    """The log of one session. Belongs to one event loop."""
+
+    def __init__(self, chunks_kept: int) -> None:
+        self._chunks_kept = chunks_kept
+        self._entries: deque[Entry] = deque()
+        self._numbers = 0
+        self._first_number = 0
+        self._first_kept = 0
+        self._next_offset = 0
+        self._changed = asyncio.Event()
+        self._is_closed = False
+        self._error: Exception | None = None
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that live readers wait for."""
+        return self._next_offset
+
+    def begin_at(self, offset: int) -> None:
+        """Nothing before `offset` will ever be here: it was published by a worker that is gone."""
+        self._first_kept = self._next_offset = max(offset, self._first_kept)
+
+    def publish(self, message: worker_pb2.HostResponse) -> None:
+        """Add a message at the end; media must come in the order of their offsets."""
+        chunk_index, offset = None, self._next_offset
+        if message.WhichOneof("message") == "media":
+            chunk_index, offset = message.media.chunk_index, message.media.offset
+            assert offset >= self._next_offset, "media offsets only rise"
+            self._next_offset = offset + 1
+        self._entries.append(Entry(self._numbers, offset, chunk_index, message))
+        self._numbers += 1
+        self._trim()
+        self._wake()
+
+    def retire(self, chunk_indices: Collection[int]) -> None:
+        """Take the media of these chunks back: readers that have not come to them never will."""
+        self._entries = deque(entry for entry in self._entries if entry.chunk_index not in chunk_indices)
+
+    def close(self, error: Exception | None = None) -> None:
+        """Readers end after the last message, with `error` if one is given."""
+        self._is_closed, self._error = True, error
+        self._wake()
+
+    async def read(self, offset: int | None) -> AsyncIterator[worker_pb2.HostResponse]:
+        """Messages from a media offset on; None is the live edge. Raises OffsetExpired when they are gone."""
+        number = self._start(offset)
+        while True:
+            changed = self._changed
+            for entry in self._after(number):
+                number = entry.number + 1
+                yield entry.message
+            if changed is not self._changed:
+                continue
+            if self._is_closed:
+                break
+            await changed.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _start(self, offset: int | None) -> int:
+        if offset is None:
+            return self._numbers
+        if offset < self._first_kept:
+            raise OffsetExpired(f"media before offset {self._first_kept} are gone", oldest_offset=self._first_kept)
+        return next((entry.number for entry in self._entries if entry.offset >= offset), self._numbers)
+
+    def _after(self, number: int) -> list[Entry]:
+        """Entries from `number` on. Raises OffsetExpired for a reader that the log has overtaken."""
+        if number < self._first_number:
+            raise OffsetExpired(f"media before offset {self._first_kept} are gone", oldest_offset=self._first_kept)
+        return [entry for entry in self._entries if entry.number >= number]
+
+    def _trim(self) -> None:
+        chunks = sorted({entry.chunk_index for entry in self._entries if entry.chunk_index is not None})
+        if len(chunks) <= self._chunks_kept:
+            return
+        first = chunks[-self._chunks_kept]
+        self._first_kept = 2 * first
+        while self._entries and self._entries[0].offset < self._first_kept:
+            self._first_number = self._entries.popleft().number + 1
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,97 @@
+"""WorkerService: converts, hands on, streams back. It knows no session from inside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+from cuelight.v1 import worker_pb2 as pb
+from cuelight.v1 import worker_pb2_grpc
+from grpc import aio
+
+from dit_worker.service.house import House
+from dit_worker.service.performer import Performer
+from dit_worker.service.station import Station
+from services.errors import InvalidInput, WorkerUnavailable
+from services.logs import get_logger
+from services.wire import duration_from_seconds, seconds_from_duration
+
+log = get_logger(__name__)
+Context: TypeAlias = aio.ServicerContext[Any, Any]
+_CLAIM_S = 10.0
+"""The first message of a stream must come within this."""
+_HOSTED_S = 25.0
+"""A lease may have to run out first, caches to be rebuilt."""
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """The worker's hosting API."""
+
+    def __init__(self, station: Station, house: House) -> None:
+        self._station = station
+        self._house = house
+
+    async def Host(
+        self, request_iterator: AsyncIterator[pb.HostRequest], _context: Context
+    ) -> AsyncIterator[pb.HostResponse]:
+        """Claim a session and stream what it publishes."""
+        claim = await _first_claim(request_iterator)
+        performer, is_newcomer = self._house.take(claim.session_id)
+        try:
+            hosted = await asyncio.wait_for(performer.hosted(is_newcomer=is_newcomer), _HOSTED_S)
+        except TimeoutError as error:
+            raise WorkerUnavailable(f"the session could not be taken within {_HOSTED_S:g} s") from error
+        offset = claim.media_offset if claim.HasField("media_offset") else 2 * hosted.next_chunk_index
+        listening = asyncio.create_task(_listen(request_iterator, performer))
+        try:
+            yield pb.HostResponse(hosted=hosted)
+            async with contextlib.aclosing(performer.read(offset)) as published:
+                async for message in published:
+                    yield message
+        finally:
+            listening.cancel()
+
+    async def GetStatus(self, _request: pb.GetStatusRequest, _context: Context) -> pb.GetStatusResponse:
+        """Who this worker is, what it hosts, how fast it is."""
+        figures, manifest = self._station.figures, self._station.bundle.manifest
+        return pb.GetStatusResponse(
+            worker_id=self._station.settings.owner_name,
+            slots=self._house.slots,
+            session_ids=self._house.session_ids,
+            bundle_name=manifest.name,
+            bundle_digest=manifest.digest,
+            rtf_p50=figures.rtf(0.5),
+            rtf_p95=figures.rtf(0.95),
+            ttfc=None if figures.ttfc_s is None else duration_from_seconds(figures.ttfc_s),
+            is_draining=self._house.is_draining,
+        )
+
+    async def Drain(self, _request: pb.DrainRequest, _context: Context) -> pb.DrainResponse:
+        """Take no new sessions."""
+        self._house.drain()
+        return pb.DrainResponse(sessions_left=len(self._house.session_ids))
+
+
+async def _first_claim(requests: AsyncIterator[pb.HostRequest]) -> pb.Claim:
+    try:
+        async with asyncio.timeout(_CLAIM_S):
+            first = await anext(requests)
+    except (StopAsyncIteration, TimeoutError) as error:
+        raise InvalidInput("the stream ended or fell silent before its claim", field="claim") from error
+    if first.WhichOneof("message") != "claim" or not first.claim.session_id:
+        raise InvalidInput("the first message must be a claim that names a session", field="claim.session_id")
+    return first.claim
+
+
+async def _listen(requests: AsyncIterator[pb.HostRequest], performer: Performer) -> None:
+    """Hand on what the gateway says until it says no more."""
+    async for request in requests:
+        kind = request.WhichOneof("message")
+        if kind == "playhead":
+            performer.acknowledge(seconds_from_duration(request.playhead.position_on_media_clock))
+        elif kind == "cue_ready":
+            performer.nudge()
+        else:
+            log.warning("request_dropped", kind=kind)
