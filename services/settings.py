@@ -96,13 +96,19 @@ class WorkerSettings(BundleSettings):
     """host:port that gateways connect to; empty means where it listens."""
     worker_id: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._-]*$")
     """Name of the pod; empty means the host's name."""
-    worker_slots: int = Field(2, ge=1, le=1024)
+    worker_slots: int = Field(4, ge=1, le=1024)
     orchestrator_address: str = "127.0.0.1:50061"
     run_ahead_chunks: int = Field(2, ge=1, le=64)
     """Chunks made ahead of the playhead in a conversation."""
     scripted_run_ahead_chunks: int = Field(8, ge=1, le=64)
+    first_chunk_target_ms: int = Field(800, ge=50, le=60_000)
+    """A first chunk is due this long after its cue."""
+    deadline_margin_ms: int = Field(250, ge=0, le=10_000)
+    """What commit, decoding, encoding and sending take: a chunk's steps are due this long before it is played."""
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for readers that come late."""
+    decode_threads: int = Field(1, ge=1, le=64)
+    """Chunks decoded and encoded at the same time, beside the steps."""
 
     @property
     def owner_name(self) -> str:

@@ -83,7 +83,7 @@ class Director:
         """Sets the state anew and lets go of a chunk that was begun."""
         self._opened()
         self._restore(snapshot)
-        self._chunk = None
+        self._chunk, self._last_index = None, -1
 
     def begin(self, chunk_index: int, say: Sequence[str]) -> Action:
         """Plans a chunk and prepares its prefix. `say` is the transcript accepted since the last begin."""
