@@ -1,0 +1,93 @@
+"""A quick look at a model in training: what does it say now? `python -m evaluation.glance --run audio`.
+
+Speech alone where the run has no picture yet, on the held-out sentences, by voice and by scale of the first noise.
+It needs flite, for the voices' references; a packed bundle is looked at by `python -m evaluation`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from evaluation.panel import Panel, held_out_sentences
+from evaluation.performers import CODEC_FILE, load_checkpoint, read_lexicon, reference_voice
+from evaluation.rollout import Models, Options, Script, perform, sound
+from orchestrator_llm.model.text import FIRST_PHONE
+from training.corpora.speech import speak
+
+VOICE_SAMPLE = "The river bends slowly around the village, and every evening the lamps are lit along its quiet banks."
+
+
+def samples_seen(checkpoints: Path, run: str) -> str:
+    """How many optimiser steps the checkpoint has behind it."""
+    with safe_open(checkpoints / run / "model.safetensors", "pt") as file:
+        metadata = file.metadata() or {}
+    return f"step {metadata.get('step', '?')}, {float(metadata.get('seconds', 0)) / 60:.1f} min of training"
+
+
+def meant_phones(models: Models, text: str) -> list[str]:
+    """The phones the front-end asks for."""
+    front_end = models.front_end
+    return [front_end.phones[token - FIRST_PHONE] for token in front_end.tokenize(text).tokens]
+
+
+def look(models: Models, panel: Panel, voice: torch.Tensor, sentences: list[str], options: Options) -> str:
+    """One line on one voice."""
+    began = time.monotonic()
+    made = perform(models, [Script(s + ".", voice) for s in sentences], options)
+    heard = panel.hear([sound(models.codec, p.audio) for p in made], sentences,
+                       [meant_phones(models, s) for s in sentences])
+    chunks = sum(len(p.audio) for p in made)
+    figures = heard.summary()
+    return (f"PER {figures['phone_error_rate']:.3f}  WER {figures['word_error_rate']:.3f}  sphinx WER "
+            f"{figures['sphinx_word_error_rate']:.3f}  lost {figures['words_lost']} repeated {figures['words_repeated']} "
+            f"added {figures['words_added']} of {figures['words']}  ended {sum(p.is_finished for p in made)}/{len(made)}  "
+            f"{chunks} chunks  {time.monotonic() - began:.0f} s")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--run", default="audio")
+    parser.add_argument("--voices", default="kal16,slt")
+    parser.add_argument("--noise-scales", default="0.2,0.4,0.6")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--sentences", type=int, default=48)
+    parser.add_argument("--truth", action="store_true", help="judge flite's own speech and the codec's copy of it too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    models = load_checkpoint(options.checkpoints, options.run)
+    sentences = held_out_sentences()[: options.sentences]
+    panel = Panel.convene(options.checkpoints / "judge", models.codec, read_lexicon(options.checkpoints / "lexicon.txt.gz"),
+                          options.corpus)
+    print(f"== {datetime.now().astimezone():%H:%M:%S} {options.run}: {samples_seen(options.checkpoints, options.run)}; "
+          f"{len(panel.loop.classes)} words, penalty {panel.loop.penalty:g}", flush=True)
+    for name in options.voices.split(","):
+        rate = models.codec.config.sample_rate
+        voice = reference_voice(torch.from_numpy(speak(VOICE_SAMPLE, name, rate).samples), options.checkpoints / CODEC_FILE)
+        if options.truth:
+            print_truth(models, panel, name, sentences)
+        for scale in map(float, options.noise_scales.split(",")):
+            line = look(models, panel, voice, sentences, Options(options.steps, noise_scale_audio=scale))
+            print(f"{name:6} noise {scale:g} steps {options.steps}: {line}", flush=True)
+
+
+def print_truth(models: Models, panel: Panel, voice: str, sentences: list[str]) -> None:
+    """flite's speech and its way through the codec."""
+    codec = models.codec
+    spoken = [speak(s + ".", voice, codec.config.sample_rate) for s in sentences]
+    copies = [sound(codec, [codec.encode(torch.from_numpy(u.samples)[None])[0]]) for u in spoken]
+    for name, utterances in (("truth", [u.samples for u in spoken]), ("codec", copies)):
+        figures = panel.hear(utterances, sentences, [u.phones for u in spoken]).summary()
+        print(f"{voice:6} {name}: {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
