@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
-from dit_worker.model.dit import DiTConfig, JointDiT
+from dit_worker.model.dit import DiTConfig, JointDiT, plain_attention
 from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Tail
 from training.corpora.shards import read_corpus
 from training.loop import Budget, Loop, Losses
@@ -33,7 +33,7 @@ class AudioModel(nn.Module):
     def __init__(self, conditioner: ConditionerConfig, dit: DiTConfig) -> None:
         super().__init__()
         self.conditioner = Conditioner(conditioner)
-        self.dit = JointDiT(dit)
+        self.dit = JointDiT(dit, plain_attention)
 
 
 def is_matrix(name: str) -> bool:
