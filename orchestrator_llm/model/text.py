@@ -31,6 +31,8 @@ SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "$
            "£": "pounds", "#": "number", "°": "degrees"}
 PAUSING = re.compile(r"[,;:.!?…—–]['\")\]]*$")
 PARTS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+|st|nd|rd|th)?|[a-z']+|[&%+=@$€£#°]", re.IGNORECASE)
+PRICE = re.compile(r"([$€£])(\d[\d,.]*\d|\d)")
+"""A price is written sign first and spoken sign last."""
 LONGEST_NUMBER = 15
 READINGS_KEPT = 65_536
 """Readings of words outside the lexicon that are kept: a reading takes the net about a millisecond."""
@@ -132,6 +134,7 @@ class TextFrontEnd:
         """The spoken words of one written piece: numbers and symbols read out, other scripts transliterated."""
         speakable = "".join(c for c in piece if unicodedata.category(c) not in ("So", "Sk", "Cs", "Co", "Cn", "Cf", "Mn"))
         plain = "".join(c if c in SYMBOLS else anyascii(c) for c in speakable.replace("’", "'"))
+        plain = PRICE.sub(r"\2\1", plain)
         return [word for part in PARTS.findall(plain) for word in self._read_out(part)]
 
     def _read_out(self, part: str) -> list[str]:
