@@ -251,7 +251,8 @@ def error_from_reason(
 ) -> CuelightError | None:
     """Rebuild the error another process sent by its ErrorInfo; None when the reason is not one of ours."""
     if reason == OffsetExpired.reason:
-        return OffsetExpired(message, oldest_offset=int(metadata.get("oldest_offset", "0")))
+        oldest = metadata.get("oldest_offset", "")
+        return OffsetExpired(message, oldest_offset=int(oldest) if oldest.isdecimal() else 0)
     if reason == InvalidInput.reason:
         return InvalidInput(message, field=metadata.get("field", ""))
     kind = _plain_errors().get(reason)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -27,6 +29,7 @@ class Metrics:
     def __init__(self, process: str) -> None:
         """Name the `process`, as a label of `cuelight_process`."""
         self.registry = CollectorRegistry()
+        self._serving: tuple[WSGIServer, Thread] | None = None
         process_gauge = Gauge(
             "cuelight_process", "1, with the name of the process", ["process"], registry=self.registry
         )
@@ -41,16 +44,29 @@ class Metrics:
             "cuelight_interaction_seconds", "Cue to the first chunk that reflects it", _LATENCY_BUCKETS
         )
         self.chunks = self._counter("cuelight_chunks_total", "Chunks committed", "kind")
+        self.deadlines = self._counter("cuelight_chunk_deadlines_total", "Chunk deadlines, kept or missed", "result")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
         self.drops = self._counter("cuelight_drops_total", "Whatever was dropped, by what it was", "what")
+        self.pointer_nudges = self._counter(
+            "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
+        )
         self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
 
     def serve(self, listen: str) -> int:
         """Serve /metrics on host:port (0 picks one) from a thread; returns the port. Raises OSError."""
         host, port = split_address(listen)
-        server, _ = start_http_server(port, addr=host, registry=self.registry)
-        bound: int = server.server_port
-        return bound
+        server, thread = start_http_server(port, addr=host, registry=self.registry)
+        self._serving = (server, thread)
+        return server.server_port
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._serving is not None:
+            server, thread = self._serving
+            self._serving = None
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

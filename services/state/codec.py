@@ -57,7 +57,7 @@ def config_to_json(config: SessionConfig) -> bytes:
 
 def latents_to_bytes(latents: Latents) -> bytes:
     """Lay down an array, little-endian: number of axes and their lengths (uint32), then float32 in row-major order."""
-    array = np.ascontiguousarray(latents, dtype="<f4")
+    array = np.asarray(latents, dtype="<f4", order="C")
     if not np.isfinite(array).all():
         raise ValueError("latents hold values that are not finite")
     return struct.pack(f"<I{array.ndim}I", array.ndim, *array.shape) + array.tobytes()

@@ -71,7 +71,9 @@ class StoredSession:
             pointer_before=float(fields[b"pointer_before"]),
             word_before=int(fields[b"word_before"]),
             word_token_before=int(fields[b"word_token_before"]),
-            has_video=f"{commit.chunk_index}:{epoch}:v".encode() in self.latents,
+            # The sink's latents are kept for ever, but what came after it may be gone.
+            has_video=commit.chunk_index >= int(self.text("oldest_chunk"))
+            and f"{commit.chunk_index}:{epoch}:v".encode() in self.latents,
             heard_s=None if heard is None else float(heard),
         )
 
@@ -113,7 +115,7 @@ def _stored_chunk(stored: StoredSession, chunk: TimelineChunk) -> StoredChunk:
         commit=chunk.commit,
         epoch=chunk.epoch,
         pointer_before=chunk.pointer_before,
-        video=stored.latent(name, "v"),
+        video=stored.latent(name, "v") if chunk.has_video else None,
         audio=stored.latent(name, "a"),
         heard_s=None if chunk.heard_s is None else max(0.0, chunk.heard_s),
     )

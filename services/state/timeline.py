@@ -28,7 +28,7 @@ class TimelineChunk:
     word_token_before: int
     """Token after the last word that had been spoken to its end."""
     has_video: bool
-    """Its video latents are kept, so the timeline can go on from it."""
+    """Its latents and those of all after it are kept, so the timeline can go on from it."""
     heard_s: float | None = None
     """Seconds of it heard before a cut, None for all; below zero when the playhead had not even come to it."""
 

@@ -20,7 +20,7 @@ MOST_ELEMENTS = 2 * 1024 * 1024
 def tensor_to_proto(array: Latents) -> Tensor:
     """Return the message of a float32 array, row-major and little-endian."""
     assert array.dtype == np.float32, f"a tensor on the wire is float32, not {array.dtype}"
-    return Tensor(data=np.ascontiguousarray(array, dtype="<f4").tobytes(), dtype=DTYPE, shape=array.shape)
+    return Tensor(data=np.asarray(array, dtype="<f4", order="C").tobytes(), dtype=DTYPE, shape=array.shape)
 
 
 def tensor_from_proto(

@@ -1,0 +1,70 @@
+"""Logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from services import logs
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
+
+
+def test_json_lines_have_the_bound_keys() -> None:
+    """Each line is one object with its event, the process and what was bound, only inside the block."""
+    stream = io.StringIO()
+    logs.configure(process="worker", stream=stream)
+    log = logs.get_logger("here")
+    with logs.bound(session_id="s1", chunk_index=3):
+        log.info("committed", slack_s=0.5)
+    log.debug("unheard")
+    log.warning("late")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first["event"] == "committed"
+    assert (first["process"], first["module"], first["level"]) == ("worker", "here", "info")
+    assert (first["session_id"], first["chunk_index"], first["slack_s"]) == ("s1", 3, 0.5)
+    assert "session_id" not in second
+
+
+def test_other_libraries_log_the_same_way() -> None:
+    """Warnings of the standard library's loggers come out as JSON too."""
+    stream = io.StringIO()
+    logs.configure(process="worker", stream=stream)
+    logging.getLogger("grpc").warning("trouble")
+    assert json.loads(stream.getvalue())["event"] == "trouble"
+
+
+def test_exceptions_are_one_line() -> None:
+    """A traceback does not break the lines."""
+    stream = io.StringIO()
+    logs.configure(process="worker", stream=stream)
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        logs.get_logger("here").exception("broke")
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["exception"][0]["exc_type"] == "ZeroDivisionError"
+
+
+def test_console_is_for_people_and_other_styles_are_refused() -> None:
+    """The console style has no braces and no colours off a terminal."""
+    stream = io.StringIO()
+    logs.configure(process="worker", stream=stream, style="console")
+    logs.get_logger("here").info("serving", address="a:1")
+    assert "serving" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+    with pytest.raises(ValueError, match="neither"):
+        logs.configure(process="worker", style="xml")

@@ -1,0 +1,85 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from services.settings import (
+    GatewaySettings,
+    OrchestratorSettings,
+    SettingsError,
+    WorkerSettings,
+    load,
+    read,
+    split_address,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("CUELIGHT_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("kind", [OrchestratorSettings, WorkerSettings, GatewaySettings])
+def test_defaults_are_good_for_a_laptop(kind: type[WorkerSettings]) -> None:
+    """Every process starts with no variable set, and its settings cannot be changed afterwards."""
+    settings = read(kind)
+    assert settings.redis_url.startswith("redis://127.0.0.1")
+    assert settings.bundle.parts[-2:] == ("bundles", "pocket")
+    with pytest.raises(ValidationError):
+        settings.log_level = "DEBUG"
+
+
+def test_variables_of_other_processes_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processes share one environment, the command line's variables included."""
+    monkeypatch.setenv("CUELIGHT_WORKER_SLOTS", "3")
+    monkeypatch.setenv("CUELIGHT_ADDRESS", "127.0.0.1:1")
+    assert read(WorkerSettings).worker_slots == 3
+    read(GatewaySettings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CUELIGHT_WORKER_SLOT", "3", "CUELIGHT_WORKER_SLOT is not a setting; did you mean CUELIGHT_WORKER_SLOTS"),
+        ("CUELIGHT_WORKER_SLOTS", "0", "CUELIGHT_WORKER_SLOTS"),
+        ("CUELIGHT_WORKER_LISTEN", "localhost", "'localhost' is not host:port"),
+        ("CUELIGHT_LOG_LEVEL", "LOUD", "CUELIGHT_LOG_LEVEL"),
+        ("CUELIGHT_WORKER_ID", "a b", "CUELIGHT_WORKER_ID"),
+    ],
+)
+def test_bad_variables_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    """An unknown variable or a value that cannot be used is refused by name."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said):
+        read(WorkerSettings)
+
+
+def test_load_ends_the_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process with bad settings ends at once with one line on stderr."""
+    monkeypatch.setenv("CUELIGHT_REDIS_CALL_TIMEOUT_MS", "soon")
+    with pytest.raises(SystemExit) as ended:
+        load(GatewaySettings)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("cuelight: CUELIGHT_REDIS_CALL_TIMEOUT_MS")
+
+
+def test_owner_name_differs_from_boot_to_boot() -> None:
+    """The owner of leases is pod and boot, so that a restarted pod is somebody else."""
+    settings = WorkerSettings(worker_id="worker-3")
+    assert settings.owner_name.startswith("worker-3-")
+    assert settings.owner_name == WorkerSettings(worker_id="worker-3").owner_name
+
+
+def test_split_address() -> None:
+    """Host and port, IPv6 in brackets."""
+    assert split_address("127.0.0.1:80") == ("127.0.0.1", 80)
+    assert split_address("[::1]:0") == ("::1", 0)
+    for wrong in ("", "host", ":80", "host:", "host:99999", "host:http"):
+        with pytest.raises(ValueError, match="not host:port"):
+            split_address(wrong)
