@@ -37,6 +37,7 @@ redis.call('XTRIM', CUES, 'MINID', string.format('%.0f-0', tonumber(ARGV[10]) + 
 local newest = redis.call('XREVRANGE', CHUNKS, '+', '-', 'COUNT', ARGV[12])
 redis.call('XTRIM', CHUNKS, 'MINID', newest[#newest][1])
 local kept = {[field('sink') .. ':v'] = true}
+local is_whole = true
 for age, entry in ipairs(newest) do
   local chunk = string.format('%.0f', tonumber(string.match(entry[1], '^%d+')) - 1)
   local name = chunk .. ':' .. named(entry).epoch
@@ -44,7 +45,8 @@ for age, entry in ipairs(newest) do
   kept[chunk .. ':heard'] = true
   if age <= tonumber(ARGV[11]) then
     kept[name .. ':v'] = true
-    redis.call('HSET', RECORD, 'oldest_chunk', chunk)
+    is_whole = is_whole and redis.call('HEXISTS', LATENTS, name .. ':v') == 1
+    if is_whole then redis.call('HSET', RECORD, 'oldest_chunk', chunk) end
   end
 end
 for _, name in ipairs(redis.call('HKEYS', LATENTS)) do

@@ -117,6 +117,7 @@ async def test_interrupt_far_behind_goes_no_further_back_than_latents_are_kept(t
     assert snapshot.motion_video is not None
     assert snapshot.history[-1].is_silent
     await teller.tell("d e f")
+    assert (await teller.store.get("s1")).oldest_chunk_index == 5
     again = await teller.store.interrupt(teller.lease, 60.0, cue_cursor=10)
     spoken = " ".join((await teller.store.load_snapshot("s1")).transcript).split()
     assert again.words_heard == len(spoken)

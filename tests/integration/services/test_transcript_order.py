@@ -32,6 +32,8 @@ class Audience:
         coming = self.accepted[len(self.spoken) :][:WORDS_PER_CHUNK]
         self.spoken += [(word, position * CHUNK_S + (n + 1) * WORD_S) for n, word in enumerate(coming)]
         self.with_video = [*self.with_video, position][-POLICY.run_ahead_chunks - 1 :]
+        if self.with_video[0] == 1 and len(self.with_video) <= POLICY.run_ahead_chunks:
+            self.with_video.insert(0, 0)  # after a cut this far back, the sink is one of the newest again
 
     def interrupt(self, playhead_s: float) -> None:
         """Nothing counts that was not heard."""
@@ -120,12 +122,12 @@ class Stage:
         """In the end all is said that was sent since the last interrupt."""
         while True:
             snapshot = await self.check()
-            if not await self.store.read_cues("s", snapshot.cue_cursor) and snapshot.pending is None:
-                if snapshot.pointer_word == len(self.audience.accepted):
-                    break
+            is_all_said = snapshot.pending is None and snapshot.pointer_word == len(self.audience.accepted)
+            if is_all_said and not await self.store.read_cues("s", snapshot.cue_cursor):
+                break
             await self.chunk("")
         said = {int(word.split(".")[0]) for word, _ in self.audience.spoken}
-        assert {cue for cue in range(self.first_certain, self.sent + 1)} <= said
+        assert set(range(self.first_certain, self.sent + 1)) <= said
 
     async def _snapshot(self) -> SessionSnapshot:
         return await self.store.load_snapshot("s")
