@@ -41,10 +41,10 @@ def write(
     spool: IO[bytes],
     words: Sequence[Word],
 ) -> None:
-    """Writes ``path``; time 0 of the file is where the first picture begins (the first sound, if there is no picture).
+    """Writes ``path``; time 0 of the file is where the first picture begins.
 
-    Sound is heard ``pre-skip`` samples after its packets begin (RFC 7845): it is moved forward by as much, and what then
-    lies before time 0 is cut off by the edit list that libav writes.
+    Sound is heard ``pre-skip`` samples after its packets begin (RFC 7845): it is moved forward by as much, and what
+    then lies before time 0 is cut off by the edit list that libav writes.
     """
     ordered = sorted(pieces, key=lambda piece: (piece.position, piece.track))
     start_s = Fraction(ordered[0].pts, tracks[ordered[0].track].timescale)

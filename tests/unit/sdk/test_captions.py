@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,5 +49,5 @@ def test_samples_follow_one_another(spoken: list[tuple[str, float]]) -> None:
         now += pace_s
     made = captions(words)
     assert [caption.start_s for caption in made] == [word.start_s for word in words]
-    assert all(first.end_s <= second.start_s for first, second in zip(made, made[1:], strict=False))
+    assert all(first.end_s <= second.start_s for first, second in pairwise(made))
     assert all(len(caption.line) <= LINE_CHARACTERS for caption in made)

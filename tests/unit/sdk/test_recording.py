@@ -10,7 +10,19 @@ import av
 import numpy as np
 import pytest
 
-from cuelight import Attached, Event, Media, Progress, Recording, Retired, Track, TrackInfo, Unavailable, Word, write_mp4
+from cuelight import (
+    Attached,
+    Event,
+    Media,
+    Progress,
+    Recording,
+    Retired,
+    Track,
+    TrackInfo,
+    Unavailable,
+    Word,
+    write_mp4,
+)
 from tests.fakes.media import FRAMES_PER_CHUNK, PACKET_SAMPLES, SAMPLE_RATE, TestMedia
 
 CHUNK_S = 1.375

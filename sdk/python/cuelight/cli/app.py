@@ -28,7 +28,6 @@ MAX_TRANSCRIPT_BYTES = 16 * 1024 * 1024
 
 app = typer.Typer(
     help="Cuelight: characters that talk in real time. Start with [bold]cuelight demo[/].",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -44,6 +43,12 @@ Voice = Annotated[Path | None, typer.Option(help="WAV of 1 to 15 seconds to use 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")]
 HttpPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Number of DiT workers.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -148,7 +153,7 @@ def characters(
 def run() -> None:
     """Runs the command line; every failure ends as a sentence and an exit status."""
     try:
-        app()
+        app(standalone_mode=False)
     except (Exception, KeyboardInterrupt, asyncio.CancelledError) as error:
         explain(error)
         raise SystemExit(exit_status(error)) from error

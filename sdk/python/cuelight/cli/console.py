@@ -30,7 +30,7 @@ class StackError(Exception):
 
 def exit_status(error: BaseException) -> int:
     """The exit status that stands for an error."""
-    if isinstance(error, UsageError | InvalidRequest | ModuleNotFoundError):
+    if isinstance(error, UsageError | InvalidRequest | ModuleNotFoundError) or _is_from_parser(error):
         return EXIT_USAGE
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
         return EXIT_INTERRUPTED
@@ -43,6 +43,8 @@ def explain(error: BaseException) -> None:
         err.print("cuelight: stopped.")
     elif isinstance(error, OSError) and error.filename:
         err.print(f"cuelight: {error.filename}: {error.strerror}", markup=False, soft_wrap=True)
+    elif _is_from_parser(error):
+        err.print(f"cuelight: {_parser_text(error)} See `cuelight --help`.", markup=False, soft_wrap=True)
     elif isinstance(error, UsageError | StackError | CuelightError | ModuleNotFoundError | OSError):
         err.print(f"cuelight: {error}", markup=False, soft_wrap=True)
     else:
@@ -52,6 +54,16 @@ def explain(error: BaseException) -> None:
             err.print(f"  {field}: {what}", markup=False, soft_wrap=True)
     for note in getattr(error, "__notes__", ()):
         err.print(f"  {note}", markup=False, soft_wrap=True)
+
+
+def _is_from_parser(error: BaseException) -> bool:
+    """True for a complaint about arguments; known by its form, since some typer versions carry a click of their own."""
+    return hasattr(error, "format_message")
+
+
+def _parser_text(error: BaseException) -> str:
+    text = str(error.format_message())  # type: ignore[attr-defined]  # seen in _is_from_parser
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _place(error: BaseException) -> str:

@@ -1,0 +1,113 @@
+"""The command line and the stack it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.fixtures.stack import RunningStack, run_stack
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_status_shows_every_part(stack: RunningStack) -> None:
+    """Processes with memory, the worker with its slots, as JSON and as a table."""
+    ran = stack.cuelight("status", "--state-file", str(stack.state_file), "--json")
+    assert ran.returncode == 0, ran.stderr
+    status = json.loads(ran.stdout)
+    assert [process["name"] for process in status["processes"]] == ["redis", "orchestrator", "worker-0", "gateway"]
+    assert all(process["is_ready"] and process["memory_bytes"] > 0 for process in status["processes"])
+    assert status["workers"][0]["slots"] >= 1
+    table = stack.cuelight("status", "--state-file", str(stack.state_file))
+    assert "worker-0" in table.stdout
+
+
+def test_characters_are_those_of_the_bundle(stack: RunningStack) -> None:
+    """Read from the bundle, and the same from the page of a running stack."""
+    names = [entry["name"] for entry in json.loads((stack.bundle / "manifest.json").read_text())["characters"]]
+    from_bundle = stack.cuelight("characters", "--bundle", str(stack.bundle))
+    from_page = stack.cuelight("characters", "--page", stack.page)
+    assert names
+    assert all(name in from_bundle.stdout and name in from_page.stdout for name in names), from_page.stderr
+
+
+def test_a_second_stack_on_the_same_port_is_refused(stack: RunningStack) -> None:
+    """Exit status 2, one sentence with the port, and the first stack stands."""
+    port = stack.address.rpartition(":")[2]
+    ran = stack.cuelight("up", "--port", port, "--http-port", "0", "--bundle", str(stack.bundle))
+    assert ran.returncode == 2
+    assert f"port {port}" in ran.stderr
+    assert stack.cuelight("status", "--state-file", str(stack.state_file)).returncode == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+def test_a_stack_of_ones_own_lives_and_dies_as_told(stack_bundle: Path, tmp_path: Path) -> None:
+    """A killed worker is replaced, a killed gateway ends the stack with its name, and nothing is left behind."""
+    with run_stack(tmp_path / "own", stack_bundle) as own:
+        pids = own.pids("")
+        [worker] = own.pids("worker")
+        os.kill(worker, signal.SIGKILL)
+        assert _wait_for(lambda: own.pids("worker") != [worker], 60), own.log.read_text()
+        film = tmp_path / "film.mp4"
+        ran = own.cuelight("say", "Hello there.", "-o", str(film))
+        assert ran.returncode == 0, ran.stderr
+        pids += own.pids("worker")
+        os.kill(own.pids("gateway")[0], signal.SIGKILL)
+        assert own.process.wait(40) == 1
+        assert "gateway was ended by SIGKILL" in own.log.read_text()
+    assert not [pid for pid in pids if _is_alive(pid)]
+    assert not own.state_file.exists()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+def test_demo_shows_film_and_sheet(stack: RunningStack, tmp_path: Path) -> None:
+    """Without a terminal: it starts a stack, writes both files, prints figures, exits with 0 and leaves nothing."""
+    out = tmp_path / "out"
+    ran = stack.cuelight("demo", "--folder", str(out), "--bundle", str(stack.bundle), timeout_s=250)
+    assert ran.returncode == 0, ran.stderr
+    assert "TTFC" in ran.stdout
+    assert "RTF" in ran.stdout
+    assert (out / "demo.mp4").stat().st_size > 10_000
+    with Image.open(out / "demo.png") as sheet:
+        assert sheet.width > 1000
+        assert len(set(sheet.convert("L").resize((64, 64)).tobytes())) > 10
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+def test_say_starts_a_stack_when_there_is_none(stack: RunningStack, tmp_path: Path) -> None:
+    """On this machine, with no gateway at the address, one is started for the command and stopped after it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    film = tmp_path / "hi.mp4"
+    arguments = ("say", "Hello there.", "-o", str(film), "--bundle", str(stack.bundle))
+    ran = stack.cuelight(*arguments, "--address", f"127.0.0.1:{free}", timeout_s=250)
+    assert ran.returncode == 0, ran.stderr
+    assert "starting a stack" in ran.stderr
+    assert film.is_file()

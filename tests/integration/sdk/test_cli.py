@@ -1,0 +1,195 @@
+"""The command line as a user runs it, against a scripted gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
+from tests.fixtures.stack import clean_environment
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def _cuelight(*arguments: str, address: str = "127.0.0.1:1", home: Path, text: bytes = b"") -> Ran:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "cuelight",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**clean_environment(home), "CUELIGHT_ADDRESS": address},
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate(text)
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+def _duration_s(path: Path) -> float:
+    with av.open(str(path)) as source:
+        return sum(1 for _ in source.decode(video=0)) / 24
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_render_writes_a_film_of_the_whole_transcript(tmp_path: Path) -> None:
+    """Every word is performed, and the film is as long as the chunks that carry them."""
+    transcript, film = tmp_path / "t.txt", tmp_path / "film.mp4"
+    transcript.write_text("One two three. " * 4)
+    async with serve(FakeGateway()) as fake:
+        ran = await _cuelight("render", str(transcript), "-o", str(film), address=fake.address, home=tmp_path)
+    assert ran.code == 0, ran.err
+    assert _duration_s(film) == pytest.approx(4 * 1.375)
+    assert "RTF p50 0.29" in ran.out
+    assert fake.creates[0].config.regime == "scripted"
+    assert _names(tmp_path) == ["film.mp4", "t.txt"]
+
+
+async def test_render_reads_standard_input(tmp_path: Path) -> None:
+    """A dash is standard input."""
+    async with serve(FakeGateway()) as fake:
+        film = tmp_path / "film.mp4"
+        ran = await _cuelight(
+            "render", "-", "-o", str(film), address=fake.address, home=tmp_path, text=b"\xef\xbb\xbfHello there you."
+        )
+    assert ran.code == 0, ran.err
+    assert fake.sessions["tenants/local/sessions/s0"].words == ["Hello", "there", "you."]
+
+
+async def test_a_long_transcript_is_said_in_pieces_as_it_is_spoken(tmp_path: Path) -> None:
+    """No message is beyond 16 KiB, words arrive in order, and the end is said only after all of them."""
+    transcript = tmp_path / "long.txt"
+    words = [f"w{index}{'.' if index % 9 == 8 else ''}" for index in range(600)]
+    transcript.write_text(" ".join(words))
+    fake = FakeGateway()
+    async with serve(fake):
+        ran = await _cuelight(
+            "render", str(transcript), "-o", str(tmp_path / "f.mp4"), address=fake.address, home=tmp_path
+        )
+    assert ran.code == 0, ran.err
+    assert fake.sessions["tenants/local/sessions/s0"].words == words
+
+
+async def test_say_shows_where_the_film_is(tmp_path: Path) -> None:
+    """Say takes the text as an argument and names the file it wrote."""
+    async with serve(FakeGateway()) as fake:
+        film = tmp_path / "hi.mp4"
+        ran = await _cuelight(
+            "say", "hello", "-o", str(film), "--character", "ada", address=fake.address, home=tmp_path
+        )
+    assert ran.code == 0, ran.err
+    assert "hi.mp4" in ran.out
+    assert fake.creates[0].config.character == "ada"
+    assert film.is_file()
+
+
+async def test_a_session_that_breaks_leaves_its_part_and_says_so(tmp_path: Path) -> None:
+    """A failed session is one sentence, exit status 1, and the film of what had come."""
+    film = tmp_path / "film.mp4"
+    async with serve(FakeGateway(Script(fail_after=4))) as fake:
+        ran = await _cuelight(
+            "say", "one two three four five six", "-o", str(film), address=fake.address, home=tmp_path
+        )
+    assert ran.code == 1
+    assert "session failed" in ran.err
+    assert "2.8 s that had come until then" in ran.err
+    assert "Traceback" not in ran.err
+    assert _duration_s(film) == pytest.approx(2 * 1.375)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("say", " "), "text is empty"),
+        (("say", "hello", "-o", "film.avi"), ".mp4"),
+        (("say", "hello", "-o", "no/such/folder/film.mp4"), "not a folder"),
+        (("say", "hello", "--portrait", "no-such.png"), "no-such.png is not a file"),
+        (("render", "no-such.txt", "-o", "film.mp4"), "no-such.txt cannot be read"),
+        (("render", ".", "-o", "film.mp4"), "cannot be read"),
+        (("up", "--bundle", "no-such-bundle"), "no-such-bundle"),
+        (("up", "--log-level", "LOUD"), "LOUD"),
+        (("up", "--port", "99999"), "99999"),
+        (("characters", "--bundle", "no-such-bundle"), "no-such-bundle"),
+        (("shout",), "shout"),
+    ],
+)
+async def test_bad_input_is_one_sentence_and_status_2(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    """What the user can put right is said in a sentence, before anything is started."""
+    ran = await _cuelight(*arguments, home=tmp_path)
+    assert ran.code == 2, ran.err
+    assert sentence in ran.err
+    assert "Traceback" not in ran.err + ran.out
+
+
+async def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no text are named as such."""
+    (tmp_path / "t.txt").write_bytes(b"\xff\xfe\x00 not text")
+    ran = await _cuelight("render", str(tmp_path / "t.txt"), "-o", str(tmp_path / "f.mp4"), home=tmp_path)
+    assert (ran.code, "not UTF-8" in ran.err) == (2, True)
+
+
+async def test_a_refused_configuration_is_status_2(tmp_path: Path) -> None:
+    """What the server refuses as invalid is the user's to change as well."""
+    refusal = status("INVALID_ARGUMENT", "character nobody is not in this bundle", error_info("INVALID_INPUT"))
+    async with serve(FakeGateway(Script(refuse_create=refusal))) as fake:
+        ran = await _cuelight("say", "hello", "-o", str(tmp_path / "f.mp4"), address=fake.address, home=tmp_path)
+    assert (ran.code, "nobody" in ran.err) == (2, True)
+
+
+async def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    """Which port, for what, and how to choose another."""
+    from tests.fixtures.tiny_bundle import build_tiny_bundle
+
+    bundle = build_tiny_bundle(tmp_path / "tiny")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = await _cuelight("up", "--port", str(port), "--bundle", str(bundle), home=tmp_path)
+    assert ran.code == 2
+    assert f"port {port}" in ran.err
+    assert "--port" in ran.err
+
+
+async def test_status_without_a_gateway_says_how_to_start_one(tmp_path: Path) -> None:
+    """Nothing there: exit status 1 and the command that starts it."""
+    ran = await _cuelight("status", home=tmp_path)
+    assert (ran.code, "cuelight up" in ran.err) == (1, True)
+
+
+async def test_status_lists_sessions(tmp_path: Path) -> None:
+    """A stack that was started elsewhere still shows its sessions."""
+    fake = FakeGateway()
+    async with serve(fake):
+        await _cuelight("say", "hello", "-o", str(tmp_path / "f.mp4"), address=fake.address, home=tmp_path)
+        ran = await _cuelight("status", address=fake.address, home=tmp_path)
+    assert ran.code == 0, ran.err
+    assert "s0" in ran.out
+
+
+async def test_help_names_every_command(tmp_path: Path) -> None:
+    """--help of the whole and of each command works and explains."""
+    ran = await _cuelight("--help", home=tmp_path)
+    assert ran.code == 0
+    for command in ("up", "say", "render", "status", "demo", "characters"):
+        assert command in ran.out
