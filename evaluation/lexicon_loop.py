@@ -43,14 +43,19 @@ def dictionary_readings() -> dict[str, list[Reading]]:
     return readings
 
 
-def all_readings(words: Iterable[str], lexicon: Mapping[str, Reading],
-                 dictionary: Mapping[str, Sequence[Reading]]) -> dict[str, set[Reading]]:
+def all_readings(
+    words: Iterable[str], lexicon: Mapping[str, Reading], dictionary: Mapping[str, Sequence[Reading]]
+) -> dict[str, set[Reading]]:
     """Every way each word may be said: as the bundle reads it (the dictionary, where it does not), and with `ah` weak.
 
     More readings would only make more words sound alike. Raises KeyError for a word that nobody reads.
     """
-    weak: dict[str, set[Reading]] = {"a": {("ax",), ("ey",)}, "the": {("dh", "ax"), ("dh", "iy")},
-                                     "to": {("t", "ax"), ("t", "uw")}, "and": {("ax", "n", "d"), ("ae", "n", "d")}}
+    weak: dict[str, set[Reading]] = {
+        "a": {("ax",), ("ey",)},
+        "the": {("dh", "ax"), ("dh", "iy")},
+        "to": {("t", "ax"), ("t", "uw")},
+        "and": {("ax", "n", "d"), ("ae", "n", "d")},
+    }
     found = {}
     for word in words:
         readings = {lexicon[word]} if word in lexicon else set(dictionary.get(word, ()))
@@ -73,8 +78,9 @@ class Path:
 class LexiconLoop:
     """Decodes phone scores into words."""
 
-    def __init__(self, readings: Mapping[str, Iterable[Reading]], phones: Sequence[str], pause: int,
-                 penalty: float = -3.0) -> None:
+    def __init__(
+        self, readings: Mapping[str, Iterable[Reading]], phones: Sequence[str], pause: int, penalty: float = -3.0
+    ) -> None:
         """phones: names, output i + 1 is phone i; pause: its output; penalty: log score of starting a word."""
         ids = {name: i + 1 for i, name in enumerate(phones)}
         spoken = {w: sorted(r for r in rs if r and all(p in ids for p in r)) for w, rs in readings.items()}
@@ -113,8 +119,9 @@ class LexiconLoop:
         assert best > NEVER / 2, "some path must exist: the gap always goes on"
         return self._trace(origin, said)
 
-    def _enter(self, path: Path, gap: float, gap_origin: int,
-               said: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, tuple[float, int]]:
+    def _enter(
+        self, path: Path, gap: float, gap_origin: int, said: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, int]]:
         """What entering each reading now would score, and from where; and the gap's own best past.
 
         Two equal phones in a row need a blank between them, across words as inside them.

@@ -84,8 +84,12 @@ class Performance:
         return self.pointer >= len(self.tokens)
 
 
-def perform(models: Models, scripts: Sequence[Script], options: Options | None = None,
-            progress: Callable[[int], object] = lambda chunks: None) -> list[Performance]:
+def perform(
+    models: Models,
+    scripts: Sequence[Script],
+    options: Options | None = None,
+    progress: Callable[[int], object] = lambda chunks: None,
+) -> list[Performance]:
     """Performs every script to its end. progress is told how many chunks were made."""
     options = options or Options()
     made = [Performance(models.front_end.tokenize(script.text).tokens) for script in scripts]
@@ -101,8 +105,9 @@ def perform(models: Models, scripts: Sequence[Script], options: Options | None =
 
 
 @torch.inference_mode()
-def _advance(models: Models, scripts: Sequence[Script], made: Sequence[Performance], options: Options,
-             generator: torch.Generator) -> None:
+def _advance(
+    models: Models, scripts: Sequence[Script], made: Sequence[Performance], options: Options, generator: torch.Generator
+) -> None:
     """Makes the next chunk of each."""
     conditioner, config = models.conditioner, models.conditioner.config
     windows = [conditioner.window(p.tokens, p.pointer) for p in made]
@@ -122,14 +127,23 @@ def _advance(models: Models, scripts: Sequence[Script], made: Sequence[Performan
         p.pointers.append(p.pointer)
 
 
-def _denoise(models: Models, scripts: Sequence[Script], made: Sequence[Performance], options: Options, prefix: Prefix,
-             start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def _denoise(
+    models: Models,
+    scripts: Sequence[Script],
+    made: Sequence[Performance],
+    options: Options,
+    prefix: Prefix,
+    start: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor | None]:
     """Noise to clean latents, audio (B, T, C) and video (B, Cv, L, h, w)."""
     dit, config = models.dit, models.dit.config
     motion, motion_mask = _past([p.audio for p in made], config.audio_motion, config.audio_channels)
     memory = None if scripts[0].portrait is None else _remember(dit, scripts, made, options)
-    shapes = ((config.audio_latents, config.audio_channels),
-              (config.video_channels, config.video_latents, config.video_height, config.video_width))
+    shapes = (
+        (config.audio_latents, config.audio_channels),
+        (config.video_channels, config.video_latents, config.video_height, config.video_width),
+    )
     audio, video = (torch.randn(len(made), *shape, generator=generator) for shape in shapes)
     audio, video = audio * options.noise_scale_audio, video * options.noise_scale_video
     times = timesteps(options.steps, options.shift)

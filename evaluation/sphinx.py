@@ -25,8 +25,18 @@ QUIET_S = 0.25
 def write_unigram(words: Sequence[str], path: Path) -> None:
     """An ARPA language model in which each word, and the end, is equally likely."""
     likely = math.log10(1 / (len(words) + 1))
-    lines = ["\\data\\", f"ngram 1={len(words) + 2}", "", "\\1-grams:", "-99 <s>", f"{likely:.4f} </s>",
-             *(f"{likely:.4f} {word}" for word in words), "", "\\end\\", ""]
+    lines = [
+        "\\data\\",
+        f"ngram 1={len(words) + 2}",
+        "",
+        "\\1-grams:",
+        "-99 <s>",
+        f"{likely:.4f} </s>",
+        *(f"{likely:.4f} {word}" for word in words),
+        "",
+        "\\end\\",
+        "",
+    ]
     path.write_text("\n".join(lines))
 
 

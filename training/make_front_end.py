@@ -41,8 +41,9 @@ def letter_names() -> dict[str, tuple[str, ...]]:
     return {f"{letter}.": phones for letter, phones in names.items()} | {"a.": ("ey",)}
 
 
-def batch(rng: random.Random, words: list[str], readings: dict[str, tuple[str, ...]], ids: dict[str, int],
-          count: int) -> tuple[Tensor, Tensor, Tensor]:
+def batch(
+    rng: random.Random, words: list[str], readings: dict[str, tuple[str, ...]], ids: dict[str, int], count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Letters (B, L), phones (sum,), phone counts (B,)."""
     some = rng.choices(words, k=count)
     letters = torch.zeros(count, LONGEST, dtype=torch.long)
@@ -60,7 +61,9 @@ def ctc(net: LetterToSound, drawn: tuple[Tensor, Tensor, Tensor]) -> Losses:
     return {"ctc": F.ctc_loss(scores, phones, lengths, counts, zero_infinity=True)}
 
 
-def accuracy(net: LetterToSound, words: list[str], readings: dict[str, tuple[str, ...]], phones: list[str]) -> dict[str, float]:
+def accuracy(
+    net: LetterToSound, words: list[str], readings: dict[str, tuple[str, ...]], phones: list[str]
+) -> dict[str, float]:
     """Share of unseen words read exactly."""
     right = sum(tuple(phones[i] for i in net.read(word)) == readings[word] for word in words)
     return {"val_words_right": right / len(words)}
@@ -88,7 +91,12 @@ def main() -> None:
     random.Random(0).shuffle(shuffled)
     unseen, seen = shuffled[:1000], shuffled[1000:]
     net, rng = LetterToSound(LetterToSoundConfig(phones=len(phones))), random.Random(1)
-    loop = Loop(net, options.checkpoints / "letters", Budget(options.samples, options.minutes, 64, rate=2e-3), lambda name: False)
+    loop = Loop(
+        net,
+        options.checkpoints / "letters",
+        Budget(options.samples, options.minutes, 64, rate=2e-3),
+        lambda name: False,
+    )
     loop.resume()
     loop.run(lambda: ctc(net, batch(rng, seen, readings, ids, 64)), lambda: accuracy(net, unseen, readings, phones))
 

@@ -35,8 +35,14 @@ def write_gallery(bundle: Path) -> list[dict[str, str]]:
         cv2.imwrite(str(folder / "portrait.png"), draw(identity, NEUTRAL, PORTRAIT_SIDE)[..., ::-1])
         samples = speak(VOICE_SAMPLE, voice, FLITE_RATE).samples
         wavfile.write(folder / "voice.wav", FLITE_RATE, (samples * 32767).astype(np.int16))
-        entries.append({"name": name, "description": description, "portrait": f"characters/{name}/portrait.png",
-                        "voice": f"characters/{name}/voice.wav"})
+        entries.append(
+            {
+                "name": name,
+                "description": description,
+                "portrait": f"characters/{name}/portrait.png",
+                "voice": f"characters/{name}/voice.wav",
+            }
+        )
     return entries
 
 
@@ -44,19 +50,27 @@ def split_weights(run: Path, bundle: Path) -> None:
     """One file per package from a run's averaged weights."""
     weights = load_file(run / "model.safetensors")
     for part in ("conditioner", "dit"):
-        own = {name[len(part) + 1 :]: value.contiguous() for name, value in weights.items() if name.startswith(f"{part}.")}
+        own = {
+            name[len(part) + 1 :]: value.contiguous() for name, value in weights.items() if name.startswith(f"{part}.")
+        }
         save_file(own, bundle / f"{part}.safetensors")
 
 
 def geometry(dit: DiTConfig, codec: AudioCodecConfig) -> dict[str, int]:
     """The manifest's sizes."""
     return {
-        "width": dit.video_width * 16, "height": dit.video_height * 16, "frames_per_second": 24,
-        "frames_per_chunk": 4 * dit.video_latents - 3, "video_latents_per_chunk": dit.video_latents,
-        "video_latent_channels": dit.video_channels, "video_latent_height": dit.video_height,
-        "video_latent_width": dit.video_width, "sample_rate": codec.sample_rate,
+        "width": dit.video_width * 16,
+        "height": dit.video_height * 16,
+        "frames_per_second": 24,
+        "frames_per_chunk": 4 * dit.video_latents - 3,
+        "video_latents_per_chunk": dit.video_latents,
+        "video_latent_channels": dit.video_channels,
+        "video_latent_height": dit.video_height,
+        "video_latent_width": dit.video_width,
+        "sample_rate": codec.sample_rate,
         "samples_per_audio_latent": codec.hop * codec.frames_per_latent,
-        "audio_latents_per_chunk": dit.audio_latents, "audio_latent_channels": dit.audio_channels,
+        "audio_latents_per_chunk": dit.audio_latents,
+        "audio_latent_channels": dit.audio_channels,
     }
 
 
@@ -74,27 +88,43 @@ def main() -> None:
     parser.add_argument("--version", default="0.1.0")
     parser.add_argument("--noise-scale-audio", type=float, default=0.4)
     parser.add_argument("--noise-scale-video", type=float, default=1.0)
-    parser.add_argument("--training", type=json.loads, default={}, help="JSON on how it was trained, kept in the manifest")
+    parser.add_argument(
+        "--training", type=json.loads, default={}, help="JSON on how it was trained, kept in the manifest"
+    )
     options = parser.parse_args()
     run, out = options.checkpoints / options.run, options.out
     out.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = json.loads((run / "config.json").read_text())
     split_weights(run, out)
-    for source, name in (("vae/model.safetensors", "video_vae.safetensors"), ("audio_codec.safetensors",) * 2,
-                         ("letters/model.safetensors", "letters.safetensors"), ("lexicon.txt.gz",) * 2):
+    for source, name in (
+        ("vae/model.safetensors", "video_vae.safetensors"),
+        ("audio_codec.safetensors",) * 2,
+        ("letters/model.safetensors", "letters.safetensors"),
+        ("lexicon.txt.gz",) * 2,
+    ):
         shutil.copyfile(options.checkpoints / source, out / name)
     characters = write_gallery(out)
     dit, codec = DiTConfig(**config["dit"]), AudioCodecConfig()
     paths = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
     manifest = {
-        "name": "pocket", "version": options.version, "recipe": "streamchar", "geometry": geometry(dit, codec),
+        "name": "pocket",
+        "version": options.version,
+        "recipe": "streamchar",
+        "geometry": geometry(dit, codec),
         "text": {"phones": config["phones"], "lexicon": "lexicon.txt.gz", "letters": "letters.safetensors"},
-        "conditioner": config["conditioner"], "dit": config["dit"], "video_vae": asdict(VideoVAEConfig()),
+        "conditioner": config["conditioner"],
+        "dit": config["dit"],
+        "video_vae": asdict(VideoVAEConfig()),
         "audio_codec": asdict(codec),
-        "sampler": {"steps": 4, "noise_scale_audio": options.noise_scale_audio,
-                    "noise_scale_video": options.noise_scale_video, "shift": 1.0},
+        "sampler": {
+            "steps": 4,
+            "noise_scale_audio": options.noise_scale_audio,
+            "noise_scale_video": options.noise_scale_video,
+            "shift": 1.0,
+        },
         "files": {str(p.relative_to(out)): digest(p) for p in paths},
-        "characters": characters, "training": options.training,
+        "characters": characters,
+        "training": options.training,
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     size = sum(p.stat().st_size for p in paths) / 1e6

@@ -32,10 +32,13 @@ class LetterToSound(nn.Module):
         super().__init__()
         width = config.width
         self.letters = nn.Embedding(len(LETTERS) + 1, 2 * width)
-        self.near = nn.ModuleList(nn.Conv1d(width, width, config.kernel, padding=config.kernel // 2, groups=4)
-                                  for _ in range(config.layers))
-        self.mix = nn.ModuleList(nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-                                 for _ in range(config.layers))
+        self.near = nn.ModuleList(
+            nn.Conv1d(width, width, config.kernel, padding=config.kernel // 2, groups=4) for _ in range(config.layers)
+        )
+        self.mix = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+            for _ in range(config.layers)
+        )
         self.phones = nn.Linear(width, config.phones + 1)
 
     def forward(self, letters: Tensor) -> Tensor:
