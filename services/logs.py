@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TextIO, cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 __all__ = ["bound", "configure", "get_logger"]
 
@@ -21,12 +21,17 @@ __all__ = ["bound", "configure", "get_logger"]
 def configure(*, process: str, level: str = "INFO", style: str = "json", stream: TextIO | None = None) -> None:
     """Send all logs of this process to `stream` (stderr), ours and the standard library's alike.
 
-    `style` is `json` or `console`. `process` is bound to every line.
+    `style` is `json` or `console`. Every line names the `process`.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     target = stream or sys.stderr
+
+    def add_process(_: object, __: str, event: EventDict) -> EventDict:
+        return {"process": process, **event}  # not a contextvar: threads start without them
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_process,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -48,7 +53,6 @@ def configure(*, process: str, level: str = "INFO", style: str = "json", stream:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def _rendering(style: str, *, is_terminal: bool) -> list[Processor]:

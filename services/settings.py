@@ -58,6 +58,13 @@ class ProcessSettings(BaseSettings):
     metrics_listen: str = ""
     """host:port of the Prometheus endpoint; empty serves none."""
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_one(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("a Redis URL begins with redis://, rediss:// or unix://")
+        return value
+
     @field_validator("*", mode="after")
     @classmethod
     def _addresses_are_addresses(cls, value: object, info: object) -> object:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from services.session import Cue, CueKind
+from services.errors import StaleGeneration
+from services.session import ChunkCommit, Cue, CueKind
+from services.state import Lease, SessionStore
+from services.state.calls import Argument
+from services.state.snapshot import StoredSession
 from tests.fakes.chunks import CHUNK_S, Teller, latents_of
 
 WORD_S = CHUNK_S / 3
@@ -65,8 +71,6 @@ async def test_interrupt_beyond_the_head_drops_what_was_not_yet_generated(teller
 
 async def test_interrupt_drops_the_chunk_in_the_making(teller: Teller) -> None:
     """Inputs written before the interrupt are gone with their words, and their commit is refused."""
-    from services.errors import StaleGeneration
-
     await teller.tell("one two three four")
     late = await teller.prepare("five six", cue_cursor=2)
     await teller.store.interrupt(teller.lease, 10.0, cue_cursor=3)
@@ -177,3 +181,45 @@ async def test_discard_idle_drops_an_idle_chunk_in_the_making(teller: Teller) ->
     await teller.prepare("four five", cue_cursor=2)
     assert await teller.store.discard_idle(teller.lease, 0.0) is None
     assert (await teller.store.load_snapshot("s1")).pending is not None
+
+
+class Racing(SessionStore):
+    """Commits a chunk between an interrupt's look at the session and its cut."""
+
+    late: tuple[Lease, ChunkCommit] | None = None
+
+    async def _load(self, session_id: str) -> StoredSession:
+        stored = await super()._load(session_id)
+        if self.late is not None:
+            (lease, commit), self.late = self.late, None
+            await self.commit(lease, commit)
+        return stored
+
+
+async def test_commit_that_comes_in_between_is_cut_too(teller: Teller, redis_url: str) -> None:
+    """A chunk committed while an interrupt is worked out does not escape it."""
+    await teller.tell("one two three four five six")
+    async with Racing.connect(redis_url) as racing:
+        racing.late = (teller.lease, await teller.prepare())
+        retired = await racing.interrupt(teller.lease, 2 * WORD_S, cue_cursor=2)
+    assert retired.chunk_indices == (1,)
+    snapshot = await teller.store.load_snapshot("s1")
+    assert snapshot.transcript == ("one two",)
+    assert snapshot.next_chunk_index == 2
+
+
+class Stuttering(SessionStore):
+    """Sends every script twice, as after a lost answer."""
+
+    async def _script(self, name: str, keys: Sequence[str], *args: Argument) -> list[bytes]:
+        await super()._script(name, keys, *args)
+        return await super()._script(name, keys, *args)
+
+
+async def test_cut_can_be_repeated(teller: Teller, redis_url: str) -> None:
+    """A cut whose answer was lost is sent again and cuts once: words said with it are not said twice."""
+    await teller.tell("one two three")
+    async with Stuttering.connect(redis_url) as stuttering:
+        retired = await stuttering.interrupt(teller.lease, WORD_S, cue_cursor=2, say=("again",))
+    assert retired.generation == 1
+    assert (await teller.store.load_snapshot("s1")).transcript == ("one", "again")

@@ -49,6 +49,7 @@ def test_variables_of_other_processes_are_fine(monkeypatch: pytest.MonkeyPatch) 
         ("CUELIGHT_WORKER_SLOT", "3", "CUELIGHT_WORKER_SLOT is not a setting; did you mean CUELIGHT_WORKER_SLOTS"),
         ("CUELIGHT_WORKER_SLOTS", "0", "CUELIGHT_WORKER_SLOTS"),
         ("CUELIGHT_WORKER_LISTEN", "localhost", "'localhost' is not host:port"),
+        ("CUELIGHT_REDIS_URL", "localhost:6379", "CUELIGHT_REDIS_URL: .*begins with redis://"),
         ("CUELIGHT_LOG_LEVEL", "LOUD", "CUELIGHT_LOG_LEVEL"),
         ("CUELIGHT_WORKER_ID", "a b", "CUELIGHT_WORKER_ID"),
     ],
