@@ -18,11 +18,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cuelight.v1 import session_pb2 as pb
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from cuelight.v1 import session_pb2 as pb
 from gateway.sessions.admission import Admission
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.errors import AttachExpected
@@ -88,7 +88,7 @@ class SessionSocket:
         if request.WhichOneof("message") == "attach":
             await self._detach()
             if not isinstance(token, str) or not token:
-                raise BadToken("attach needs the attach token of CreateSession beside it, as \"token\"")
+                raise BadToken('attach needs the attach token of CreateSession beside it, as "token"')
             requests: asyncio.Queue[pb.StreamSessionRequest | None] = asyncio.Queue(_WAITING_MESSAGES)
             self._attached = _Attached(requests, asyncio.create_task(self._send_all(requests, token)))
         if self._attached is None:

@@ -9,7 +9,6 @@ import asyncio
 from dataclasses import dataclass
 
 from cuelight.v1 import session_pb2 as pb
-
 from gateway.sessions import validation
 from gateway.sessions.convert import session_message
 from gateway.sessions.hostings import Hostings

@@ -13,10 +13,9 @@ from typing import TypeAlias
 
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.types_pb2 import Notice
-
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
-from gateway.sessions.convert import session_message, timestamp
+from gateway.sessions.convert import session_message
 from gateway.sessions.errors import AttachExpected, MessageTooLarge
 from gateway.sessions.hosting import Hosting
 from gateway.sessions.hostings import Hostings
@@ -28,6 +27,7 @@ from services.errors import BadToken, CuelightError, InvalidInput, Superseded
 from services.serving import status_from_error
 from services.session import Cue, CueKind, SessionRecord
 from services.state import SessionStore
+from services.wire import timestamp_from_unix
 
 Requests: TypeAlias = AsyncIterator[pb.StreamSessionRequest]
 
@@ -35,7 +35,7 @@ ATTACH_DEADLINE_S = 10.0
 MESSAGE_BYTES = 64 * 1024
 CREDIT_MOST = 65_536
 
-_FIELDS: dict[type[Item] | type[Urgent], str] = {
+_FIELDS: dict[type[Item | Urgent], str] = {
     pb.MediaChunk: "media",
     pb.ResponseStarted: "response_started",
     pb.ResponseEnded: "response_ended",
@@ -106,7 +106,12 @@ class Attachment:
     """One client on the stage."""
 
     def __init__(
-        self, attachments: Attachments, hosting: Hosting, subscription: Subscription, record: SessionRecord, ordinal: int
+        self,
+        attachments: Attachments,
+        hosting: Hosting,
+        subscription: Subscription,
+        record: SessionRecord,
+        ordinal: int,
     ) -> None:
         self._store = attachments.store
         self._geometry = attachments.geometry
@@ -167,7 +172,9 @@ class Attachment:
         if kind == "attach":
             raise AttachExpected("attach may only be the first message of a stream")
         if kind == "ping":
-            self._subscription.post(pb.Pong(client_time=request.ping.client_time, receive_time=timestamp(time.time())))
+            self._subscription.post(
+                pb.Pong(client_time=request.ping.client_time, receive_time=timestamp_from_unix(time.time()))
+            )
             return
         try:
             if kind == "acknowledge":
@@ -202,13 +209,15 @@ class Attachment:
         return pb.ResumeUpdate(
             resume_token=resume_token(self._record.session_id, self._ordinal, key),
             durable_client_seq=self._durable_seq,
-            expire_time=timestamp(self._record.expire_time_s),
+            expire_time=timestamp_from_unix(self._record.expire_time_s),
         )
 
     def _response(self, **message: object) -> pb.StreamSessionResponse:
         self._server_seq += 1
         return pb.StreamSessionResponse(
-            server_seq=self._server_seq, send_time=timestamp(time.time()), **message  # type: ignore[arg-type]
+            server_seq=self._server_seq,
+            send_time=timestamp_from_unix(time.time()),
+            **message,  # type: ignore[arg-type]
         )
 
 

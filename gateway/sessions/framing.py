@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import google_crc32c
-from cuelight.v1.session_pb2 import MediaChunk, TrackInit
 
+from cuelight.v1.session_pb2 import MediaChunk, TrackInit
 from gateway import fmp4
 from services.bundle import Geometry
 from services.session import VIDEO_TRACK, Container

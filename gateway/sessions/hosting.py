@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1 import worker_pb2
-
-from gateway.sessions.convert import duration
 from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
@@ -23,6 +21,7 @@ from services.bundle import Geometry
 from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.state import SessionStore, Slot
+from services.wire import duration_from_seconds
 
 log = get_logger(__name__)
 
@@ -53,6 +52,7 @@ class Hosting:
         self.epoch = 0
         self.generation = 0
         self.is_state_preserved = True
+        self.visitors = 0
         self._bundle = bundle
         self._store = store
         self._lines = lines
@@ -137,7 +137,7 @@ class Hosting:
         if self._up is not None:
             self._up.nudge()
 
-    def announce(self, state: pb.SessionState, reason: str = "") -> None:
+    def announce(self, state: pb.SessionState.ValueType, reason: str = "") -> None:
         """Tell all readers of a state, ahead of all media."""
         self.post(pb.StateChanged(state=state, epoch=self.epoch, reason=reason))
 
@@ -163,7 +163,7 @@ class Hosting:
         loop = asyncio.get_running_loop()
         lost_at = loop.time()
         tries = 0
-        while not self._is_over:
+        while True:
             self._is_up = False
             fault: CuelightError = WorkerUnavailable("the worker ended the stream")
             try:
@@ -342,7 +342,7 @@ class _Upstream:
             playhead_s, self._playhead_s = self._playhead_s, None
             is_nudged, self._is_nudged = self._is_nudged, False
             if playhead_s is not None:
-                position = duration(playhead_s)
+                position = duration_from_seconds(playhead_s)
                 yield worker_pb2.HostRequest(playhead=worker_pb2.Playhead(position_on_media_clock=position))
             if is_nudged:
                 yield worker_pb2.HostRequest(cue_ready=worker_pb2.CueReady())

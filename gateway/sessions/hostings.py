@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from cuelight.v1 import session_pb2 as pb
-
 from gateway.sessions.hosting import Hosting, HostingPolicy
 from gateway.sessions.workers import WorkerLines
 from services.bundle import Manifest
@@ -34,7 +33,6 @@ class Hostings:
         self._policy = policy
         self._most = most
         self._hostings: dict[str, Hosting] = {}
-        self._visitors: dict[str, int] = {}
         self._partings: dict[str, asyncio.TimerHandle] = {}
         self._closings: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -44,16 +42,16 @@ class Hostings:
         """The session's hosting, claimed from `media_offset` on if nobody else joined it before."""
         session_id = record.session_id
         hosting = self._find(session_id)
-        self._visitors[session_id] = self._visitors.get(session_id, 0) + 1
+        hosting.visitors += 1
         self._cancel_parting(session_id)
         try:
             await hosting.start(media_offset)
             yield hosting
         finally:
-            self._visitors[session_id] -= 1
+            hosting.visitors -= 1
             if hosting.is_over:
                 self._forget(hosting)
-            elif self._visitors.get(session_id) == 0:
+            elif hosting.visitors == 0:
                 self.expect(session_id, record.detach_ttl_s)
 
     def find(self, session_id: str) -> Hosting | None:
@@ -104,7 +102,6 @@ class Hostings:
     def _forget(self, hosting: Hosting) -> None:
         if self._hostings.get(hosting.session_id) is hosting:
             del self._hostings[hosting.session_id]
-            self._visitors.pop(hosting.session_id, None)
 
     def _cancel_parting(self, session_id: str) -> None:
         timer = self._partings.pop(session_id, None)

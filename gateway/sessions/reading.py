@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from cuelight.v1 import session_pb2 as pb
-
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
 from gateway.sessions.hostings import Hostings

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from typing import NamedTuple, TypeAlias
 
 from cuelight.v1.session_pb2 import MediaChunk, Progress, ResponseEnded, ResponseStarted, StateChanged
-
 from services.errors import OffsetExpired
 
 Item: TypeAlias = MediaChunk | Progress | ResponseStarted | ResponseEnded | StateChanged

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from grpc import aio
 
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1 import session_pb2_grpc
-from grpc import aio
-
 from gateway.sessions.admission import Admission
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.reading import Reading
 from gateway.sessions.tokens import bearer_token
 
-Context: TypeAlias = aio.ServicerContext  # type: ignore[type-arg]  # generic in the stubs, not at run time
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -41,13 +41,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def StreamSession(
         self, request_iterator: AsyncIterator[pb.StreamSessionRequest], context: Context
     ) -> AsyncIterator[pb.StreamSessionResponse]:
-        async with aclosing(self._attachments.stream(aiter(request_iterator), _token(context))) as responses:
+        token = _token(context)
+        async with aclosing(self._attachments.stream(aiter(request_iterator), token)) as responses:
             async for response in responses:
                 yield response
 
-    async def ReadMedia(
-        self, request: pb.ReadMediaRequest, context: Context
-    ) -> AsyncIterator[pb.ReadMediaResponse]:
+    async def ReadMedia(self, request: pb.ReadMediaRequest, context: Context) -> AsyncIterator[pb.ReadMediaResponse]:
         async with aclosing(self._reading.stream(request, _token(context))) as responses:
             async for response in responses:
                 yield response

@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 from cuelight.v1.session_pb2 import ErrorNotice, GoAway, MediaChunk, Pong, ResumeUpdate, Retired, StateChanged
 from cuelight.v1.types_pb2 import Notice
-
 from gateway.sessions.ring import Item, MediaRing, is_before
 from services.errors import CuelightError, Draining
 

@@ -7,19 +7,19 @@ It knows the contract and the bundle's characters; it reads no store and asks no
 from __future__ import annotations
 
 import io
-import math
 import re
 import secrets
 import wave
 from dataclasses import dataclass
 
-from cuelight.v1 import session_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 from PIL import Image, UnidentifiedImageError
 
+from cuelight.v1 import session_pb2 as pb
 from services.bundle import Manifest
 from services.errors import InvalidInput
 from services.session import Container, Regime, SessionConfig
+from services.wire import seconds_from_duration
 
 TENANT = "tenants/local"
 
@@ -105,8 +105,8 @@ def page(request: pb.ListSessionsRequest) -> tuple[int, str]:
 
 def seconds(duration: Duration, field: str, most: float) -> float:
     """A duration in seconds, from 0 to `most`."""
-    value = duration.seconds + duration.nanos * 1e-9
-    if not 0 <= value <= most or not math.isfinite(value):
+    value = seconds_from_duration(duration)
+    if not 0 <= value <= most:
         raise InvalidInput(f"{field} must lie between 0 and {most:g} s, it is {value:g} s", field=field)
     return value
 
@@ -146,14 +146,14 @@ def session_config(config: pb.SessionConfig, manifest: Manifest) -> SessionConfi
 
 def container(value: int, field: str) -> Container:
     """The framing of media; unspecified is elementary."""
-    known = {
+    known: dict[int, Container] = {
         pb.MEDIA_CONTAINER_UNSPECIFIED: Container.ELEMENTARY,
         pb.MEDIA_CONTAINER_ELEMENTARY: Container.ELEMENTARY,
         pb.MEDIA_CONTAINER_FMP4: Container.FMP4,
     }
     if value not in known:
         raise InvalidInput(f"{field} must be FMP4 or ELEMENTARY", field=field)
-    return known[pb.MediaContainer(value)]
+    return known[value]
 
 
 def say_text(text: str) -> Text:

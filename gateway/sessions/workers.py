@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 import grpc
-from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from grpc import aio
 
+from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from services.errors import CuelightError, WorkerUnavailable
 from services.serving import channel_options, error_from_rpc
 
@@ -21,7 +21,7 @@ from services.serving import channel_options, error_from_rpc
 class HostResponses:
     """What a worker answers on one Host stream, with its errors translated."""
 
-    def __init__(self, call: aio.StreamStreamCall) -> None:
+    def __init__(self, call: aio.StreamStreamCall[worker_pb2.HostRequest, worker_pb2.HostResponse]) -> None:
         self._call = call
 
     async def first(self, deadline_s: float) -> worker_pb2.Hosted:
@@ -45,7 +45,7 @@ class HostResponses:
             response = await self._call.read()
         except aio.AioRpcError as fault:
             raise _translated(fault) from fault
-        if response is aio.EOF:
+        if not isinstance(response, worker_pb2.HostResponse):  # grpc's EOF
             raise StopAsyncIteration
         return response
 
@@ -58,9 +58,7 @@ class WorkerLines:
         self._channels: dict[str, aio.Channel] = {}
 
     @contextlib.asynccontextmanager
-    async def host(
-        self, address: str, requests: AsyncIterator[worker_pb2.HostRequest]
-    ) -> AsyncIterator[HostResponses]:
+    async def host(self, address: str, requests: AsyncIterator[worker_pb2.HostRequest]) -> AsyncIterator[HostResponses]:
         """A Host stream to the worker at `address`; it is cancelled on leaving."""
         call = worker_pb2_grpc.WorkerServiceStub(self._channel(address)).Host(requests)
         try:

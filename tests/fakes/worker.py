@@ -8,18 +8,17 @@ fake workers may share, so that one can go on where the other was killed. It has
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import google_crc32c
-from cuelight.v1 import session_pb2 as pb
-from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode, aio
 
+from cuelight.v1 import session_pb2 as pb
+from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from services.session import Cue, CueKind, Regime, SessionRecord
 from services.state import SessionStore, WorkerReport
 from tests.fakes.media import (
@@ -31,6 +30,7 @@ from tests.fakes.media import (
     VIDEO_TRACK,
     EncodedChunk,
     TestMedia,
+    first_packet,
 )
 
 CHUNK_S = CHUNK_SAMPLES / SAMPLE_RATE
@@ -41,9 +41,14 @@ FRAME_TICKS = 1_000
 _media = TestMedia()
 
 
-@lru_cache(maxsize=256)
 def encoded(position: int, is_silent: bool) -> EncodedChunk:
-    """The chunk at a position, encoded once for all tests."""
+    """The chunk at a position. Packets and chunks meet every four chunks, so that four of them serve all."""
+    made = _encoded(position % 4, is_silent)
+    return replace(made, first_audio_packet=first_packet(position))
+
+
+@lru_cache(maxsize=8)
+def _encoded(position: int, is_silent: bool) -> EncodedChunk:
     return _media.chunk(position, is_silent)
 
 

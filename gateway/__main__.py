@@ -1,0 +1,18 @@
+"""Runs the gateway: `python -m gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from gateway.process import run
+from services import logs
+from services.errors import CuelightError
+from services.settings import GatewaySettings, load
+
+settings = load(GatewaySettings)
+logs.configure(process="gateway", level=settings.log_level, style=settings.log_style)
+try:
+    asyncio.run(run(settings))
+except (CuelightError, OSError) as fault:
+    sys.exit(f"cuelight: the gateway cannot run: {fault}")

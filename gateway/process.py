@@ -1,0 +1,111 @@
+"""Wires the gateway together and runs it: the store, the lines to the workers, gRPC and HTTP in one event loop.
+
+It knows every part and does the work of none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cuelight.v1 import session_pb2
+from cuelight.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
+from gateway.http.app import build_app
+from gateway.http.origin import is_loopback
+from gateway.http.server import HttpServer
+from gateway.http.socket import SOCKET_MESSAGE_BYTES
+from gateway.sessions.admission import Admission, AdmissionPolicy
+from gateway.sessions.attachment import Attachments
+from gateway.sessions.hosting import HostingPolicy
+from gateway.sessions.hostings import Hostings
+from gateway.sessions.reading import Reading
+from gateway.sessions.service import SessionService
+from gateway.sessions.workers import WorkerLines
+from services.bundle import Bundle, load_bundle
+from services.errors import StoreUnavailable
+from services.logs import get_logger
+from services.serving import RpcServer, ServingOptions
+from services.settings import GatewaySettings, split_address
+from services.state import SessionStore
+
+log = get_logger(__name__)
+
+_WATCH_S = 1.0
+
+
+class Gateway:
+    """All of one gateway process. `async with Gateway.running(settings) as gateway` for tests and for `run`."""
+
+    def __init__(self, settings: GatewaySettings, store: SessionStore, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        self._is_let_go = False
+        self.store = store
+        self._lines = WorkerLines(settings.grpc_max_message_bytes)
+        policy = HostingPolicy(ring_s=settings.media_ring_s)
+        self.hostings = Hostings(store, self._lines, manifest, policy, settings.max_sessions)
+        lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s)
+        admission = Admission(store, self.hostings, manifest, lives)
+        attachments = Attachments(store, self.hostings, manifest.geometry)
+        name = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+        self.rpc = RpcServer(settings.gateway_listen, ServingOptions.of(settings), service_names=[name])
+        service = SessionService(admission, attachments, Reading(store, self.hostings))
+        add_SessionServiceServicer_to_server(service, self.rpc.grpc)
+        host, _ = split_address(settings.gateway_http_listen)
+        app = build_app(bundle, admission, attachments, store.ping, is_local_server=is_loopback(host))
+        self.http = HttpServer(app, settings.gateway_http_listen, socket_message_bytes=SOCKET_MESSAGE_BYTES)
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: GatewaySettings) -> AsyncIterator[Gateway]:
+        """A gateway that listens; ready as soon as the store answers. Raises BundleInvalid and OSError."""
+        bundle = load_bundle(settings.bundle)
+        timeout_s = settings.redis_call_timeout_ms / 1000
+        async with SessionStore.connect(settings.redis_url, call_timeout_s=timeout_s) as store:
+            gateway = cls(settings, store, bundle)
+            await gateway.rpc.start()
+            await gateway.http.start()
+            watching = asyncio.create_task(gateway._watch_store())
+            try:
+                yield gateway
+            finally:
+                watching.cancel()
+                if not gateway._is_let_go:
+                    await gateway.rpc.drain(gateway.let_go)
+                await gateway._lines.aclose()
+
+    def announce(self) -> None:
+        """Print one JSON line with both addresses, for whoever started this process."""
+        line = {"event": "serving", "address": self.rpc.address, "http": self.http.address}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+    async def let_go(self) -> None:
+        """End all streams and the HTTP port; the sessions live on."""
+        self._is_let_go = True
+        await self.hostings.drain()
+        await self.http.stop()
+
+    async def _watch_store(self) -> None:
+        is_ready: bool | None = None
+        while True:
+            try:
+                await self.store.ping()
+                can_serve = True
+            except StoreUnavailable as fault:
+                can_serve = False
+                log.warning("store_lost", detail=fault.message)
+            if can_serve is not is_ready:
+                is_ready = can_serve
+                await self.rpc.set_ready(is_ready)
+            await asyncio.sleep(_WATCH_S)
+
+
+async def run(settings: GatewaySettings) -> None:
+    """Run a gateway until a signal ends it."""
+    async with Gateway.running(settings) as gateway:
+        await gateway.store.wait_until_ready(settings.redis_start_timeout_s)
+        gateway.announce()
+        await gateway.rpc.run_until_signal(gateway.let_go)
