@@ -45,7 +45,7 @@ bench: $(BIN)/.dev ## Run every benchmark; results go to out/benchmarks as JSON
 
 constraints: $(BIN)/.dev ## Pin in constraints.txt what is installed now
 	@{ echo '# Pinned versions of everything that is installed; written by `make constraints`.'; \
-	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt
+	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new && mv constraints.new constraints.txt
 
 $(BIN)/.venv:
 	@[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
