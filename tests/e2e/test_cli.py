@@ -63,7 +63,7 @@ def test_a_second_stack_on_the_same_port_is_refused(stack: RunningStack) -> None
     assert stack.cuelight("status", "--state-file", str(stack.state_file)).returncode == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.slow
 def test_a_stack_of_ones_own_lives_and_dies_as_told(stack_bundle: Path, tmp_path: Path) -> None:
     """A killed worker is replaced, a killed gateway ends the stack with its name, and nothing is left behind."""
@@ -83,7 +83,7 @@ def test_a_stack_of_ones_own_lives_and_dies_as_told(stack_bundle: Path, tmp_path
     assert not own.state_file.exists()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.slow
 def test_demo_shows_film_and_sheet(stack: RunningStack, tmp_path: Path) -> None:
     """Without a terminal: it starts a stack, writes both files, prints figures, exits with 0 and leaves nothing."""
@@ -98,7 +98,7 @@ def test_demo_shows_film_and_sheet(stack: RunningStack, tmp_path: Path) -> None:
         assert len(set(sheet.convert("L").resize((64, 64)).tobytes())) > 10
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.slow
 def test_say_starts_a_stack_when_there_is_none(stack: RunningStack, tmp_path: Path) -> None:
     """On this machine, with no gateway at the address, one is started for the command and stopped after it."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from cuelight.cli.console import StackError
 
-STOP_GRACE_S = 15.0
 _TAIL_LINES = 20
 _LINE_LIMIT_BYTES = 1024 * 1024
 LineHandler = Callable[[str, str], None]
@@ -108,17 +107,17 @@ class Child:
         """How it ended, and its last lines."""
         return f"{self.spec.name} {_how(code)}.\n{self.last_lines}".strip()
 
-    async def stop(self) -> None:
-        """Asks the process to end; makes it end when it does not in time."""
+    async def stop(self, grace_s: float) -> None:
+        """Asks the process to end; makes it end when it has not in ``grace_s``."""
         if self._process is None:
             return
         if self._process.returncode is None:
             self._signal(signal.SIGTERM)
             try:
-                async with asyncio.timeout(STOP_GRACE_S):
+                async with asyncio.timeout(grace_s):
                     await self._process.wait()
             except TimeoutError:
-                self._on_line(self.spec.name, f"did not end in {STOP_GRACE_S:g} s and is killed")
+                self._on_line(self.spec.name, f"did not end in {grace_s:g} s and is killed")
                 self._signal(signal.SIGKILL)
                 await self._process.wait()
         for reader in self._readers:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 120.0
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S, _HEALTHY_S = 0.5, 30.0, 60.0
 _REDIS_WATCH_S = 1.0
+_STOP_GRACE_S = 15.0
+"""Longer than a process drains."""
+_ABORT_GRACE_S = 3.0
+"""For a process that has not begun to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Stack:
         self._watchers: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[str] | None = None
         self._state_file: Path | None = None
+        self._is_up = False
 
     async def __aenter__(self) -> Self:
         """Starts everything and waits until it is ready.
@@ -106,8 +111,10 @@ class Stack:
         began = time.monotonic()
         for child in self._children:
             await child.start()
+        self._write_state()
         for child in self._children:
             await self._ready(child, began)
+        self._is_up = True
         self._write_state()
         self._watchers = [asyncio.create_task(self._watch(child)) for child in self._children]
         if self._redis is not None:
@@ -183,13 +190,15 @@ class Stack:
             self._failure.set_result(message)
 
     async def _stop(self) -> None:
-        """Stops in the reverse order of start: first who takes work, last who keeps state."""
+        """Stops who takes work first and who keeps state last; all at once what is not up yet."""
         for watcher in self._watchers:
             watcher.cancel()
         if self._watchers:
             await asyncio.wait(self._watchers)
-        for group in _stop_order(self._children):
-            await asyncio.gather(*(child.stop() for child in group))
+        groups = _stop_order(self._children) if self._is_up else [self._children]
+        grace_s = _STOP_GRACE_S if self._is_up else _ABORT_GRACE_S
+        for group in groups:
+            await asyncio.gather(*(child.stop(grace_s) for child in group))
         if self._redis is not None:
             await asyncio.to_thread(self._redis.stop)
         if self._state_file is not None:
@@ -202,7 +211,13 @@ class Stack:
         ]
         if self._redis is not None:
             processes.insert(0, {"name": "redis", "pid": self._redis.pid, "address": self.redis_url, "restarts": 0})
-        state = {"pid": os.getpid(), "address": self.address, "page": self.page, "processes": processes}
+        state = {
+            "pid": os.getpid(),
+            "is_up": self._is_up,
+            "address": self.address,
+            "page": self.page,
+            "processes": processes,
+        }
         self._state_file = self.options.state_file or state_file(self.address)
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._state_file.with_suffix(".partial")
