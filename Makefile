@@ -40,7 +40,6 @@ protos: $(BIN)/.dev ## Write the Python stubs from protos/
 	$(BIN)/python tools/protos.py generate
 
 bench: $(BIN)/.dev ## Run every benchmark; results go to out/benchmarks as JSON
-	@mkdir -p out/benchmarks
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python "$$script" --out out/benchmarks; done
 
 constraints: $(BIN)/.dev ## Pin in constraints.txt what is installed now
