@@ -49,8 +49,8 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[SessionStore]:
-    """A session store on an empty Redis."""
-    async with SessionStore.connect(redis_url) as opened:
+    """A session store on an empty Redis, patient with a busy machine."""
+    async with SessionStore.connect(redis_url, call_timeout_s=20) as opened:
         yield opened
 
 

@@ -19,7 +19,7 @@ from services.errors import StoreUnavailable
 
 __all__ = ["EmbeddedRedis", "find_servers"]
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 PORT_TRIES = 5
 

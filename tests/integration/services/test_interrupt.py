@@ -199,7 +199,7 @@ class Racing(SessionStore):
 async def test_commit_that_comes_in_between_is_cut_too(teller: Teller, redis_url: str) -> None:
     """A chunk committed while an interrupt is worked out does not escape it."""
     await teller.tell("one two three four five six")
-    async with Racing.connect(redis_url) as racing:
+    async with Racing.connect(redis_url, call_timeout_s=20) as racing:
         racing.late = (teller.lease, await teller.prepare())
         retired = await racing.interrupt(teller.lease, 2 * WORD_S, cue_cursor=2)
     assert retired.chunk_indices == (1,)
@@ -219,7 +219,7 @@ class Stuttering(SessionStore):
 async def test_cut_can_be_repeated(teller: Teller, redis_url: str) -> None:
     """A cut whose answer was lost is sent again and cuts once: words said with it are not said twice."""
     await teller.tell("one two three")
-    async with Stuttering.connect(redis_url) as stuttering:
+    async with Stuttering.connect(redis_url, call_timeout_s=20) as stuttering:
         retired = await stuttering.interrupt(teller.lease, WORD_S, cue_cursor=2, say=("again",))
     assert retired.generation == 1
     assert (await teller.store.load_snapshot("s1")).transcript == ("one", "again")

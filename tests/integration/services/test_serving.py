@@ -66,7 +66,7 @@ async def channel(server: RpcServer) -> AsyncIterator[aio.Channel]:
 
 async def _fault(channel: aio.Channel, name: str) -> aio.AioRpcError:
     with pytest.raises(aio.AioRpcError) as raised:
-        await session_pb2_grpc.SessionServiceStub(channel).GetSession(pb.GetSessionRequest(name=name), timeout=5)
+        await session_pb2_grpc.SessionServiceStub(channel).GetSession(pb.GetSessionRequest(name=name), timeout=30)
     return raised.value
 
 
@@ -99,7 +99,7 @@ async def test_errors_carry_google_rpc_details(channel: aio.Channel) -> None:
 
 async def test_errors_in_mid_stream_are_translated(channel: aio.Channel) -> None:
     """A stream that has begun ends with the same details."""
-    call = session_pb2_grpc.SessionServiceStub(channel).ReadMedia(pb.ReadMediaRequest(name="old"), timeout=5)
+    call = session_pb2_grpc.SessionServiceStub(channel).ReadMedia(pb.ReadMediaRequest(name="old"), timeout=30)
     assert await call.read() == pb.ReadMediaResponse()
     with pytest.raises(aio.AioRpcError) as raised:
         await call.read()
@@ -119,7 +119,7 @@ async def test_other_statuses_are_not_ours(channel: aio.Channel) -> None:
     """A status without our details is None, for the caller to judge."""
     stub = session_pb2_grpc.SessionServiceStub(channel)
     with pytest.raises(aio.AioRpcError) as raised:
-        await stub.CloseSession(pb.CloseSessionRequest(), timeout=5)
+        await stub.CloseSession(pb.CloseSessionRequest(), timeout=30)
     assert error_from_rpc(raised.value) is None
 
 
@@ -148,14 +148,14 @@ async def test_reflection_lists_the_services(channel: aio.Channel) -> None:
     """Reflection names what the server was told to show."""
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    async for response in stub.ServerReflectionInfo(iter([request]), timeout=5):
+    async for response in stub.ServerReflectionInfo(iter([request]), timeout=30):
         assert NAME in {service.name for service in response.list_services_response.service}
 
 
 async def test_drain_lets_calls_end(server: RpcServer, channel: aio.Channel) -> None:
     """While draining, a call in progress is answered and `on_drain` has run before."""
     slow = asyncio.ensure_future(
-        session_pb2_grpc.SessionServiceStub(channel).GetSession(pb.GetSessionRequest(name="slow"), timeout=5)
+        session_pb2_grpc.SessionServiceStub(channel).GetSession(pb.GetSessionRequest(name="slow"), timeout=30)
     )
     await asyncio.sleep(0.1)
     steps: list[str] = []
@@ -179,9 +179,9 @@ async def test_signals_drain_and_a_second_one_hurries(server: RpcServer) -> None
     running = asyncio.create_task(server.run_until_signal(on_drain))
     await asyncio.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(entered.wait(), 5)
+    await asyncio.wait_for(entered.wait(), 30)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
 
 
 async def test_taken_address_is_refused_with_a_reason(server: RpcServer) -> None:

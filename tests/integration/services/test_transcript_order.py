@@ -148,7 +148,7 @@ _STEPS = st.one_of(
 
 
 async def _run(url: str, steps: list[tuple]) -> None:  # type: ignore[type-arg]  # one tuple shape for each step
-    async with SessionStore.connect(url) as store:
+    async with SessionStore.connect(url, call_timeout_s=20) as store:
         await store.create_session(SessionConfig(), session_id="s")
         lease = await store.acquire_lease("s", "worker-0", POLICY)
         assert lease is not None
