@@ -11,8 +11,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cuelight.v1 import session_pb2
-from cuelight.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 from gateway.http.app import build_app
 from gateway.http.origin import is_loopback
 from gateway.http.server import HttpServer
@@ -22,7 +20,7 @@ from gateway.sessions.attachment import Attachments
 from gateway.sessions.hosting import HostingPolicy
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
-from gateway.sessions.service import SessionService
+from gateway.sessions.service import SERVICE_NAME, SessionService
 from gateway.sessions.workers import WorkerLines
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
@@ -49,10 +47,8 @@ class Gateway:
         lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s)
         admission = Admission(store, self.hostings, manifest, lives)
         attachments = Attachments(store, self.hostings, manifest.geometry)
-        name = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
-        self.rpc = RpcServer(settings.gateway_listen, ServingOptions.of(settings), service_names=[name])
-        service = SessionService(admission, attachments, Reading(store, self.hostings))
-        add_SessionServiceServicer_to_server(service, self.rpc.grpc)
+        self.rpc = RpcServer(settings.gateway_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
+        SessionService(admission, attachments, Reading(store, self.hostings)).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
         app = build_app(bundle, admission, attachments, store.ping, is_local_server=is_loopback(host))
         self.http = HttpServer(app, settings.gateway_http_listen, socket_message_bytes=SOCKET_MESSAGE_BYTES)

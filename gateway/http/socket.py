@@ -105,6 +105,9 @@ class SessionSocket:
             await self._send({"error": _fault(fault)})
         except (WebSocketDisconnect, RuntimeError):
             log.info("socket_gone")  # the client left while something was being sent
+        except Exception:
+            log.exception("socket_stream_broke")
+            await self._socket.close(1011, "the server has a fault; attach again")
         finally:
             while not requests.empty():  # whoever waits to put a message must not wait for ever
                 requests.get_nowait()
@@ -138,7 +141,7 @@ async def _drained(requests: asyncio.Queue[pb.StreamSessionRequest | None]) -> A
 def _parsed(text: str) -> dict[str, Any]:
     try:
         message = json.loads(text)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise InvalidInput("the message is not JSON") from fault
     if not isinstance(message, dict):
         raise InvalidInput("the message is not a JSON object")

@@ -16,6 +16,7 @@ from gateway.sessions.reading import Reading
 from gateway.sessions.tokens import bearer_token
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -25,6 +26,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._admission = admission
         self._attachments = attachments
         self._reading = reading
+
+    def serve_on(self, server: aio.Server) -> None:
+        """Makes `server` answer for this service."""
+        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         return await self._admission.create(request)
