@@ -125,8 +125,9 @@ class Block(nn.Module):
 
     def attend(self, groups: Sequence[Group], modulations: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values (B, H, L, K) of all groups' tokens."""
-        normed = [F.layer_norm(g.x, g.x.shape[-1:]) * (1 + m[1]) + m[0]
-                  for g, m in zip(groups, modulations, strict=True)]
+        normed = [
+            F.layer_norm(g.x, g.x.shape[-1:]) * (1 + m[1]) + m[0] for g, m in zip(groups, modulations, strict=True)
+        ]
         x, phase = torch.cat(normed, 1), torch.cat([g.phase for g in groups], 1)
         query, key, value = (
             p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.query, self.key, self.value)

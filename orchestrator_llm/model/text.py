@@ -27,8 +27,18 @@ PAUSE = "pau"
 FIRST_PHONE = 3
 """Token id of the first phone: 0 is padding, 1 before the beginning, 2 after the end."""
 VOWELS = frozenset("aa ae ah ao aw ax ay eh er ey ih iy ow oy uh uw".split())
-SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "$": "dollars", "€": "euros",
-           "£": "pounds", "#": "number", "°": "degrees"}
+SYMBOLS = {
+    "&": "and",
+    "%": "percent",
+    "+": "plus",
+    "=": "equals",
+    "@": "at",
+    "$": "dollars",
+    "€": "euros",
+    "£": "pounds",
+    "#": "number",
+    "°": "degrees",
+}
 PAUSING = re.compile(r"[,;:.!?…—–]['\")\]]*$")
 PARTS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+|st|nd|rd|th)?|[a-z']+|[&%+=@$€£#°]", re.IGNORECASE)
 PRICE = re.compile(r"([$€£])(\d[\d,.]*\d|\d)")
@@ -90,8 +100,11 @@ class TextFrontEnd:
         notices: list[str] = []
         for position, piece in enumerate(pieces):
             parts = spoken[position]
-            phones = [phone for part, then in zip(parts, [*parts[1:], following[position]], strict=False)
-                      for phone in self.pronounce(part, then)]
+            phones = [
+                phone
+                for part, then in zip(parts, [*parts[1:], following[position]], strict=False)
+                for phone in self.pronounce(part, then)
+            ]
             begin = len(tokens)
             tokens += [self._ids[phone] for phone in phones if phone in self._ids]
             words.append(WordSpan(first_word_index + position, piece, begin, len(tokens)))
@@ -132,7 +145,9 @@ class TextFrontEnd:
 
     def _parts(self, piece: str) -> list[str]:
         """The spoken words of one written piece: numbers and symbols read out, other scripts transliterated."""
-        speakable = "".join(c for c in piece if unicodedata.category(c) not in ("So", "Sk", "Cs", "Co", "Cn", "Cf", "Mn"))
+        speakable = "".join(
+            c for c in piece if unicodedata.category(c) not in ("So", "Sk", "Cs", "Co", "Cn", "Cf", "Mn")
+        )
         plain = "".join(c if c in SYMBOLS else anyascii(c) for c in speakable.replace("’", "'"))
         plain = PRICE.sub(r"\2\1", plain)
         return [word for part in PARTS.findall(plain) for word in self._read_out(part)]
@@ -143,9 +158,15 @@ class TextFrontEnd:
         if part[0].isdigit():
             return re.findall(r"[a-z]+", number_in_words(part))
         word = part.strip("'")
-        is_acronym = word.isupper() and len(word) > 1 and (word.lower() not in self._lexicon or not set(word) & set("AEIOUY"))
+        is_acronym = (
+            word.isupper() and len(word) > 1 and (word.lower() not in self._lexicon or not set(word) & set("AEIOUY"))
+        )
         if is_acronym and len(word) <= 5:
-            return [f"{letter.lower()}." for letter in word if letter.isalpha()] if self._has_letter_names else [word.lower()]
+            return (
+                [f"{letter.lower()}." for letter in word if letter.isalpha()]
+                if self._has_letter_names
+                else [word.lower()]
+            )
         return [word.lower()] if word else []
 
     @property
