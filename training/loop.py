@@ -212,7 +212,8 @@ def _nested(state: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor
 
 def load_weights(module: nn.Module, path: Path, strict: bool = True) -> Iterable[str]:
     """Loads safetensors into a module; returns the names it lacked when not strict."""
-    return module.load_state_dict(load_file(path), strict=strict).missing_keys
+    missing: list[str] = module.load_state_dict(load_file(path), strict=strict).missing_keys
+    return missing
 
 
 def plot(log: Path, picture: Path) -> None:

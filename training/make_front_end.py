@@ -1,4 +1,4 @@
-"""Stage 1c: the lexicon and the letter-to-sound net, both made from flite's readings: `python -m training.make_front_end`."""
+"""Stage 1c: lexicon and letter-to-sound net, both made from flite's readings: `python -m training.make_front_end`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def main() -> None:
         net,
         options.checkpoints / "letters",
         Budget(options.samples, options.minutes, 64, rate=2e-3),
-        lambda name: False,
+        lambda _: False,
     )
     loop.resume()
     loop.run(lambda: ctc(net, batch(rng, seen, readings, ids, 64)), lambda: accuracy(net, unseen, readings, phones))

@@ -1,6 +1,6 @@
 """The pocket's text front-end: written English to phones, with the words they belong to. No system package speaks here.
 
-    text ─▶ pieces between spaces ─▶ numbers and symbols as words ─▶ lexicon, else letters to sounds ─▶ phones and pauses
+    text ─▶ pieces between spaces ─▶ numbers, symbols as words ─▶ lexicon, else letters to sounds ─▶ phones and pauses
 
 A piece between spaces is one word of the transcript, whatever it is spoken as; nothing is ever dropped silently: what
 cannot be spoken keeps its place, has no phones and is named in a notice.
