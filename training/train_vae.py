@@ -40,8 +40,8 @@ def random_clip(rng: random.Random, identity: Identity) -> np.ndarray:
 
 def to_groups(clip: np.ndarray) -> Tensor:
     """uint8 (N, H, W, 3) to uint8 groups of four frames (N // 4, 4, 3, H, W)."""
-    frames: Tensor = torch.from_numpy(clip).permute(0, 3, 1, 2)
-    return frames.unflatten(0, (-1, 4))
+    groups: Tensor = torch.from_numpy(clip).permute(0, 3, 1, 2).unflatten(0, (-1, 4))
+    return groups
 
 
 def normalise(groups: Tensor) -> Tensor:
