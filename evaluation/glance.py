@@ -40,14 +40,17 @@ def look(models: Models, panel: Panel, voice: torch.Tensor, sentences: list[str]
     """One line on one voice."""
     began = time.monotonic()
     made = perform(models, [Script(s + ".", voice) for s in sentences], options)
-    heard = panel.hear([sound(models.codec, p.audio) for p in made], sentences,
-                       [meant_phones(models, s) for s in sentences])
+    heard = panel.hear(
+        [sound(models.codec, p.audio) for p in made], sentences, [meant_phones(models, s) for s in sentences]
+    )
     chunks = sum(len(p.audio) for p in made)
     figures = heard.summary()
-    return (f"PER {figures['phone_error_rate']:.3f}  WER {figures['word_error_rate']:.3f}  sphinx WER "
-            f"{figures['sphinx_word_error_rate']:.3f}  lost {figures['words_lost']} repeated {figures['words_repeated']} "
-            f"added {figures['words_added']} of {figures['words']}  ended {sum(p.is_finished for p in made)}/{len(made)}  "
-            f"{chunks} chunks  {time.monotonic() - began:.0f} s")
+    return (
+        f"PER {figures['phone_error_rate']:.3f}  WER {figures['word_error_rate']:.3f}  sphinx WER "
+        f"{figures['sphinx_word_error_rate']:.3f}  lost {figures['words_lost']} repeated {figures['words_repeated']} "
+        f"added {figures['words_added']} of {figures['words']}  ended {sum(p.is_finished for p in made)}/{len(made)}  "
+        f"{chunks} chunks  {time.monotonic() - began:.0f} s"
+    )
 
 
 def main() -> None:
@@ -65,13 +68,22 @@ def main() -> None:
     torch.set_num_threads(1)
     models = load_checkpoint(options.checkpoints, options.run)
     sentences = held_out_sentences()[: options.sentences]
-    panel = Panel.convene(options.checkpoints / "judge", models.codec, read_lexicon(options.checkpoints / "lexicon.txt.gz"),
-                          options.corpus)
-    print(f"== {datetime.now().astimezone():%H:%M:%S} {options.run}: {samples_seen(options.checkpoints, options.run)}; "
-          f"{len(panel.loop.classes)} words, penalty {panel.loop.penalty:g}", flush=True)
+    panel = Panel.convene(
+        options.checkpoints / "judge",
+        models.codec,
+        read_lexicon(options.checkpoints / "lexicon.txt.gz"),
+        options.corpus,
+    )
+    print(
+        f"== {datetime.now().astimezone():%H:%M:%S} {options.run}: {samples_seen(options.checkpoints, options.run)}; "
+        f"{len(panel.loop.classes)} words, penalty {panel.loop.penalty:g}",
+        flush=True,
+    )
     for name in options.voices.split(","):
         rate = models.codec.config.sample_rate
-        voice = reference_voice(torch.from_numpy(speak(VOICE_SAMPLE, name, rate).samples), options.checkpoints / CODEC_FILE)
+        voice = reference_voice(
+            torch.from_numpy(speak(VOICE_SAMPLE, name, rate).samples), options.checkpoints / CODEC_FILE
+        )
         if options.truth:
             print_truth(models, panel, name, sentences)
         for scale in map(float, options.noise_scales.split(",")):

@@ -98,7 +98,8 @@ class LexiconLoop:
         is_first = np.isin(np.arange(len(labels)), self._begins)
         twice = np.concatenate([[BLANK, BLANK], self._labels[:-2]])
         can_skip = (self._labels != BLANK) & (twice != self._labels) & ~is_first
-        self._step_barrier, self._skip_barrier = np.where(is_first, NEVER, 0.0), np.where(can_skip, 0.0, NEVER)
+        self._step_barrier = np.where(is_first, NEVER, 0.0).astype(np.float32)
+        self._skip_barrier = np.where(can_skip, 0.0, NEVER).astype(np.float32)
 
     def canonical(self, words: Iterable[str]) -> list[str]:
         """Words as this judge can tell them apart."""
@@ -106,8 +107,9 @@ class LexiconLoop:
 
     def decode(self, scores: np.ndarray) -> list[str]:
         """Log-probabilities (O, P) to words, spelled as `canonical` spells them."""
+        scores = scores.astype(np.float32)
         gap_scores = np.logaddexp(scores[:, BLANK], scores[:, self._pause])
-        path = Path(np.full(len(self._labels), NEVER), np.zeros(len(self._labels), np.int64))
+        path = Path(np.full(len(self._labels), NEVER, np.float32), np.zeros(len(self._labels), np.int32))
         said: list[tuple[int, int]] = [(-1, -1)]
         gap, gap_origin = 0.0, 0
         for moment in range(len(scores)):

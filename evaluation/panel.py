@@ -38,9 +38,14 @@ class Verdict:
     def summary(self) -> dict[str, float | int]:
         """Figures for a report; rates in [0, 1] and above."""
         figures: dict[str, float | int] = {
-            "phone_error_rate": round(self.phones.rate, 4), "word_error_rate": round(self.words.rate, 4),
-            "words": self.words.total, "words_lost": self.words.lost, "words_substituted": self.words.substituted,
-            "words_added": self.words.added, "words_repeated": self.words.repeated}
+            "phone_error_rate": round(self.phones.rate, 4),
+            "word_error_rate": round(self.words.rate, 4),
+            "words": self.words.total,
+            "words_lost": self.words.lost,
+            "words_substituted": self.words.substituted,
+            "words_added": self.words.added,
+            "words_repeated": self.words.repeated,
+        }
         if self.sphinx_words is not None:
             figures["sphinx_word_error_rate"] = round(self.sphinx_words.rate, 4)
         return figures
@@ -65,13 +70,20 @@ class Panel:
         """Loads the judge and prepares its lexicon; tunes the penalty the first time. Raises FileNotFoundError."""
         judge, dictionary = load_judge(folder), dictionary_readings()
         words = _vocabulary(folder, corpus, lexicon)
-        loop = LexiconLoop(all_readings(words, lexicon, dictionary), judge.config.phones,
-                           judge.config.phones.index(PAUSE) + 1)
+        loop = LexiconLoop(
+            all_readings(words, lexicon, dictionary), judge.config.phones, judge.config.phones.index(PAUSE) + 1
+        )
         loop.penalty = _penalty(folder, judge, loop, corpus)
         return Panel(judge, loop, Sphinx(held_out_sentences(), dictionary), codec)
 
-    def hear(self, utterances: Sequence[np.ndarray], texts: Sequence[str], phones: Sequence[Sequence[str]],
-             with_sphinx: bool = True, progress: Callable[[], object] = lambda: None) -> Verdict:
+    def hear(
+        self,
+        utterances: Sequence[np.ndarray],
+        texts: Sequence[str],
+        phones: Sequence[Sequence[str]],
+        with_sphinx: bool = True,
+        progress: Callable[[], object] | None = None,
+    ) -> Verdict:
         """Judges utterances (S,) at the codec's rate against what they should say."""
         phone_errors, word_errors, sphinx_errors, heard = [], [], [], []
         for samples, text, meant in zip(utterances, texts, phones, strict=True):
@@ -83,7 +95,8 @@ class Panel:
             if with_sphinx:
                 found = self.sphinx.recognise(at_level(samples), self.codec.config.sample_rate)
                 sphinx_errors.append(compare(words, self.loop.canonical(found)))
-            progress()
+            if progress is not None:
+                progress()
         return Verdict(total(phone_errors), total(word_errors), total(sphinx_errors) if with_sphinx else None, heard)
 
 
@@ -105,8 +118,10 @@ def _penalty(folder: Path, judge: Judge, loop: LexiconLoop, corpus: Path) -> flo
     if not stored.exists():
         rates = tune(judge, loop, corpus)
         best = min(rates, key=lambda penalty: rates[penalty])
-        stored.write_text(json.dumps({"penalty": best, "dev_word_error_rates": {str(p): r for p, r in rates.items()}},
-                                     indent=1) + "\n")
+        stored.write_text(
+            json.dumps({"penalty": best, "dev_word_error_rates": {str(p): r for p, r in rates.items()}}, indent=1)
+            + "\n"
+        )
     return float(json.loads(stored.read_text())["penalty"])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def perform(
     models: Models,
     scripts: Sequence[Script],
     options: Options | None = None,
-    progress: Callable[[int], object] = lambda chunks: None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Performance]:
     """Performs every script to its end. progress is told how many chunks were made."""
     options = options or Options()
@@ -100,7 +101,8 @@ def perform(
         if not active:
             break
         _advance(models, [scripts[i] for i in active], [made[i] for i in active], options, generator)
-        progress(len(active))
+        if progress is not None:
+            progress(len(active))
     return made
 
 
@@ -147,7 +149,7 @@ def _denoise(
     audio, video = (torch.randn(len(made), *shape, generator=generator) for shape in shapes)
     audio, video = audio * options.noise_scale_audio, video * options.noise_scale_video
     times = timesteps(options.steps, options.shift)
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in pairwise(times):
         t = torch.full((len(made),), now)
         heard = torch.zeros_like(audio) if options.zero_noisy else audio
         condition = models.conditioner.tail(prefix, heard, t, start).condition

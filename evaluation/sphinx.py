@@ -1,6 +1,6 @@
 """The second judge: pocketsphinx, which this project did not train, with every held-out word as likely as any.
 
-The closed vocabulary makes it easier than the first judge's, its acoustic model of human voices makes it harder; it is a
+The closed vocabulary makes its task easier than the first judge's, its ear for human voices makes it harder; it is a
 cross-check, not a second opinion on the same scale.
 """
 
