@@ -79,7 +79,7 @@ def collect(held_out: Iterable[str]) -> TextSource:
     """
     if not WORD_LIST.exists():
         raise FileNotFoundError(f"{WORD_LIST} is missing: install the Debian package wamerican")
-    listed = {line.strip() for line in WORD_LIST.open()}
+    listed = {line.strip() for line in WORD_LIST.read_text().splitlines()}
     pronounced = pronounced_words()
     forbidden = {run for sentence in held_out for run in word_runs(sentence)}
     counts: collections.Counter[str] = collections.Counter()
