@@ -21,12 +21,23 @@ SENTENCE_ENDS = (".", "!", "?", "…")
 
 
 class Word(Protocol):
-    """A word of an utterance; begin and end are token offsets inside the utterance, end exclusive."""
+    """A word of an utterance."""
 
-    index: int
-    text: str
-    begin: int
-    end: int
+    @property
+    def index(self) -> int:
+        """Index in the transcript."""
+
+    @property
+    def text(self) -> str:
+        """The word as written."""
+
+    @property
+    def begin(self) -> int:
+        """Its first token, counted from the utterance's."""
+
+    @property
+    def end(self) -> int:
+        """The token after its last."""
 
 
 class Spoken(Protocol):

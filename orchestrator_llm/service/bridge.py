@@ -19,20 +19,15 @@ Result = TypeVar("Result")
 class Bridge:
     """Runs synchronous calls on one thread."""
 
-    def __init__(self, *, waiting_limit: int, timeout_s: float, on_wait: Callable[[float], None] | None = None) -> None:
+    def __init__(self, *, waiting_limit: int, timeout_s: float, on_wait: Callable[[float], None]) -> None:
         """Refuse calls beyond `waiting_limit`, give one up after `timeout_s`; `on_wait` hears each wait in seconds."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._waiting_limit = waiting_limit
         self._timeout_s = timeout_s
-        self._on_wait = on_wait or (lambda _: None)
+        self._on_wait = on_wait
         self._waiting = 0
 
-    @property
-    def waiting(self) -> int:
-        """Calls that wait or run."""
-        return self._waiting
-
-    async def run(self, call: Callable[[], Result]) -> Result:
+    async def run(self, call: Callable[[], Result], *, timeout_s: float | None = None) -> Result:
         """The result of `call`. A caller that is cancelled before its turn takes its call along.
 
         Raises NoCapacity when too many wait, OrchestratorUnavailable when the answer takes too long.
@@ -45,15 +40,16 @@ class Bridge:
             self._on_wait(time.monotonic() - asked)
             return call()
 
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
         except TimeoutError as fault:
-            raise OrchestratorUnavailable(f"the engine did not answer within {self._timeout_s:g} s") from fault
+            raise OrchestratorUnavailable(f"the engine did not answer within {patience_s:g} s") from fault
         finally:
             self._waiting -= 1
 
-    def close(self) -> None:
-        """Lets the running call end and drops those that wait."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    async def close(self) -> None:
+        """Drops the calls that wait and lets the running one end."""
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)

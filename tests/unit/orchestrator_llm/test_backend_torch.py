@@ -23,9 +23,8 @@ from services.errors import BundleInvalid
 from services.session import Action, ChunkProgress, HistoryChunk, Latents, Snapshot
 
 STEPS = (1.0, 0.75, 0.5, 0.25)
-TEXT = (
-    "hello there my friend this is a small character that speaks the words you give it and idles when nothing is left"
-)
+TEXT = "hello there my friend this is a small character that speaks the words you give it and idles when none is left"
+EMPTY = Snapshot((), 0.0, 0, ())
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def latents(*key: int) -> Latents:
     )
 
 
-def directed(backend: TorchBackend, snapshot: Snapshot = Snapshot((), 0.0, 0, ())) -> Director:
+def directed(backend: TorchBackend, snapshot: Snapshot = EMPTY) -> Director:
     """A director of an open session."""
     director = Director(backend, RulePlanner(backend.vowels))
     director.open(snapshot)
@@ -133,7 +132,7 @@ def test_the_tiny_bundle_speaks_to_the_end_at_the_pace_of_speech(backend: TorchB
     director = directed(backend)
     told: list[str] = []
     for k in range(20):
-        action, _, progress = perform(director, k, (TEXT,) if k == 0 else ())
+        _, _, progress = perform(director, k, (TEXT,) if k == 0 else ())
         told += [word.text for word in progress.words]
         if progress.is_finished:
             break
@@ -192,7 +191,7 @@ def test_answers_that_are_not_finite_are_a_fault(bundle: Bundle) -> None:
     with torch.no_grad():
         broken.conditioner.condition_out.bias.fill_(float("nan"))
     with pytest.raises(ModelFault):
-        directed(broken).begin(0, ("hello",)) and perform(directed(broken), 0)
+        perform(directed(broken), 0, ("hello",))
 
 
 @pytest.mark.parametrize(

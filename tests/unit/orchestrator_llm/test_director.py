@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_llm.engine.director import Director
@@ -43,6 +43,7 @@ walks = st.lists(st.floats(-20, 40), min_size=1, max_size=12)
 moving_walks = st.lists(st.floats(0.5, 40), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(texts, walks)
 def test_no_word_is_lost_or_told_twice(pieces: list[str], walk: list[float]) -> None:
     """Whatever the pointer does, the words told are the words given, in order, and their times are sane."""
@@ -68,6 +69,7 @@ def test_no_word_is_lost_or_told_twice(pieces: list[str], walk: list[float]) -> 
     assert perform(director, 2000)[0].is_idle
 
 
+@settings(deadline=None)
 @given(texts, moving_walks, st.integers(0, 6))
 def test_a_replica_that_opens_the_snapshot_goes_on_as_the_first_would(
     pieces: list[str], walk: list[float], chunks: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_llm.model.text import TextFrontEnd
@@ -24,6 +24,7 @@ def front_end(tiny_bundle: Path) -> TextFrontEnd:
     return TextFrontEnd.load(tiny_bundle, load_bundle(tiny_bundle).manifest.text)
 
 
+@settings(deadline=None)
 @given(text=written)
 def test_words_are_what_white_space_divides(front_end: TextFrontEnd, text: str) -> None:
     """Every word keeps its place and its tokens follow one another, whatever is written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_llm.engine.timing import MAX_OVERHANG_S, ChunkClock
@@ -34,6 +34,7 @@ def test_last_word_ends_when_it_is_last_heard() -> None:
     assert clock.last_heard(10) < 0.9
 
 
+@settings(deadline=None)
 @given(positions, st.floats(0, 30), st.floats(0, 30))
 def test_times_rise_with_tokens_whatever_the_positions(values: list[float], before: float, advance: float) -> None:
     """Times lie inside the chunk for tokens inside it and never fall."""

@@ -1,0 +1,21 @@
+"""Performs one chunk with the first character before any session comes, so that none pays for first calls.
+
+It knows only the backend's interface.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator_llm.engine.backend import Backend
+
+WORDS = "Good evening, everyone."
+
+
+def warm_up(backend: Backend) -> None:
+    """Makes the first character's voice ready and runs text front-end, prefix, condition and pointer once."""
+    tokens = list(backend.front_end.tokenize(WORDS, 0).tokens)
+    prefix = backend.voice(b"", "").prefix(tokens, 0.0, ())
+    latents = np.zeros((backend.geometry.frames, backend.geometry.channels), np.float32)
+    prefix.condition(1.0, latents)
+    prefix.point(latents)

@@ -1,0 +1,107 @@
+"""Wires the orchestrator together and runs it: the bundle's models on one thread, gRPC in the event loop.
+
+It knows every part and does the work of none. It needs no Redis: what a session is comes with each stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from cuelight.v1 import orchestrator_pb2
+from cuelight.v1.orchestrator_pb2_grpc import add_OrchestratorServiceServicer_to_server
+from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
+from orchestrator_llm.engine.director import Director
+from orchestrator_llm.engine.planner import PlannerOptions, RulePlanner
+from orchestrator_llm.engine.warmup import warm_up
+from orchestrator_llm.service.bridge import Bridge
+from orchestrator_llm.service.servicer import OrchestratorServicer
+from services.bundle import Bundle, load_bundle
+from services.logs import get_logger
+from services.metrics import Metrics
+from services.serving import RpcServer, ServingOptions
+from services.settings import OrchestratorSettings
+
+log = get_logger(__name__)
+
+CALL_TIMEOUT_S = 15.0
+"""Longest that a stream waits for the engine."""
+LOAD_TIMEOUT_S = 300.0
+LOOK_AHEAD_CHUNKS = 2
+
+
+class Orchestrator:
+    """All of one orchestrator process. `async with Orchestrator.running(settings) as orchestrator`."""
+
+    def __init__(self, settings: OrchestratorSettings, bundle: Bundle) -> None:
+        self._settings = settings
+        self._bundle = bundle
+        self.metrics = Metrics("orchestrator")
+        self.bridge = Bridge(
+            waiting_limit=2 * settings.orchestrator_max_sessions,
+            timeout_s=CALL_TIMEOUT_S,
+            on_wait=self.metrics.stage_seconds.labels("orchestrator_wait").observe,
+        )
+        name = orchestrator_pb2.DESCRIPTOR.services_by_name["OrchestratorService"].full_name
+        self.rpc = RpcServer(settings.orchestrator_listen, ServingOptions.of(settings), service_names=[name])
+        self.servicer: OrchestratorServicer | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: OrchestratorSettings) -> AsyncIterator[Orchestrator]:
+        """An orchestrator that serves. Raises BundleInvalid and OSError."""
+        orchestrator = cls(settings, load_bundle(settings.bundle))
+        try:
+            await orchestrator._start()
+            yield orchestrator
+        finally:
+            await orchestrator.rpc.grpc.stop(0)
+            await orchestrator.bridge.close()
+
+    async def _start(self) -> None:
+        backend = await self.bridge.run(self._load, timeout_s=LOAD_TIMEOUT_S)
+        look_ahead_s = LOOK_AHEAD_CHUNKS * self._bundle.manifest.chunk_seconds
+        planner = RulePlanner(backend.vowels, PlannerOptions(self._settings.syllable_budget, look_ahead_s))
+        self.servicer = OrchestratorServicer(
+            partial(Director, backend, planner),
+            self._bundle.manifest,
+            self.bridge,
+            self.metrics,
+            max_sessions=self._settings.orchestrator_max_sessions,
+        )
+        add_OrchestratorServiceServicer_to_server(self.servicer, self.rpc.grpc)
+        await self.rpc.start()
+        if self._settings.metrics_listen:
+            self.metrics.serve(self._settings.metrics_listen)
+        await self._set_ready(is_ready=True)
+        log.info("bundle_loaded", bundle=self._bundle.manifest.name, digest=self._bundle.manifest.digest[:12])
+
+    async def _set_ready(self, *, is_ready: bool) -> None:
+        await self.rpc.set_ready(is_ready)
+        self.metrics.ready.set(is_ready)
+
+    def _load(self) -> TorchBackend:
+        if self._settings.verify_bundle:
+            self._bundle.verify()
+        options = TorchOptions(
+            threads=self._settings.torch_threads,
+            autocast=self._settings.torch_autocast,
+            device=self._settings.device,
+        )
+        backend = TorchBackend(self._bundle, options)
+        warm_up(backend)
+        return backend
+
+    async def drain(self) -> None:
+        """Takes no new session and lets those it has go to other replicas after their chunk."""
+        self.metrics.ready.set(0)
+        if self.servicer is not None:
+            await self.servicer.drain()
+
+
+async def run(settings: OrchestratorSettings) -> None:
+    """Run an orchestrator until a signal ends it."""
+    async with Orchestrator.running(settings) as orchestrator:
+        orchestrator.rpc.announce()
+        await orchestrator.rpc.run_until_signal(orchestrator.drain)

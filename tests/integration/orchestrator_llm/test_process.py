@@ -1,0 +1,65 @@
+"""`python -m orchestrator_llm` as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from grpc import aio
+
+from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
+from services.bundle import Manifest
+from tests.integration.orchestrator_llm.conftest import WorkerStream
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@asynccontextmanager
+async def running(bundle: Path, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process, killed in the end if it still runs."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUELIGHT_")}
+    environment |= {"CUELIGHT_BUNDLE": str(bundle), "CUELIGHT_ORCHESTRATOR_LISTEN": "127.0.0.1:0", **variables}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "orchestrator_llm", cwd=ROOT, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_it_serves_logs_no_words_and_stops_on_sigterm(tiny_bundle: Path, manifest: Manifest) -> None:
+    """One line says where it listens; words said are in no log; SIGTERM ends it in good order."""
+    async with running(tiny_bundle, CUELIGHT_LOG_LEVEL="DEBUG", CUELIGHT_DRAIN_S="2") as process:
+        assert process.stdout is not None
+        announced = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        assert announced["event"] == "serving"
+        async with aio.insecure_channel(announced["address"]) as channel:
+            stream = WorkerStream(OrchestratorServiceStub(channel), manifest, "session-1")
+            await stream.open()
+            await stream.perform(0, ["confidential marzipan 😀"])
+            process.send_signal(signal.SIGTERM)
+            _, logged = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in logged.decode().splitlines()]
+    assert "session_opened" in {line["event"] for line in lines}
+    assert any(line.get("session_id") == "session-1" for line in lines)
+    assert "marzipan" not in logged.decode()
+
+
+async def test_without_a_bundle_it_says_so(tmp_path: Path) -> None:
+    """One line, no traceback."""
+    async with running(tmp_path / "nothing") as process:
+        _, logged = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert "manifest.json" in logged.decode()
+    assert "Traceback" not in logged.decode()
