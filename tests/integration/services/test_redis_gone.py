@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -165,6 +167,34 @@ def test_embedded_server_leaves_nothing_behind() -> None:
     assert not directory.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_embedded_server_ends_with_a_killed_process() -> None:
+    """When the process that started it is killed, the server ends and its directory goes."""
+    if not find_servers():
+        pytest.skip("no redis-server on this machine")
+    script = (
+        "import sys, time; from services.state.embedded import EmbeddedRedis\n"
+        "server = EmbeddedRedis(); server.start()\n"
+        "print(server.pid, server.directory, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pid, directory = starter.stdout.readline().split()
+        starter.kill()
+    deadline = time.monotonic() + BUSY_S
+    while (_is_alive(int(pid)) or Path(directory).exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(int(pid))
+    assert not Path(directory).exists()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # nobody may be there to wait for it
 
 
 def test_embedded_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
