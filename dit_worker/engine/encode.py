@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
 
 import av
 import numpy as np
@@ -64,7 +63,7 @@ class H264Encoder:
         return units
 
     def _open(self) -> VideoCodecContext:
-        context = cast(VideoCodecContext, av.CodecContext.create("libx264", "w"))
+        context = av.CodecContext.create("libx264", "w")
         context.width, context.height = self._width, self._height
         context.pix_fmt = "yuv420p"
         context.framerate, context.time_base = self._rate, 1 / self._rate
@@ -182,7 +181,7 @@ class OpusEncoder:
         return [bytes(packet) for packet in self._context.encode(frame)]
 
     def _open(self) -> AudioCodecContext:
-        context = cast(AudioCodecContext, av.CodecContext.create("libopus", "w"))
+        context = av.CodecContext.create("libopus", "w")
         context.sample_rate, context.layout, context.format = OPUS_RATE, "mono", "flt"
         context.bit_rate = self._bits_per_second
         context.options = {"application": "audio", "frame_duration": "20", "vbr": "on"}

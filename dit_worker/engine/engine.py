@@ -97,7 +97,7 @@ class Engine:
         return self._settle(session_id, result)
 
     def open(self, session_id: str, seed: int, portrait: Pixels, standing: Standing) -> None:
-        """Take a session up where it stands. portrait: (H, W, 3), 8-bit RGB. Its caches are built when it is stepped."""
+        """Take a session up where it stands. portrait: (H, W, 3), 8-bit RGB. Its caches are built by `step`."""
         models = self._models
         cache = SessionCache(models.dit, self._reference(portrait), models.dit.config.audio_motion)
         self._scheduler.add(session_id)

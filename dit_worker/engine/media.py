@@ -35,10 +35,12 @@ class SoundContext:
     """The sound just before a chunk.
 
     latents: (P + LATE_LATENTS, D), the last of them not yet published. samples: those of the first P, as published.
+    ahead: those of the last LATE_LATENTS as they were told so far, from which the next decoding begins.
     """
 
     latents: Floats
     samples: Floats
+    ahead: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,22 @@ class Decoder:
     def silence(self) -> SoundContext:
         """What came before a chunk that follows nothing that was heard."""
         latents = self._models.audio_codec.silence.expand(CONTEXT_LATENTS + LATE_LATENTS, -1)
-        return SoundContext(to_array(latents[None]), np.zeros(CONTEXT_LATENTS * self.samples_per_latent, np.float32))
+        samples = np.zeros((CONTEXT_LATENTS + LATE_LATENTS) * self.samples_per_latent, np.float32)
+        return SoundContext(to_array(latents[None]), *np.split(samples, [CONTEXT_LATENTS * self.samples_per_latent]))
 
     @torch.inference_mode()
     def samples(self, audio: Floats, context: SoundContext) -> tuple[Floats, SoundContext]:
         """(A, D) -> (A * samples per latent,), LATE_LATENTS late, joined to its context; and the next one's context."""
         latents = np.concatenate([context.latents, audio])
         decoded = self._models.audio_codec.decode(
-            to_tensor(latents[CONTEXT_LATENTS:]), to_tensor(latents[:CONTEXT_LATENTS]), to_tensor(context.samples)
+            to_tensor(latents[CONTEXT_LATENTS:]),
+            to_tensor(latents[:CONTEXT_LATENTS]),
+            to_tensor(context.samples),
+            to_tensor(context.ahead),
         )
-        samples = to_array(decoded)[: len(audio) * self.samples_per_latent]
+        samples, ahead = np.split(to_array(decoded), [len(audio) * self.samples_per_latent])
         known = np.concatenate([context.samples, samples])[-CONTEXT_LATENTS * self.samples_per_latent :]
-        return samples, SoundContext(latents[-CONTEXT_LATENTS - LATE_LATENTS :], known)
+        return samples, SoundContext(latents[-CONTEXT_LATENTS - LATE_LATENTS :], known, ahead)
 
 
 class MediaWriter:

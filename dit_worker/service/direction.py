@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import grpc
-from cuelight.v1 import orchestrator_pb2 as pb
-from cuelight.v1 import orchestrator_pb2_grpc
 from grpc import aio
 
+from cuelight.v1 import orchestrator_pb2 as pb
+from cuelight.v1 import orchestrator_pb2_grpc
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.performance import StepRequest
 from services.bundle import Manifest
@@ -57,13 +57,13 @@ class Plan:
 class Direction:
     """An open stream. `async with` it, or close it."""
 
-    def __init__(self, stub: orchestrator_pb2_grpc.OrchestratorServiceStub, manifest: Manifest) -> None:
+    def __init__(self, stub: orchestrator_pb2_grpc.OrchestratorServiceAsyncStub, manifest: Manifest) -> None:
         self._call = stub.Direct()
         self._audio_latents = manifest.geometry.audio_latents_per_chunk
 
     @classmethod
     async def open(
-        cls, stub: orchestrator_pb2_grpc.OrchestratorServiceStub, opening: Opening, snapshot: Snapshot
+        cls, stub: orchestrator_pb2_grpc.OrchestratorServiceAsyncStub, opening: Opening, snapshot: Snapshot
     ) -> Self:
         """Open a stream where the snapshot stands. Raises OrchestratorUnavailable, or what it was refused with."""
         direction = cls(stub, opening.manifest)
@@ -127,7 +127,7 @@ class Direction:
             raise OrchestratorUnavailable(f"the orchestrator did not answer within {deadline_s:g} s") from error
         except (aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await self._fault(error) from error
-        if answer is aio.EOF or answer.WhichOneof("message") != expected:
+        if not isinstance(answer, pb.DirectResponse) or answer.WhichOneof("message") != expected:
             raise OrchestratorUnavailable("the orchestrator ended the stream")
         return answer
 

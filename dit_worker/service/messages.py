@@ -5,8 +5,9 @@ It knows both forms and decides nothing.
 
 from __future__ import annotations
 
-from cuelight.v1 import session_pb2, worker_pb2
+from typing import TypeAlias
 
+from cuelight.v1 import session_pb2, worker_pb2
 from dit_worker.engine.encode import AUDIO_CODEC, VIDEO_CODEC
 from dit_worker.engine.media import EncodedTrack, TrackStart
 from services.session import AUDIO_TRACK, VIDEO_TRACK, ChunkCommit, MediaUnits, Notice, Retired, SessionState
@@ -20,7 +21,7 @@ from services.wire import (
 )
 
 HostResponse = worker_pb2.HostResponse
-EndReason = session_pb2.EndReason.ValueType
+EndReason: TypeAlias = session_pb2.EndReason.ValueType
 COMPLETED: EndReason = session_pb2.END_REASON_COMPLETED
 INTERRUPTED: EndReason = session_pb2.END_REASON_INTERRUPTED
 FAILED: EndReason = session_pb2.END_REASON_FAILED

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 
 from cuelight.v1 import worker_pb2
-
 from dit_worker.engine.arrays import Pixels
 from dit_worker.engine.errors import BadPortrait, EngineError
 from dit_worker.engine.media import EncodedChunk, MediaWriter
@@ -99,7 +98,7 @@ class Performer:
         now.generation = self._programme.generation
         return now
 
-    async def read(self, offset: int) -> AsyncIterator[worker_pb2.HostResponse]:
+    async def read(self, offset: int) -> AsyncGenerator[worker_pb2.HostResponse, None]:
         """Everything published from this media offset on. Raises OffsetExpired when it is gone."""
         self._readers += 1
         try:

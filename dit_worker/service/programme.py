@@ -42,14 +42,13 @@ class Programme:
         """A chunk: its response's beginning if it is the first, captions, picture, sound, the response's end."""
         commit = take.commit
         response = self._respond(commit)
-        named = {
-            "epoch": self.epoch,
-            "response_id": response.response_id if response else "",
-            "is_after_cut": take.is_after_cut,
-        }
+        response_id = response.response_id if response else ""
         self.ring.publish(messages.progress(commit, compute_s=compute_s, chunk_s=self._chunk_s))
-        self.ring.publish(messages.media(VIDEO_TRACK, encoded.video, commit, **named))
-        self.ring.publish(messages.media(AUDIO_TRACK, encoded.audio, commit, **named))
+        for track, units in ((VIDEO_TRACK, encoded.video), (AUDIO_TRACK, encoded.audio)):
+            message = messages.media(
+                track, units, commit, epoch=self.epoch, response_id=response_id, is_after_cut=take.is_after_cut
+            )
+            self.ring.publish(message)
         if response is not None:
             response.generated_s += self._chunk_s
             if commit.progress.is_finished:

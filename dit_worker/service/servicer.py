@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
-from cuelight.v1 import worker_pb2 as pb
-from cuelight.v1 import worker_pb2_grpc
 from grpc import aio
 
+from cuelight.v1 import worker_pb2 as pb
+from cuelight.v1 import worker_pb2_grpc
 from dit_worker.service.house import House
 from dit_worker.service.performer import Performer
 from dit_worker.service.station import Station

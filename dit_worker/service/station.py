@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from cuelight.v1 import orchestrator_pb2_grpc
-
 from dit_worker.engine.loader import Models
 from dit_worker.engine.pacing import Pacing, PacingLimits
 from dit_worker.service.bridge import EngineBridge
@@ -33,7 +32,7 @@ class Station:
     models: Models
     bridge: EngineBridge
     store: SessionStore
-    orchestrator: orchestrator_pb2_grpc.OrchestratorServiceStub
+    orchestrator: orchestrator_pb2_grpc.OrchestratorServiceAsyncStub
     executor: Executor
     """Decodes and encodes."""
     figures: Figures

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 import torch
-from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
 from grpc import aio
 
+from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
 from dit_worker.engine.engine import Engine
 from dit_worker.engine.errors import EngineError
 from dit_worker.engine.loader import Models, load_models

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import av
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def test_packets_of_a_chunk_are_a_pure_function_of_its_position() -> None:
     spans = [packet_span(position, CHUNK_SAMPLES) for position in range(400)]
     assert [span.end - span.first for span in spans[:4]] == [68, 69, 69, 69]
     assert spans[0].first == 0
-    for position, (span, after) in enumerate(zip(spans, spans[1:], strict=False)):
+    for position, (span, after) in enumerate(pairwise(spans)):
         assert span.end == after.first
         for packet in (span.first, span.end - 1):
             assert ((packet + 1) * 960 - 1) // CHUNK_SAMPLES == position

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import av
 import numpy as np
 import pytest
@@ -97,7 +99,7 @@ def test_pictures_at_borders_change_no_more_than_inside(spoken: Models) -> None:
     decoder = Decoder(spoken)
     parts = [decoder.frames(latents).astype(np.float32) for latents in video_latents(spoken)]
     inside = [np.abs(np.diff(part, axis=0)).mean((1, 2, 3)) for part in parts]
-    borders = [np.abs(after[0] - before[-1]).mean() for before, after in zip(parts, parts[1:], strict=False)]
+    borders = [np.abs(after[0] - before[-1]).mean() for before, after in pairwise(parts)]
     per_latent = [np.add.reduceat(change, range(3, 32, 4)) for change in inside]
     assert max(borders) <= 1.5 * max(change.max() for change in per_latent) + 0.5
 
