@@ -24,9 +24,10 @@ FOLDERS = (
 
 
 def test_each_folder_says_what_it_owns() -> None:
-    """Every top-level folder has a README of at most 40 lines."""
+    """Every folder has a README of at most 40 lines; the SDK's is also its page in a package index, so 80."""
     lengths = {name: len((ROOT / name / "README.md").read_text().splitlines()) for name in FOLDERS}
-    assert not {name: lines for name, lines in lengths.items() if not 0 < lines <= 40}
+    limits = dict.fromkeys(FOLDERS, 40) | {"sdk/python": 80}
+    assert not {name: lines for name, lines in lengths.items() if not 0 < lines <= limits[name]}
 
 
 def test_the_architecture_fits_on_a_page() -> None:
