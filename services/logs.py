@@ -56,10 +56,13 @@ def configure(*, process: str, level: str = "INFO", style: str = "json", stream:
 
 
 def _rendering(style: str, *, is_terminal: bool) -> list[Processor]:
+    """Processors that end a line. Tracebacks come without local variables, which may hold users' words."""
     if style == "console":
-        return [structlog.dev.ConsoleRenderer(colors=is_terminal)]
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain)]
     if style == "json":
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
     raise ValueError(f"log style {style!r} is neither json nor console")
 
 

@@ -68,3 +68,17 @@ def test_console_is_for_people_and_other_styles_are_refused() -> None:
     assert "\x1b" not in stream.getvalue()
     with pytest.raises(ValueError, match="neither"):
         logs.configure(process="worker", style="xml")
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_tracebacks_show_no_local_variables(style: str) -> None:
+    """Users' words live in local variables; an exception logged with them must not carry them out."""
+    stream = io.StringIO()
+    logs.configure(process="worker", style=style, stream=stream)
+    words = "".join(["confi", "dential"])
+    try:
+        assert not words, len(words)
+    except AssertionError:
+        logs.get_logger("here").exception("broke")
+    assert "AssertionError" in stream.getvalue()
+    assert "confidential" not in stream.getvalue()
