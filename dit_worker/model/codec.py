@@ -126,16 +126,22 @@ class AudioCodec(nn.Module):
         return self.project(self.log_mel(samples[:, : count * self.samples_per_latent]))
 
     def decode(
-        self, latents: Tensor, previous_latents: Tensor | None = None, previous_samples: Tensor | None = None
+        self,
+        latents: Tensor,
+        previous_latents: Tensor | None = None,
+        previous_samples: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> Tensor:
-        """Latents (B, T, C) to samples (B, T * samples_per_latent).
+        """Latents (B, T, C) to all samples after those known, (B, (P + T) * samples_per_latent - K).
 
-        previous_latents (B, P, C) and previous_samples (B, P * samples_per_latent) are what came just before: the new
-        samples are found with those held fixed, so that phases run on over the border and no click is heard.
+        previous_latents (B, P, C) came just before; previous_samples (B, K) are theirs, from their first on, as far as
+        they are settled: the new samples are found with those held fixed, so that phases run on and no click is heard.
+        guess (B, G) is how an earlier call went on from there; the search begins from it.
         """
-        known = torch.zeros(latents.shape[0], 0) if previous_samples is None else previous_samples
+        known = latents.new_zeros(latents.shape[0], 0) if previous_samples is None else previous_samples
+        hint = known if guess is None else torch.cat([known, guess], 1)
         whole = latents if previous_latents is None else torch.cat([previous_latents, latents], 1)
-        samples = self._griffin_lim(self._magnitude(self.unproject(whole)), known)
+        samples = self._griffin_lim(self._magnitude(self.unproject(whole)), known, hint)
         return samples[:, known.shape[1] :]
 
     def _magnitude(self, log_mel: Tensor) -> Tensor:
@@ -146,10 +152,20 @@ class AudioCodec(nn.Module):
             magnitude = magnitude * (self.filters.T @ mel) / (self.filters.T @ (self.filters @ magnitude) + 1e-8)
         return magnitude
 
-    def _griffin_lim(self, magnitude: Tensor, known: Tensor) -> Tensor:
-        """Fast Griffin-Lim (Perraudin 2013) with the first samples known; the first phases are fixed, not random."""
-        draw = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0)) * (2 * math.pi)
-        phase = torch.polar(torch.ones_like(draw), draw).expand_as(magnitude)
+    def _first_phase(self, hint: Tensor, frames: int) -> Tensor:
+        """Unit phases (B, bins, F): those of the hint (B, K) as far as it reaches, then fixed ones, never random."""
+        c = self.config
+        draw = torch.rand(c.fft // 2 + 1, frames, generator=torch.Generator().manual_seed(0)) * (2 * math.pi)
+        phase = torch.polar(torch.ones_like(draw), draw).expand(hint.shape[0], -1, -1).clone()
+        reach = min(frames, hint.shape[1] // c.hop)
+        if reach:
+            padded = F.pad(hint, (0, frames * c.hop - hint.shape[1]))
+            phase[..., :reach] = torch.polar(torch.ones(()), self.spectrum(padded)[..., :reach].angle())
+        return phase
+
+    def _griffin_lim(self, magnitude: Tensor, known: Tensor, hint: Tensor) -> Tensor:
+        """Fast Griffin-Lim (Perraudin 2013) with the first samples known and `hint` to begin from."""
+        phase = self._first_phase(hint, magnitude.shape[-1])
         inertia = self.config.momentum / (1 + self.config.momentum)
         before = torch.zeros_like(phase)
         for _ in range(self.config.iterations):

@@ -141,7 +141,7 @@ def test_the_codec_s_transform_is_its_own_inverse() -> None:
 
 @torch.no_grad()
 def test_a_decoded_chunk_runs_on_from_the_samples_before_it(pocket_bundle: Path) -> None:
-    """At the border the decoded sound is as near to what the latents ask for as inside a chunk."""
+    """At the border the decoded sound is within the spread found inside chunks of what the latents ask for."""
     codec = AudioCodec(AudioCodecConfig())
     codec.load_state_dict(load_file(pocket_bundle / "audio_codec.safetensors"))
     rate, voice = wavfile.read(pocket_bundle / "characters" / "ada" / "voice.wav")
@@ -153,7 +153,7 @@ def test_a_decoded_chunk_runs_on_from_the_samples_before_it(pocket_bundle: Path)
         joined = codec.decode(latents[:, begin : begin + 33], before, known, ahead)
         sound, ahead = torch.cat([sound, joined[:, :-late]], 1), joined[:, -late:]
     error = (codec.log_mel(sound) - codec.unproject(latents)[:, : sound.shape[1] // 160]).abs().mean(-1)[0]
-    windows = error.unfold(0, 12, 1).mean(1)
-    borders = torch.stack([windows[132 * k - 10] for k in (1, 2)])
-    inside = torch.cat([windows[12:110], windows[144:242], windows[276:370]])
-    assert borders.mean() <= inside.max()
+    windows = error.unfold(0, 8, 1).mean(1)
+    borders = torch.stack([windows[132 * k - 8 : 132 * k + 1].mean() for k in (1, 2)])
+    inside = torch.cat([windows[8:116], windows[140:248], windows[272:372]])
+    assert borders.max() <= inside.quantile(0.99)
