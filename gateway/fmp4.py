@@ -51,7 +51,6 @@ class OpusHead:
 
     channels: int
     pre_skip: int
-    input_rate: int
     gain: int
 
 
@@ -105,8 +104,8 @@ def parse_opus_head(head: bytes) -> OpusHead:
     """The fields of an `OpusHead` of channel mapping family 0. ValueError on anything else."""
     if len(head) < 19 or head[:8] != b"OpusHead" or head[18] != 0:
         raise ValueError("the audio init data is not an OpusHead of mapping family 0")
-    _, channels, pre_skip, rate, gain = struct.unpack_from("<BBHIh", head, 8)
-    return OpusHead(channels, pre_skip, rate, gain)
+    _, channels, pre_skip, _, gain = struct.unpack_from("<BBHIh", head, 8)
+    return OpusHead(channels, pre_skip, gain)
 
 
 def video_init(track: int, timescale: int, sets: ParameterSets, width: int, height: int) -> bytes:
@@ -121,7 +120,8 @@ def video_init(track: int, timescale: int, sets: ParameterSets, width: int, heig
 
 def audio_init(track: int, timescale: int, head: OpusHead) -> bytes:
     """The init segment of an Opus track; `timescale` is ticks a second, 48,000 for Opus."""
-    configuration = struct.pack(">BBHIhB", 0, head.channels, head.pre_skip, head.input_rate, head.gain, 0)
+    # The rate before encoding is of no use to a player, and Chromium wants the two rates of a track to be the same.
+    configuration = struct.pack(">BBHIhB", 0, head.channels, head.pre_skip, timescale, head.gain, 0)
     entry = struct.pack(">6xH8x2H4xI", 1, head.channels, 16, timescale << 16)
     sample_entry = _box(b"Opus", entry, _box(b"dOps", configuration))
     header = _full_box(b"smhd", 0, 0, bytes(4))

@@ -17,6 +17,7 @@ let chunkSeconds = 0;
 let saidAt = null;         // when Speak was pressed, until its first chunk is here
 let tracksOfChunk = new Map();
 let factors = [];
+let speech = { from: 0, until: 0, isWhole: true };  // media times of what is being said
 
 function show(state, sentence) {
   at("lamp").dataset.state = state;
@@ -75,8 +76,7 @@ function enter() {
   on("attached", attached);
   on("media", received);
   on("progress", progressed);
-  on("responseStarted", () => show("speaking", `${chosen.title} is speaking.`));
-  on("responseEnded", () => show("ready", `${chosen.title} is listening.`));
+  on("responseEnded", () => { speech.isWhole = true; });
   on("retired", (retired) => {
     const position = Number(retired.firstPosition);
     player.retire(position * chunkSeconds, Number(retired.generation));
@@ -105,6 +105,7 @@ function leave() {
   saidAt = null;
   factors = [];
   tracksOfChunk = new Map();
+  speech = { from: 0, until: 0, isWhole: true };
   for (const figure of ["rtf", "ttfc", "lead"]) at(figure).textContent = "–";
   show("problem", "The stage is empty.");
 }
@@ -123,6 +124,7 @@ function received(media) {
   if (media.track === 1) chunkSeconds = media.duration / videoTimescale;
   player.append(media);
   at("video").classList.add("live");
+  if (media.responseId) heardOf(Number(media.position) * chunkSeconds);
   if (!media.responseId || saidAt === null) return;
   const tracks = (tracksOfChunk.get(media.chunkIndex) ?? 0) + 1;
   tracksOfChunk.set(media.chunkIndex, tracks);
@@ -131,6 +133,10 @@ function received(media) {
     saidAt = null;
     tracksOfChunk.clear();
   }
+}
+
+function heardOf(start) {
+  speech = { from: speech.isWhole ? start : speech.from, until: start + chunkSeconds, isWhole: false };
 }
 
 function progressed(progress) {
@@ -174,13 +180,21 @@ function interrupt() {
   player.hush(border);
   captions.cut(playhead);
   connection.interrupt(playhead);
+  speech.until = playhead;
   show("ready", `${chosen.title} has stopped.`);
+}
+
+function showSpeech(playhead) {
+  const state = at("lamp").dataset.state;
+  if (state !== "speaking" && playhead >= speech.from && playhead < speech.until) show("speaking", `${chosen.title} is speaking.`);
+  else if (state === "speaking" && playhead >= speech.until) show("ready", `${chosen.title} is listening.`);
 }
 
 function refresh() {
   if (isLive() && at("video").classList.contains("live")) {
     captions.light(player.playhead);
     at("lead").textContent = `${player.lead.toFixed(1)} s`;
+    showSpeech(player.playhead);
   }
   requestAnimationFrame(refresh);
 }

@@ -16,6 +16,7 @@ export class Connection extends EventTarget {
   #clientSeq = 0;
   #unsent = [];        // inputs the server has not yet said are durable
   #nextOffset = null;  // first media offset not yet here
+  #nextProgress = 0;   // first chunk whose captions are not yet here
   #received = 0;       // media since the last acknowledge
   #serverSeq = 0;
   #attempt = 0;
@@ -105,9 +106,18 @@ export class Connection extends EventTarget {
     } else if (message.stateChanged && /CLOSED|FAILED/.test(message.stateChanged.state)) {
       this.#isOver = true;
     }
+    if (message.progress && !this.#isNewProgress(message.progress)) return;
     for (const kind of ["attached", "progress", "responseStarted", "responseEnded", "stateChanged", "error", "notice", "retired"]) {
       if (message[kind]) this.#emit(kind, message[kind]);
     }
+  }
+
+  // Captions come before their media: a chunk whose media were missing brings its captions a second time.
+  #isNewProgress(progress) {
+    const chunk = Number(progress.chunkIndex);
+    if (chunk < this.#nextProgress) return false;
+    this.#nextProgress = chunk + 1;
+    return true;
   }
 
   // A binary message is: length of the head (32 bits, big-endian), the head in JSON, the fragment.

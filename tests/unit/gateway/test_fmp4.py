@@ -122,3 +122,12 @@ def test_negative_decode_time_is_refused() -> None:
     """Nothing lies before the start of the media clock."""
     with pytest.raises(ValueError, match="media clock"):
         fmp4.write_fragment(fmp4.Fragment(2, 1, -1, 960, [b"x"], is_video=False))
+
+
+def test_the_rate_before_encoding_does_not_matter(source: media.TestMedia) -> None:
+    """An OpusHead that names another input rate gives the same init segment, with 48 kHz in both places."""
+    head = bytearray(source.opus_head)
+    head[12:16] = (15_360).to_bytes(4, "little")
+    plain = fmp4.audio_init(2, 48_000, fmp4.parse_opus_head(source.opus_head))
+    assert fmp4.audio_init(2, 48_000, fmp4.parse_opus_head(bytes(head))) == plain
+    assert plain.count((48_000).to_bytes(4, "big")) == 4, "two headers, the sample entry and dOps"
