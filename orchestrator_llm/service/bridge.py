@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from services.errors import NoCapacity, OrchestratorUnavailable
+from services.errors import OrchestratorUnavailable
 
 Result = TypeVar("Result")
 
@@ -30,10 +30,10 @@ class Bridge:
     async def run(self, call: Callable[[], Result], *, timeout_s: float | None = None) -> Result:
         """The result of `call`. A caller that is cancelled before its turn takes its call along.
 
-        Raises NoCapacity when too many wait, OrchestratorUnavailable when the answer takes too long.
+        Raises OrchestratorUnavailable when too many wait or the answer takes too long.
         """
         if self._waiting >= self._waiting_limit:
-            raise NoCapacity(f"{self._waiting} calls wait for the engine already", retry_after_s=1.0)
+            raise OrchestratorUnavailable(f"{self._waiting} calls wait for the engine already")
         asked = time.monotonic()
 
         def timed() -> Result:

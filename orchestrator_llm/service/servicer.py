@@ -17,7 +17,7 @@ from orchestrator_llm.engine.director import Director
 from orchestrator_llm.service.bridge import Bridge
 from orchestrator_llm.service.stream import DirectStream
 from services.bundle import Manifest
-from services.errors import CuelightError, Draining, NoCapacity
+from services.errors import CuelightError, NoCapacity, OrchestratorUnavailable
 from services.logs import bound, get_logger
 from services.metrics import Metrics
 
@@ -69,7 +69,9 @@ class OrchestratorServicer(OrchestratorServiceServicer):
             log.info("stream_ended", session_id=stream.session_id, pointer_nudges=director.nudges)
 
     async def _next(self, requests: AsyncIterator[pb.DirectRequest], stream: DirectStream) -> pb.DirectRequest | None:
-        """The next message, None when the worker has ended the stream. Raises Draining between two chunks.
+        """The next message, None when the worker has ended the stream.
+
+        Raises OrchestratorUnavailable between two chunks when draining: the worker then opens the session elsewhere.
 
         A worker may be silent for as long as its client pauses; keepalive finds out when it is gone.
         """
@@ -80,7 +82,7 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         try:
             await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
             if draining.done():
-                raise Draining("the orchestrator is going away; open the session on another")
+                raise OrchestratorUnavailable("the orchestrator is going away; open the session on another")
             return coming.result()
         finally:
             coming.cancel()

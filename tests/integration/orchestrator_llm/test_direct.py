@@ -16,7 +16,14 @@ from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 from cuelight.v1.types_pb2 import Tensor
 from orchestrator_llm.service.process import Orchestrator
 from services.bundle import Manifest
-from services.errors import BundleInvalid, BundleMismatch, CuelightError, Draining, InvalidInput, NoCapacity
+from services.errors import (
+    BundleInvalid,
+    BundleMismatch,
+    CuelightError,
+    InvalidInput,
+    NoCapacity,
+    OrchestratorUnavailable,
+)
 from services.session import HistoryChunk, Snapshot
 from services.settings import OrchestratorSettings
 from services.wire import snapshot_to_proto, tensor_to_proto
@@ -229,13 +236,13 @@ async def test_draining_lets_a_chunk_end_and_then_sends_the_session_away(
     await busy.open()
     await busy.begin(0, [TEXT])
     await orchestrator.drain()
-    with pytest.raises(Draining):
+    with pytest.raises(OrchestratorUnavailable):
         await resting.answer()
     await busy.denoise(0, 0, latents(0, 0))
     assert (await busy.end(0, latents(0, 9))).pointer_token > 0
-    with pytest.raises(Draining):
+    with pytest.raises(OrchestratorUnavailable):
         await busy.answer()
-    with pytest.raises(Draining):
+    with pytest.raises(OrchestratorUnavailable):
         await WorkerStream(stub, manifest).open()
 
 

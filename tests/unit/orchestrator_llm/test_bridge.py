@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from orchestrator_llm.service.bridge import Bridge
-from services.errors import NoCapacity, OrchestratorUnavailable
+from services.errors import OrchestratorUnavailable
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_too_many_waiting_calls_are_refused(bridge: Bridge, gate: threadin
     """The queue is bounded, and the refusal says when to try again."""
     waiting = [asyncio.create_task(bridge.run(gate.wait)) for _ in range(3)]
     await asyncio.sleep(0.02)
-    with pytest.raises(NoCapacity) as refusal:
+    with pytest.raises(OrchestratorUnavailable) as refusal:
         await bridge.run(lambda: None)
     assert refusal.value.is_retryable
     gate.set()
