@@ -16,8 +16,11 @@ from safetensors import safe_open
 
 from evaluation.panel import Panel, held_out_sentences
 from evaluation.performers import CODEC_FILE, load_checkpoint, read_lexicon, reference_voice
-from evaluation.rollout import Models, Options, Script, perform, sound
+from evaluation.rollout import Models, Options, Script, perform, pictures, sound
+from evaluation.suite import renderer_mouth
+from evaluation.sync import loudness, mouth_opening, synchrony
 from orchestrator_llm.model.text import FIRST_PHONE
+from training.corpora.faces import GALLERY, Pose, draw
 from training.corpora.speech import speak
 
 VOICE_SAMPLE = "The river bends slowly around the village, and every evening the lamps are lit along its quiet banks."
@@ -36,21 +39,37 @@ def meant_phones(models: Models, text: str) -> list[str]:
     return [front_end.phones[token - FIRST_PHONE] for token in front_end.tokenize(text).tokens]
 
 
-def look(models: Models, panel: Panel, voice: torch.Tensor, sentences: list[str], options: Options) -> str:
+def portrait_of(models: Models, voice: str) -> torch.Tensor | None:
+    """Latents (C, 1, h, w) of the first of the gallery's faces with this voice; None where there are no pictures."""
+    if models.vae is None:
+        return None
+    identity = next(i for _, v, i in GALLERY.values() if v == voice)
+    pixels = draw(identity, Pose(0, 0.7, 0, 0, 0.5, 0, 0, 0), 16 * models.dit.config.video_width)
+    frame = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+    with torch.inference_mode():
+        return models.vae.encode_image(frame)[0]
+
+
+def look(models: Models, panel: Panel, scripts: list[Script], options: Options) -> str:
     """One line on one voice."""
-    began = time.monotonic()
-    made = perform(models, [Script(s + ".", voice) for s in sentences], options)
-    heard = panel.hear(
-        [sound(models.codec, p.audio) for p in made], sentences, [meant_phones(models, s) for s in sentences]
+    began, texts = time.monotonic(), [script.text for script in scripts]
+    made = perform(models, scripts, options)
+    sounds = [sound(models.codec, p.audio) for p in made]
+    figures = panel.hear(sounds, texts, [meant_phones(models, text) for text in texts]).summary()
+    line = (
+        f"PER {figures['phone_error_rate']:.3f}  WER {figures['word_error_rate']:.3f}  "
+        f"sphinx WER {figures['sphinx_word_error_rate']:.3f}  lost {figures['words_lost']} "
+        f"repeated {figures['words_repeated']} added {figures['words_added']} of {figures['words']}  "
+        f"ended {sum(p.is_finished for p in made)}/{len(made)}  {sum(len(p.audio) for p in made)} chunks"
     )
-    chunks = sum(len(p.audio) for p in made)
-    figures = heard.summary()
-    return (
-        f"PER {figures['phone_error_rate']:.3f}  WER {figures['word_error_rate']:.3f}  sphinx WER "
-        f"{figures['sphinx_word_error_rate']:.3f}  lost {figures['words_lost']} repeated {figures['words_repeated']} "
-        f"added {figures['words_added']} of {figures['words']}  ended {sum(p.is_finished for p in made)}/{len(made)}  "
-        f"{chunks} chunks  {time.monotonic() - began:.0f} s"
-    )
+    if models.vae is not None:
+        mouths = [mouth_opening(pictures(models.vae, p.video)) for p in made]
+        per = models.codec.samples_per_latent
+        loud = [loudness(s, per, len(mouth)) for s, mouth in zip(sounds, mouths, strict=True)]
+        drawn = [renderer_mouth(panel, s, way) for s, way in zip(sounds, loud, strict=True)]
+        line += f"  mouth against energy {synchrony(list(zip(mouths, loud, strict=True)))}"
+        line += f" against renderer {synchrony(list(zip(mouths, drawn, strict=True)))}"
+    return f"{line}  {time.monotonic() - began:.0f} s"
 
 
 def main() -> None:
@@ -61,6 +80,7 @@ def main() -> None:
     parser.add_argument("--run", default="audio")
     parser.add_argument("--voices", default="kal16,slt")
     parser.add_argument("--noise-scales", default="0.2,0.4,0.6")
+    parser.add_argument("--noise-scale-video", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--sentences", type=int, default=48)
     parser.add_argument("--truth", action="store_true", help="judge flite's own speech and the codec's copy of it too")
@@ -84,10 +104,12 @@ def main() -> None:
         voice = reference_voice(
             torch.from_numpy(speak(VOICE_SAMPLE, name, rate).samples), options.checkpoints / CODEC_FILE
         )
+        portrait = portrait_of(models, name)
         if options.truth:
             print_truth(models, panel, name, sentences)
         for scale in map(float, options.noise_scales.split(",")):
-            line = look(models, panel, voice, sentences, Options(options.steps, noise_scale_audio=scale))
+            sampling = Options(options.steps, noise_scale_audio=scale, noise_scale_video=options.noise_scale_video)
+            line = look(models, panel, [Script(f"{s}.", voice, portrait) for s in sentences], sampling)
             print(f"{name:6} noise {scale:g} steps {options.steps}: {line}", flush=True)
 
 

@@ -54,11 +54,11 @@ class Sphinx:
 
     def __init__(self, texts: Iterable[str], readings: Mapping[str, Sequence[Reading]]) -> None:
         words = sorted({word for text in texts for word in words_of(text)})
-        self._folder = tempfile.TemporaryDirectory(prefix="cuelight-sphinx-")
-        model, dictionary = (Path(self._folder.name) / name for name in ("words.arpa", "words.dict"))
-        write_unigram(words, model)
-        write_dictionary(words, readings, dictionary)
-        self._decoder = Decoder(lm=str(model), dict=str(dictionary), samprate=RATE, loglevel="FATAL")
+        with tempfile.TemporaryDirectory(prefix="cuelight-sphinx-") as folder:
+            model, dictionary = (Path(folder) / name for name in ("words.arpa", "words.dict"))
+            write_unigram(words, model)
+            write_dictionary(words, readings, dictionary)
+            self._decoder = Decoder(lm=str(model), dict=str(dictionary), samprate=RATE, loglevel="FATAL")
 
     def recognise(self, samples: np.ndarray, sample_rate: int) -> list[str]:
         """Words of an utterance (S,)."""

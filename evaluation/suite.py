@@ -192,7 +192,7 @@ def measure_sync(suite: Suite) -> Figures:
             loud = sync.loudness(samples, suite.models.codec.samples_per_latent, len(opening))
             pairs.append((opening, loud))
             if why_no_renderer() is None:
-                drawn.append((opening, renderer_mouth(suite, samples, loud)))
+                drawn.append((opening, renderer_mouth(suite.panel, samples, loud)))
         strangers = [(a, b) for (a, _), (_, b) in zip(pairs, pairs[1:] + pairs[:1], strict=True)]
         figures[name] = {
             "against_energy": sync.synchrony(pairs)._asdict(),
@@ -222,11 +222,11 @@ def measure_true_sync(suite: Suite, voice: str) -> Figures:
     return {"against_energy": sync.synchrony(pairs)._asdict(), "against_renderer": sync.synchrony(drawn)._asdict()}
 
 
-def renderer_mouth(suite: Suite, samples: np.ndarray, loud: np.ndarray) -> np.ndarray:
+def renderer_mouth(panel: Panel, samples: np.ndarray, loud: np.ndarray) -> np.ndarray:
     """How open the corpus's renderer would draw the mouth, frame by frame, for the phones the judge hears."""
     from training.corpora.faces import poses
 
-    heard = listen(suite.panel.judge, suite.panel.codec, samples).timed or [(PAUSE, 0.0)]
+    heard = listen(panel.judge, panel.codec, samples).timed or [(PAUSE, 0.0)]
     middles = np.array([moment for _, moment in heard])
     edges = np.concatenate([[max(0.0, middles[0] - 0.05)], (middles[1:] + middles[:-1]) / 2, [middles[-1] + 0.05]])
     track = poses([name for name, _ in heard], edges, loud, len(loud), random.Random(0))
