@@ -87,8 +87,9 @@ def test_a_frame_inside_its_token_is_at_no_distance_from_it() -> None:
 def test_the_body_is_qwen2() -> None:
     """The same weights under the same names give what Hugging Face's Qwen2Model gives, where it is installed."""
     transformers = pytest.importorskip("transformers")
-    config = BodyConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                        intermediate_size=48)
+    config = BodyConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48
+    )
     theirs = transformers.Qwen2Model(transformers.Qwen2Config(**vars(config), vocab_size=8)).eval()
     ours = CausalBody(config).eval()
     weights = {name: value for name, value in theirs.state_dict().items() if name != "embed_tokens.weight"}
@@ -108,4 +109,6 @@ def test_a_reference_is_what_the_codec_would_make_of_it(pocket_bundle: Path) -> 
     samples = torch.randn(24 * 640) * 0.05
     samples *= 0.08 / samples.square().mean().sqrt()
     encoder = ReferenceEncoder(weights, vars(AudioCodecConfig()))
-    torch.testing.assert_close(encoder.encode(samples), codec.encode(samples.clamp(-1, 1)[None])[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.encode(samples), codec.encode(samples.clamp(-1, 1)[None])[0], atol=1e-4, rtol=1e-4
+    )

@@ -46,4 +46,9 @@ def test_a_run_ends_at_its_budget_and_leaves_its_log_and_plot(tmp_path: Path) ->
     x = torch.randn(8, 4)
     loop.run(lambda: {"error": (module(x) - 1).square().mean()}, lambda: {"val": 1.0})
     assert loop.place.step == 200
-    assert {p.name for p in loop.folder.iterdir()} >= {"model.safetensors", "state.safetensors", "log.jsonl", "loss.png"}
+    assert {p.name for p in loop.folder.iterdir()} >= {
+        "model.safetensors",
+        "state.safetensors",
+        "log.jsonl",
+        "loss.png",
+    }
