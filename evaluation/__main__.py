@@ -24,7 +24,7 @@ PARTS: dict[str, Callable[[Suite], Any]] = {
     "speech": measure.measure_speech,
     "sync": measure.measure_sync,
     "true_sync": lambda s: measure.measure_true_sync(s, VOICES[0]),
-    "pointer": lambda s: measure.measure_pointer(s, VOICES[0]),
+    "pointer": lambda s: measure.measure_pointer(s, VOICES),
     "options": measure.compare_options,
     "identity": measure.measure_identity,
 }

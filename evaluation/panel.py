@@ -21,7 +21,7 @@ from evaluation.sphinx import Sphinx
 from evaluation.words import Errors, compare, total
 
 PENALTIES = (-1.0, -2.0, -3.0, -4.0, -6.0, -8.0)
-TUNING_PASSAGES = 40
+TUNING_PASSAGES = 30
 PENALTY_FILE = "penalty.json"
 HELD_OUT = Path(__file__).parent / "sentences.txt"
 

@@ -143,20 +143,22 @@ def _options(results: Figures) -> str:
 
 
 def _pointer(results: Figures) -> str:
-    p = results.get("pointer", {})
-    if "own" not in p:
-        return f"## Does the pointer listen\n\nSkipped: {p['skipped']}." if p else ""
+    voices = results.get("pointer", {})
+    if not voices:
+        return ""
+    if "skipped" in voices:
+        return f"## Does the pointer listen\n\nSkipped: {voices['skipped']}."
+    rows = []
+    for voice, p in voices.items():
+        rows += [
+            [voice, "its own sound", p["own"], 1],
+            [voice, "another sentence's chunk", p["swapped_chunk"], p["ratio_swapped_chunk"]],
+            [voice, "another sentence's chunk and history", p["swapped_sound"], p["ratio_swapped_sound"]],
+        ]
     return (
-        "## Does the pointer listen\n\nDistance from the true place at the end of a chunk, true speech, "
-        f"{p['windows']} chunks of {p['voice']}.\n\n"
-        + table(
-            ["given", "phones", "times its own"],
-            [
-                ["its own sound", p["own"], 1],
-                ["another sentence's chunk", p["swapped_chunk"], p["ratio_swapped_chunk"]],
-                ["another sentence's chunk and history", p["swapped_sound"], p["ratio_swapped_sound"]],
-            ],
-        )
+        "## Does the pointer listen\n\nMean distance from the true place at the end of a chunk, true speech, "
+        f"{sum(p['windows'] for p in voices.values())} chunks.\n\n"
+        + table(["voice", "given", "phones", "times its own"], rows)
     )
 
 

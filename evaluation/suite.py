@@ -163,22 +163,22 @@ def compare_options(suite: Suite) -> Figures:
     return {"character": name, "sentences": len(texts), "usual": asdict(usual), "trials": figures}
 
 
-def measure_pointer(suite: Suite, voice: str) -> Figures:
-    """The pointer's error in phones on true speech, and on another sentence's."""
+def measure_pointer(suite: Suite, voices: Sequence[str]) -> Figures:
+    """The pointer's error in phones on true speech, and on another sentence's, by voice."""
     if reason := why_no_flite():
         return {"skipped": reason}
     from training.make_corpus import make_passage
 
-    codec, phones = suite.models.codec, suite.models.front_end.phones
-    passages = [make_passage(f"{s}.", voice, codec) for s in suite.sentences]
-    tracks = [make_track(p, codec, phone_ids(phones), FRAME_RATE) for p in passages]
-    errors = pointer_errors(suite.models.conditioner, tracks, codec.silence)
-    return {
-        "voice": voice,
-        **errors._asdict(),
-        "ratio_swapped_chunk": round(errors.swapped_chunk / errors.own, 2),
-        "ratio_swapped_sound": round(errors.swapped_sound / errors.own, 2),
-    }
+    codec, phones, figures = suite.models.codec, suite.models.front_end.phones, {}
+    for voice in voices:
+        passages = [make_passage(f"{s}.", voice, codec) for s in tqdm(suite.sentences, desc=f"pointing {voice}")]
+        tracks = [make_track(p, codec, phone_ids(phones), FRAME_RATE) for p in passages]
+        errors = pointer_errors(suite.models.conditioner, tracks, codec.silence)
+        figures[voice] = errors._asdict() | {
+            "ratio_swapped_chunk": round(errors.swapped_chunk / errors.own, 2),
+            "ratio_swapped_sound": round(errors.swapped_sound / errors.own, 2),
+        }
+    return figures
 
 
 def measure_sync(suite: Suite) -> Figures:

@@ -77,3 +77,11 @@ def test_tables_and_percents() -> None:
     """Markdown rows, and a dash for what is not there."""
     assert table(["a", "b"], [[1, 2]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
     assert (percent(0.0312), percent(None)) == ("3.1 %", "-")
+
+
+def test_the_pointer_is_shown_by_voice(tmp_path: Path) -> None:
+    """Each voice's errors and how many times they grow."""
+    errors = {"own": 0.16, "swapped_chunk": 1.14, "swapped_sound": 1.13, "windows": 68, "ratio_swapped_chunk": 6.94,
+              "ratio_swapped_sound": 6.87}  # fmt: skip
+    write_page(results() | {"pointer": {"slt": errors}}, tmp_path, [])
+    assert "| slt | another sentence's chunk | 1.14 | 6.94 |" in (tmp_path / "README.md").read_text()
