@@ -16,7 +16,7 @@ DEV_EXTRAS := $(RUN_EXTRAS),training,evaluation,dev
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(BIN)/.run ## Start the whole stack and open a character that talks in the browser
+demo: $(BIN)/.run ## Start the whole stack, film a greeting, and keep a page up where the character says what you type
 	$(BIN)/cuelight demo
 
 up: $(BIN)/.run ## Start the whole stack in this terminal; Ctrl-C stops it
