@@ -104,10 +104,9 @@ class TorchBackend:
         torch.set_num_threads(self.options.threads)
         self.bundle = bundle
         self.conditioner = _load_conditioner(bundle).to(self.options.device)
-        self.front_end = TextFrontEnd.load(bundle.path, bundle.manifest.text)
+        self.front_end, self._encoder = _load_ends(bundle)
         self.vowels = frozenset(self.front_end.vowels)
         self.geometry = _geometry(bundle, self.conditioner.config)
-        self._reference = ReferenceEncoder.load(bundle.path, bundle.manifest.audio_codec)
         self._voices: OrderedDict[str, TorchVoice] = OrderedDict()
         self._voices_lock = threading.Lock()
 
@@ -120,28 +119,34 @@ class TorchBackend:
 
     def voice(self, wav: bytes, character: str) -> TorchVoice:
         """The voice in a WAV file, or the character's own; computed once while it stays in the table."""
-        data = wav or self._character_voice(character)
+        data = wav or self.character_voice(character)
         key = hashlib.sha256(data).hexdigest()
         with self._voices_lock:
             if key not in self._voices:
-                self._voices[key] = TorchVoice(self, self._reference_cache(data))
+                self._voices[key] = TorchVoice(self, self._cache(data))
             self._voices.move_to_end(key)
             while len(self._voices) > self.options.cached_voices:
                 self._voices.popitem(last=False)
             return self._voices[key]
 
-    def _character_voice(self, character: str) -> bytes:
+    def character_voice(self, character: str) -> bytes:
+        """The character's own voice as a WAV file. Raises ValueError for an unknown character."""
         try:
             found = self.bundle.manifest.character(character)
         except KeyError:
             raise ValueError(f"the bundle has no character {character!r}") from None
         return self.bundle.file(found.voice).read_bytes()
 
-    def _reference_cache(self, wav: bytes) -> KVCache:
+    def reference(self, wav: bytes) -> Tensor:
+        """Reference latents (1, R, C) of a voice. Raises ValueError for a file that will not do."""
         samples = decode_voice(wav, self.bundle.manifest.geometry.sample_rate)
         with self.computing():
-            reference = self._reference.encode(torch.from_numpy(samples)).float()
-            return self.conditioner.reference_cache(reference[None].to(self.options.device))
+            return self._encoder.encode(torch.from_numpy(samples)).float()[None].to(self.options.device)
+
+    def _cache(self, wav: bytes) -> KVCache:
+        reference = self.reference(wav)
+        with self.computing():
+            return self.conditioner.reference_cache(reference)
 
     def history(self, chunks: Sequence[HistoryChunk]) -> tuple[Tensor, Tensor]:
         """History (1, H, C) with the newest frame last, and its mask (1, H), 0 where there is none."""
@@ -161,7 +166,7 @@ class TorchBackend:
         heard_s = 0.0 if chunk.is_silent else chunk.heard_s or 0.0
         frames = math.floor(heard_s * self.geometry.frames / self.geometry.chunk_seconds)
         latents = np.array(chunk.latents)
-        latents[max(frames, 0) :] = self._reference.silence
+        latents[max(frames, 0) :] = self._encoder.silence
         return latents
 
 
@@ -186,6 +191,16 @@ def _geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
         text_ahead=config.text_ahead,
         end_margin=config.end_margin,
     )
+
+
+def _load_ends(bundle: Bundle) -> tuple[TextFrontEnd, ReferenceEncoder]:
+    """What text and voices come in through."""
+    manifest = bundle.manifest
+    try:
+        front_end = TextFrontEnd.load(bundle.path, manifest.text)
+        return front_end, ReferenceEncoder.load(bundle.path, manifest.audio_codec)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as fault:
+        raise BundleInvalid(f"the bundle's text front-end or audio codec cannot be loaded: {fault!r}") from fault
 
 
 def _load_conditioner(bundle: Bundle) -> Conditioner:

@@ -90,6 +90,7 @@ class DirectStream:
         return run
 
     def _begin(self, message: pb.Begin) -> Callable[[], pb.DirectResponse]:
+        """The rule planner looks at no clock, so the chunk's position is not handed on."""
         _check_count(len(message.say), "begin.say")
 
         def run() -> pb.DirectResponse:

@@ -17,6 +17,7 @@ from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.errors import ModelFault
 from orchestrator_llm.engine.planner import RulePlanner
 from orchestrator_llm.engine.voice import decode_voice
+from orchestrator_llm.engine.warmup import warm_up
 from orchestrator_llm.model.reference import ReferenceEncoder
 from services.bundle import Bundle, load_bundle
 from services.errors import BundleInvalid
@@ -201,10 +202,13 @@ def test_answers_that_are_not_finite_are_a_fault(bundle: Bundle) -> None:
         ("conditioner", "wheels", 4, "wheels"),
         ("conditioner", "chunk_frames", 32, "conditioner"),
         ("files", "conditioner.safetensors", None, "lists no"),
+        ("text", "phones", None, "front-end"),
+        ("text", "lexicon", "nowhere.gz", "front-end"),
+        ("audio_codec", "window", None, "codec"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_weights_is_refused(
-    tiny_bundle: Path, tmp_path: Path, part: str, key: str, value: int | None, reason: str
+    tiny_bundle: Path, tmp_path: Path, part: str, key: str, value: object, reason: str
 ) -> None:
     """A bundle is taken whole or not at all, and the message says what does not fit."""
     copy = tmp_path / "copy"
@@ -217,3 +221,12 @@ def test_a_manifest_that_does_not_fit_its_weights_is_refused(
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleInvalid, match=reason):
         TorchBackend(load_bundle(copy))
+
+
+def test_a_bundle_whose_first_character_cannot_speak_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    """That is found at the start, not by the first session."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_bundle, copy)
+    (copy / "characters" / "ada" / "voice.wav").write_bytes(b"silence")
+    with pytest.raises(BundleInvalid, match="cannot speak"):
+        warm_up(TorchBackend(load_bundle(copy)))
