@@ -17,7 +17,7 @@ from gateway.http.server import HttpServer
 from gateway.http.socket import SOCKET_MESSAGE_BYTES
 from gateway.sessions.admission import Admission, AdmissionPolicy
 from gateway.sessions.attachment import Attachments
-from gateway.sessions.hosting import HostingPolicy
+from gateway.sessions.hosting import Backstage, HostingPolicy
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
 from gateway.sessions.service import SERVICE_NAME, SessionService
@@ -25,6 +25,7 @@ from gateway.sessions.workers import WorkerLines
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
+from services.metrics import Metrics
 from services.serving import RpcServer, ServingOptions
 from services.settings import GatewaySettings, split_address
 from services.state import SessionStore
@@ -42,13 +43,15 @@ class Gateway:
         self._is_let_go = False
         self.store = store
         self._lines = WorkerLines(settings.grpc_max_message_bytes)
+        self.metrics = Metrics("gateway")
         policy = HostingPolicy(ring_s=settings.media_ring_s)
-        self.hostings = Hostings(store, self._lines, manifest, policy, settings.max_sessions)
+        backstage = Backstage(store, self._lines, manifest, policy, self.metrics)
+        self.hostings = Hostings(backstage, settings.max_sessions)
         lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s)
-        admission = Admission(store, self.hostings, manifest, lives)
-        attachments = Attachments(store, self.hostings, manifest.geometry)
+        admission = Admission(backstage, self.hostings, lives)
+        attachments = Attachments(backstage, self.hostings)
         self.rpc = RpcServer(settings.gateway_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
-        SessionService(admission, attachments, Reading(store, self.hostings)).serve_on(self.rpc.grpc)
+        SessionService(admission, attachments, Reading(backstage, self.hostings)).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
         app = build_app(bundle, admission, attachments, store.ping, is_local_server=is_loopback(host))
         self.http = HttpServer(app, settings.gateway_http_listen, socket_message_bytes=SOCKET_MESSAGE_BYTES)
@@ -63,6 +66,8 @@ class Gateway:
             gateway = cls(settings, store, bundle)
             await gateway.rpc.start()
             await gateway.http.start()
+            if settings.metrics_listen:
+                gateway.metrics.serve(settings.metrics_listen)
             watching = asyncio.create_task(gateway._watch_store())
             try:
                 yield gateway
@@ -71,6 +76,7 @@ class Gateway:
                 if not gateway._is_let_go:
                     await gateway.rpc.drain(gateway.let_go)
                 await gateway._lines.aclose()
+                gateway.metrics.close()
 
     def announce(self) -> None:
         """Print one JSON line with both addresses, for whoever started this process."""
@@ -96,6 +102,7 @@ class Gateway:
             if can_serve is not is_ready:
                 is_ready = can_serve
                 await self.rpc.set_ready(is_ready)
+                self.metrics.ready.set(is_ready)
             await asyncio.sleep(_WATCH_S)
 
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from cuelight.v1 import session_pb2 as pb
 from gateway.sessions import validation
 from gateway.sessions.convert import session_message
+from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.tokens import new_attach_token
-from services.bundle import Manifest
-from services.errors import NoCapacity, SessionClosed, WorkerUnavailable
+from services.errors import CuelightError, NoCapacity, SessionClosed, WorkerUnavailable
 from services.logs import get_logger
 from services.session import Cue, CueKind, SessionRecord, token_digest
-from services.state import SessionStore
 
 log = get_logger(__name__)
 
@@ -35,14 +34,22 @@ class AdmissionPolicy:
 class Admission:
     """The calls of the session service that are answered at once."""
 
-    def __init__(self, store: SessionStore, hostings: Hostings, manifest: Manifest, policy: AdmissionPolicy) -> None:
-        self._store = store
+    def __init__(self, backstage: Backstage, hostings: Hostings, policy: AdmissionPolicy) -> None:
+        self._store = backstage.store
         self._hostings = hostings
-        self._manifest = manifest
+        self._manifest = backstage.manifest
+        self._refusals = backstage.metrics.refusals
         self._policy = policy
 
     async def create(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
         """Admit a session. Raises InvalidInput, SessionExists, NoCapacity, or WorkerUnavailable when there is none."""
+        try:
+            return await self._create(request)
+        except CuelightError as fault:
+            self._refusals.labels(fault.reason).inc()
+            raise
+
+    async def _create(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
         validation.check_parent(request.parent)
         validation.check_new_id(request.session_id)
         validation.check_request_id(request.request_id)

@@ -17,16 +17,14 @@ from gateway.sessions import validation
 from gateway.sessions.admission import check_open
 from gateway.sessions.convert import session_message
 from gateway.sessions.errors import AttachExpected, MessageTooLarge
-from gateway.sessions.hosting import Hosting
+from gateway.sessions.hosting import Backstage, Hosting
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.ring import Item
 from gateway.sessions.subscription import Subscription, Urgent
 from gateway.sessions.tokens import resume_ordinal, resume_token
-from services.bundle import Geometry
 from services.errors import BadToken, CuelightError, InvalidInput, Superseded
 from services.serving import status_from_error
 from services.session import Cue, CueKind, SessionRecord
-from services.state import SessionStore
 from services.wire import timestamp_from_unix
 
 Requests: TypeAlias = AsyncIterator[pb.StreamSessionRequest]
@@ -53,14 +51,24 @@ _FIELDS: dict[type[Item | Urgent], str] = {
 class Attachments:
     """Opens attachments; of one session the newest holds the stage and the older one is told so."""
 
-    def __init__(self, store: SessionStore, hostings: Hostings, geometry: Geometry) -> None:
-        self.store = store
-        self.geometry = geometry
+    def __init__(self, backstage: Backstage, hostings: Hostings) -> None:
+        self.store = backstage.store
+        self.geometry = backstage.manifest.geometry
+        self._refusals = backstage.metrics.refusals
         self._hostings = hostings
         self._holders: dict[str, tuple[int, Subscription]] = {}
 
     async def stream(self, requests: Requests, token: str) -> AsyncGenerator[pb.StreamSessionResponse]:
         """Serve one stream. Ends when the client half-closes or the session ends; raises CuelightError otherwise."""
+        try:
+            async with contextlib.aclosing(self._stream(requests, token)) as responses:
+                async for response in responses:
+                    yield response
+        except CuelightError as fault:
+            self._refusals.labels(fault.reason).inc()
+            raise
+
+    async def _stream(self, requests: Requests, token: str) -> AsyncGenerator[pb.StreamSessionResponse]:
         attach = await _first_attach(requests)
         record = await self._authorized(attach.session, token)
         ordinal = self._next_ordinal(attach, record)

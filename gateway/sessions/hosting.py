@@ -17,9 +17,10 @@ from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
 from gateway.sessions.workers import WorkerLines
-from services.bundle import Geometry
+from services.bundle import Manifest
 from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, WorkerUnavailable
 from services.logs import bound, get_logger
+from services.metrics import Metrics
 from services.state import SessionStore, Slot
 from services.wire import duration_from_seconds
 
@@ -41,23 +42,28 @@ class HostingPolicy:
     ring_s: float = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Backstage:
+    """What all hostings of a gateway share."""
+
+    store: SessionStore
+    lines: WorkerLines
+    manifest: Manifest
+    policy: HostingPolicy
+    metrics: Metrics
+
+
 class Hosting:
     """One session at its worker. `start` it once; it ends by `stop`, by the session's end, or by giving up."""
 
-    def __init__(
-        self, session_id: str, bundle: str, store: SessionStore, lines: WorkerLines, geometry: Geometry,
-        policy: HostingPolicy,
-    ) -> None:  # fmt: skip
+    def __init__(self, session_id: str, backstage: Backstage) -> None:
         self.session_id = session_id
         self.epoch = 0
         self.generation = 0
         self.is_state_preserved = True
         self.visitors = 0
-        self._bundle = bundle
-        self._store = store
-        self._lines = lines
-        self._geometry = geometry
-        self._policy = policy
+        self._backstage = backstage
+        self._policy = backstage.policy
         self._wanted: int | None = None
         self._ring: MediaRing | None = None
         self._framing: Framing | None = None
@@ -189,7 +195,9 @@ class Hosting:
 
     async def _host_once(self) -> None:
         try:
-            slot = await self._store.reserve_slot(self.session_id, bundle=self._bundle, exclude=self._gone)
+            slot = await self._backstage.store.reserve_slot(
+                self.session_id, bundle=self._backstage.manifest.digest, exclude=self._gone
+            )
         except NoCapacity:
             self._gone.clear()
             raise
@@ -206,7 +214,7 @@ class Hosting:
         if wanted is not None:
             claim.media_offset = wanted
         self._up = _Upstream(claim, self._playhead_s)
-        async with self._lines.host(slot.address, self._up.requests()) as responses:
+        async with self._backstage.lines.host(slot.address, self._up.requests()) as responses:
             hosted = await responses.first(self._policy.claim_s)
             self._take_hosted(hosted, slot)
             async for response in responses:
@@ -228,12 +236,15 @@ class Hosting:
         self._gone.clear()
         if self._ring is None:
             first = self._wanted if self._wanted is not None else 2 * hosted.next_chunk_index
-            self._ring = MediaRing(max(2, round(self._policy.ring_s / self._geometry.chunk_seconds)), first)
+            self._ring = MediaRing(
+                max(2, round(self._policy.ring_s / self._backstage.manifest.geometry.chunk_seconds)), first
+            )
             self._next_progress = first // 2
         self.is_state_preserved = hosted.state_preserved
-        self._framing = Framing(hosted.tracks, self._geometry)
+        self._framing = Framing(hosted.tracks, self._backstage.manifest.geometry)
         if self._is_recovering:
             self._is_recovering = False
+            self._backstage.metrics.recoveries.labels("restored").inc()
             restored_at = 2 * hosted.next_chunk_index
             active = pb.SESSION_STATE_ACTIVE
             self.post(pb.StateChanged(state=active, epoch=self.epoch, checkpoint_media_offset=restored_at))
@@ -259,6 +270,7 @@ class Hosting:
 
     def _take_media(self, media: pb.MediaChunk) -> None:
         if media.offset < self.ring.next_offset or self._is_cut_off(media):
+            self._backstage.metrics.drops.labels("late_media").inc()
             return
         self.generation = max(self.generation, media.generation)
         self._append(media)
@@ -301,6 +313,8 @@ class Hosting:
         self._error = error
         if error is not None:
             log.warning("hosting_ended", reason=error.reason, detail=error.message)
+            if self._is_recovering:
+                self._backstage.metrics.recoveries.labels("failed").inc()
         for subscription in self._subscriptions:
             subscription.finish(error)
         if not self._claimed.done():

@@ -7,33 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from cuelight.v1 import session_pb2 as pb
-from gateway.sessions.hosting import Hosting, HostingPolicy
-from gateway.sessions.workers import WorkerLines
-from services.bundle import Manifest
+from gateway.sessions.hosting import Backstage, Hosting
 from services.errors import CuelightError, Draining, NoCapacity
 from services.logs import get_logger
 from services.session import SessionRecord
-from services.state import SessionStore
+from services.wire import duration_from_seconds
 
 log = get_logger(__name__)
+
+_LIMIT_NOTICE_S = 30.0
+"""Readers are told this long before a session's time is up."""
 
 
 class Hostings:
     """Join a session's hosting with `async with hostings.join(record, offset) as hosting`."""
 
-    def __init__(
-        self, store: SessionStore, lines: WorkerLines, manifest: Manifest, policy: HostingPolicy, most: int
-    ) -> None:
-        self._store = store
-        self._lines = lines
-        self._manifest = manifest
-        self._policy = policy
+    def __init__(self, backstage: Backstage, most: int) -> None:
+        """Carry at most `most` sessions."""
+        self._backstage = backstage
         self._most = most
         self._hostings: dict[str, Hosting] = {}
         self._partings: dict[str, asyncio.TimerHandle] = {}
+        self._limits: dict[str, asyncio.Task[None]] = {}
         self._closings: set[asyncio.Task[None]] = set()
         self._is_draining = False
 
@@ -41,7 +40,7 @@ class Hostings:
     async def join(self, record: SessionRecord, media_offset: int | None) -> AsyncIterator[Hosting]:
         """The session's hosting, claimed from `media_offset` on if nobody else joined it before."""
         session_id = record.session_id
-        hosting = self._find(session_id)
+        hosting = self._find(record)
         hosting.visitors += 1
         self._cancel_parting(session_id)
         try:
@@ -77,7 +76,7 @@ class Hostings:
         self._is_draining = True
         for session_id in list(self._partings):
             self._cancel_parting(session_id)
-        for task in list(self._closings):
+        for task in [*self._closings, *self._limits.values()]:
             task.cancel()
         hostings, self._hostings = list(self._hostings.values()), {}
         for hosting in hostings:
@@ -85,7 +84,8 @@ class Hostings:
         gone = Draining("this gateway is shutting down; attach again with the newest resume token")
         await asyncio.gather(*(hosting.stop(gone) for hosting in hostings))
 
-    def _find(self, session_id: str) -> Hosting:
+    def _find(self, record: SessionRecord) -> Hosting:
+        session_id = record.session_id
         hosting = self._hostings.get(session_id)
         if hosting is not None and not hosting.is_over:
             return hosting
@@ -93,15 +93,18 @@ class Hostings:
             raise Draining("this gateway is shutting down; attach to another one")
         if len(self._hostings) >= self._most:
             raise NoCapacity(f"this gateway carries {self._most} sessions already")
-        hosting = Hosting(
-            session_id, self._manifest.digest, self._store, self._lines, self._manifest.geometry, self._policy
-        )
+        hosting = Hosting(session_id, self._backstage)
         self._hostings[session_id] = hosting
+        self._backstage.metrics.sessions.set(len(self._hostings))
+        limit = self._end_at_limit(hosting, record.expire_time_s - time.time())
+        self._limits[session_id] = asyncio.create_task(limit)
         return hosting
 
     def _forget(self, hosting: Hosting) -> None:
         if self._hostings.get(hosting.session_id) is hosting:
             del self._hostings[hosting.session_id]
+            self._backstage.metrics.sessions.set(len(self._hostings))
+            self._limits.pop(hosting.session_id).cancel()
 
     def _cancel_parting(self, session_id: str) -> None:
         timer = self._partings.pop(session_id, None)
@@ -114,11 +117,21 @@ class Hostings:
         self._closings.add(task)
         task.add_done_callback(self._closings.discard)
 
+    async def _end_at_limit(self, hosting: Hosting, time_left_s: float) -> None:
+        """Tell readers before the session's time is up, and end it then."""
+        await asyncio.sleep(max(0.0, time_left_s - _LIMIT_NOTICE_S))
+        notice_s = min(_LIMIT_NOTICE_S, max(0.0, time_left_s))
+        reason = pb.GO_AWAY_REASON_SESSION_LIMIT
+        hosting.post(pb.GoAway(reason=reason, time_left=duration_from_seconds(notice_s)))
+        await asyncio.sleep(notice_s)
+        hosting.announce(pb.SESSION_STATE_CLOSED, "SESSION_LIMIT")
+        self._part(hosting.session_id)
+
     async def _close_deserted(self, session_id: str) -> None:
-        log.info("session_deserted", session_id=session_id)
+        log.info("session_closing", session_id=session_id)
         await self.let_go(session_id)
         try:
-            await self._store.close(session_id)
+            await self._backstage.store.close(session_id)
         except CuelightError as fault:
             # Its keys expire by themselves, and its slot when the worker no longer confirms it.
             log.warning("deserted_session_not_closed", session_id=session_id, reason=fault.reason)

@@ -10,17 +10,17 @@ from collections.abc import AsyncGenerator
 from cuelight.v1 import session_pb2 as pb
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
+from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
 from services.errors import BadToken, InvalidInput
 from services.session import AUDIO_TRACK, VIDEO_TRACK, Container
-from services.state import SessionStore
 
 
 class Reading:
     """Opens readers."""
 
-    def __init__(self, store: SessionStore, hostings: Hostings) -> None:
-        self._store = store
+    def __init__(self, backstage: Backstage, hostings: Hostings) -> None:
+        self._store = backstage.store
         self._hostings = hostings
 
     async def stream(self, request: pb.ReadMediaRequest, token: str) -> AsyncGenerator[pb.ReadMediaResponse]:

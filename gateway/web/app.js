@@ -115,6 +115,7 @@ let videoTimescale = 1;
 function attached(message) {
   videoTimescale = message.tracks[0].timescale;
   show("ready", `${chosen.title} is on stage.`);
+  if (at("problem").dataset.kind === "problem") complain("");
   if (startedFor === connection) return;  // attached again: the media go on where they were
   startedFor = connection;
   player.start(message.tracks).catch((fault) => { complain(fault.message); leave(); });

@@ -84,6 +84,7 @@ export class Connection extends EventTarget {
     } else if (message.error) {
       if (!message.error.retryAfterSeconds || !this.#session) this.#isOver = true;
       this.#emit("problem", { ...message.error, isFinal: this.#isOver });
+      if (!this.#isOver) this.#socket.close();  // the stream has ended: attach again on a new line
     } else if (message.stream) {
       this.#streamed(message.stream);
     }

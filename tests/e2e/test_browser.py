@@ -40,7 +40,7 @@ async def test_a_character_speaks_in_the_browser(stack: RunningStack, tmp_path: 
 
 
 async def test_interrupt_cuts_and_new_words_are_spoken(stack: RunningStack, tmp_path: Path) -> None:
-    """Interrupt fades the sound and takes unheard words away; new words are spoken after it. On a phone, in the dark."""
+    """Interrupt fades the sound and takes unheard words away; new words follow. On a phone, in the dark."""
     async with open_page(stack.page, width=390, height=844, colour="dark") as page:
         await page.speak(" ".join([WORDS] * 3))
         await page.until_playing()
