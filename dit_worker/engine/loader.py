@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -78,6 +79,6 @@ def _config(kind: type[C], options: dict[str, Any], name: str) -> C:
 def _fill(module: M, path: Path) -> M:
     try:
         module.load_state_dict(load_file(path), strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise BadBundle(f"{path.name} does not fit its manifest: {error}") from error
     return module.eval().requires_grad_(False)

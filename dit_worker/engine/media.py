@@ -35,12 +35,12 @@ class SoundContext:
     """The sound just before a chunk.
 
     latents: (P + LATE_LATENTS, D), the last of them not yet published. samples: those of the first P, as published.
-    ahead: those of the last LATE_LATENTS as they were told so far, from which the next decoding begins.
+    guess: those of the last, as they would go on if silence came.
     """
 
     latents: Floats
     samples: Floats
-    ahead: Floats
+    guess: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +84,19 @@ class Decoder:
 
     def silence(self) -> SoundContext:
         """What came before a chunk that follows nothing that was heard."""
-        latents = self._models.audio_codec.silence.expand(CONTEXT_LATENTS + LATE_LATENTS, -1)
+        latents = self._models.audio_codec.silence.expand(1, CONTEXT_LATENTS + LATE_LATENTS, -1)
         samples = np.zeros((CONTEXT_LATENTS + LATE_LATENTS) * self.samples_per_latent, np.float32)
-        return SoundContext(to_array(latents[None]), *np.split(samples, [CONTEXT_LATENTS * self.samples_per_latent]))
+        return SoundContext(to_array(latents), *np.split(samples, [CONTEXT_LATENTS * self.samples_per_latent]))
 
     @torch.inference_mode()
     def samples(self, audio: Floats, context: SoundContext) -> tuple[Floats, SoundContext]:
         """(A, D) -> (A * samples per latent,), LATE_LATENTS late, joined to its context; and the next one's context."""
-        latents = np.concatenate([context.latents, audio])
-        decoded = self._models.audio_codec.decode(
-            to_tensor(latents[CONTEXT_LATENTS:]),
-            to_tensor(latents[:CONTEXT_LATENTS]),
-            to_tensor(context.samples),
-            to_tensor(context.ahead),
-        )
-        samples, ahead = np.split(to_array(decoded), [len(audio) * self.samples_per_latent])
+        before = (to_tensor(part) for part in (context.latents, context.samples, context.guess))
+        decoded = to_array(self._models.audio_codec.decode(to_tensor(audio), *before))
+        samples, guess = np.split(decoded, [len(audio) * self.samples_per_latent])
+        latents = np.concatenate([context.latents, audio])[-CONTEXT_LATENTS - LATE_LATENTS :]
         known = np.concatenate([context.samples, samples])[-CONTEXT_LATENTS * self.samples_per_latent :]
-        return samples, SoundContext(latents[-CONTEXT_LATENTS - LATE_LATENTS :], known, ahead)
+        return samples, SoundContext(latents, known, guess)
 
 
 class MediaWriter:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 
 from cuelight.v1 import worker_pb2
@@ -69,19 +69,18 @@ class MediaRing:
         self._is_closed, self._error = True, error
         self._wake()
 
-    async def read(self, offset: int | None) -> AsyncIterator[worker_pb2.HostResponse]:
+    async def read(self, offset: int | None) -> AsyncGenerator[worker_pb2.HostResponse, None]:
         """Messages from a media offset on; None is the live edge. Raises OffsetExpired when they are gone."""
         number = self._start(offset)
         while True:
-            changed = self._changed
-            for entry in self._after(number):
+            entry = self._at_or_after(number)
+            if entry is not None:
                 number = entry.number + 1
                 yield entry.message
-            if changed is not self._changed:
-                continue
-            if self._is_closed:
+            elif self._is_closed:
                 break
-            await changed.wait()
+            else:
+                await self._changed.wait()
         if self._error is not None:
             raise self._error
 
@@ -92,11 +91,11 @@ class MediaRing:
             raise OffsetExpired(f"media before offset {self._first_kept} are gone", oldest_offset=self._first_kept)
         return next((entry.number for entry in self._entries if entry.offset >= offset), self._numbers)
 
-    def _after(self, number: int) -> list[Entry]:
-        """Entries from `number` on. Raises OffsetExpired for a reader that the log has overtaken."""
+    def _at_or_after(self, number: int) -> Entry | None:
+        """The first entry from `number` on. Raises OffsetExpired for a reader that the log has overtaken."""
         if number < self._first_number:
             raise OffsetExpired(f"media before offset {self._first_kept} are gone", oldest_offset=self._first_kept)
-        return [entry for entry in self._entries if entry.number >= number]
+        return next((entry for entry in self._entries if entry.number >= number), None)
 
     def _trim(self) -> None:
         chunks = sorted({entry.chunk_index for entry in self._entries if entry.chunk_index is not None})

@@ -17,6 +17,7 @@ from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
 from dit_worker.engine.engine import Engine
 from dit_worker.engine.errors import EngineError
 from dit_worker.engine.loader import Models, load_models
+from dit_worker.engine.warmup import warm_up
 from dit_worker.service.bridge import EngineBridge
 from dit_worker.service.figures import Figures
 from dit_worker.service.house import House
@@ -39,7 +40,7 @@ START_FAULTS = (CuelightError, EngineError, OSError)
 async def serve(settings: WorkerSettings) -> None:
     """Serve until told to stop. Raises BundleInvalid, BadBundle, OSError or StoreUnavailable when it cannot start."""
     async with AsyncExitStack() as stack:
-        bundle, models = await asyncio.to_thread(_load, settings)
+        bundle, models, engine = await asyncio.to_thread(_load, settings)
         server = RpcServer(settings.worker_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
         store = SessionStore.connect(settings.redis_url, call_timeout_s=settings.redis_call_timeout_ms / 1000)
         await stack.enter_async_context(store)
@@ -50,7 +51,7 @@ async def serve(settings: WorkerSettings) -> None:
             settings=settings,
             bundle=bundle,
             models=models,
-            bridge=EngineBridge(Engine(models, time.monotonic)),
+            bridge=EngineBridge(engine),
             store=store,
             orchestrator=orchestrator_pb2_grpc.OrchestratorServiceStub(channel),
             executor=executor,
@@ -79,12 +80,15 @@ async def _run(station: Station, server: RpcServer) -> None:
         await station.bridge.stop()
 
 
-def _load(settings: WorkerSettings) -> tuple[Bundle, Models]:
+def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine]:
     torch.set_num_threads(settings.torch_threads)
     bundle = load_bundle(settings.bundle)
     if settings.verify_bundle:
         bundle.verify()
-    return bundle, load_models(bundle)
+    models = load_models(bundle)
+    engine = Engine(models, time.monotonic)
+    warm_up(engine, models)
+    return bundle, models, engine
 
 
 def _metrics(settings: WorkerSettings) -> Metrics:

@@ -11,7 +11,7 @@ import pytest
 from grpc import aio
 
 from services.bundle import load_manifest
-from services.session import Cue, CueKind, Regime, SessionConfig, SessionSnapshot
+from services.session import ChunkPolicy, Cue, CueKind, Regime, SessionConfig, SessionSnapshot
 from services.state import SessionStore
 from tests.fixtures.audience import Audience
 from tests.fixtures.processes import RunningProcess, running
@@ -118,7 +118,7 @@ async def test_a_worker_told_to_stop_hands_over_at_once(theatre: Theatre, store:
     await audience.follow(first.address, until=lambda so_far: so_far.next_offset == 4)
     first.process.terminate()
     assert first.process.wait(30) == 0
-    lease = await store.acquire_lease("handed-over", "nobody", _policy(theatre))
+    lease = await store.acquire_lease("handed-over", "nobody", ChunkPolicy(theatre.chunk_s, 1, 8))
     assert lease is not None, "the lease is free at once"
     await store.release(lease)
     await audience.follow(second.address, media_offset=audience.next_offset)
@@ -154,9 +154,3 @@ async def test_a_stranger_gets_a_reason(theatre: Theatre) -> None:
     with pytest.raises(aio.AioRpcError) as empty:
         await Audience("", theatre.chunk_s).follow(worker.address)
     assert empty.value.code().name == "INVALID_ARGUMENT"
-
-
-def _policy(theatre: Theatre):
-    from services.session import ChunkPolicy
-
-    return ChunkPolicy(theatre.chunk_s, 1, 8)

@@ -53,7 +53,7 @@ def models() -> Models:
         sampler=Sampler(steps=4, noise_scale_audio=0.5, noise_scale_video=1.0, shift=1.0),
         files={},
     )
-    dit, vae, codec = JointDiT(config), VideoVAE(VideoVAEConfig(width=16)), AudioCodec(AudioCodecConfig(iterations=8))
+    dit, vae, codec = JointDiT(config), VideoVAE(VideoVAEConfig(width=16)), AudioCodec(AudioCodecConfig())
     random_weights(dit)
     codec.basis.copy_(torch.linalg.qr(torch.randn_like(codec.basis)).Q)
     codec.mean.fill_(-4.0)

@@ -16,6 +16,7 @@ from dit_worker.engine.errors import SessionNotOpen
 from dit_worker.engine.loader import Models
 from dit_worker.engine.noise import Modality, draw_noise
 from dit_worker.engine.performance import ChunkLatents, StepRequest
+from dit_worker.engine.warmup import warm_up
 
 STEPS = 4
 
@@ -209,3 +210,14 @@ def test_arrays_are_copies() -> None:
     back = to_array(tensor)
     tensor.fill_(7)
     assert float(back.max()) == 1.0
+
+
+def test_warming_up_leaves_no_trace(models: Models) -> None:
+    """After the warm-up a session gives the same bits as in a fresh engine."""
+    engine = Engine(models, time.monotonic)
+    warm_up(engine, models)
+    assert engine.step() is None
+    play = Play(engine, models, "s", 3)
+    for _ in play.advance(0, 2):
+        pass
+    assert_same_bits(play.chunks, perform(models, seed=3, chunks=2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import av
 import numpy as np
 import pytest
@@ -20,11 +18,13 @@ LATE = 640 * LATE_LATENTS
 
 
 def buzz(seconds: float) -> Floats:
-    """A voice-like sound: a wandering pitch with overtones, in syllables."""
+    """A voice-like sound: a pitch that wanders, overtones, breath, in syllables that come and go."""
     t = np.arange(round(seconds * 15_360)) / 15_360
-    phase = 2 * np.pi * np.cumsum(120 + 25 * np.sin(2 * np.pi * 0.7 * t)) / 15_360
+    phase = 2 * np.pi * np.cumsum(130 + 30 * np.sin(2 * np.pi * 0.9 * t) + 8 * np.sin(2 * np.pi * 5.3 * t)) / 15_360
     voice = sum(np.sin(n * phase) / n for n in range(1, 20))
-    return (0.1 * voice * (0.6 + 0.4 * np.sin(2 * np.pi * 3.1 * t))).astype(np.float32)
+    breath = np.random.default_rng(3).standard_normal(len(t)) * 0.3
+    syllables = np.clip(np.sin(2 * np.pi * 3.1 * t), 0, None) + 0.02
+    return (0.1 * (voice + breath) * syllables).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,8 @@ def test_sound_at_borders_is_as_near_the_whole_decode_as_inside(spoken: Models, 
     per_chunk = len(error) // CHUNKS
     borders = np.concatenate([error[n * per_chunk - 4 : n * per_chunk + 4] for n in range(1, CHUNKS)])
     inside = np.concatenate([error[n * per_chunk + 12 : (n + 1) * per_chunk - 12] for n in range(CHUNKS)])
-    print(error[per_chunk - 10 : per_chunk + 6], inside.mean())
-    assert borders.mean() <= np.quantile(inside, 0.95)
+    assert borders.mean() <= 1.25 * inside.mean()
+    assert borders.max() <= inside.max()
 
 
 def test_no_click_at_a_border(spoken: Models, audio: list[Floats]) -> None:
@@ -94,14 +94,15 @@ def test_no_click_at_a_border(spoken: Models, audio: list[Floats]) -> None:
     assert borders.max() <= np.quantile(jumps, 0.999) * 1.5
 
 
-def test_pictures_at_borders_change_no_more_than_inside(spoken: Models) -> None:
-    """Frame-to-frame change over a border is no greater than inside, and equals a whole decode's."""
+def test_pictures_are_those_of_a_whole_decode(spoken: Models) -> None:
+    """Every frame, at borders as inside, is the one that a decode of all latents at once gives at its place."""
+    video = video_latents(spoken)
     decoder = Decoder(spoken)
-    parts = [decoder.frames(latents).astype(np.float32) for latents in video_latents(spoken)]
-    inside = [np.abs(np.diff(part, axis=0)).mean((1, 2, 3)) for part in parts]
-    borders = [np.abs(after[0] - before[-1]).mean() for before, after in pairwise(parts)]
-    per_latent = [np.add.reduceat(change, range(3, 32, 4)) for change in inside]
-    assert max(borders) <= 1.5 * max(change.max() for change in per_latent) + 0.5
+    whole = decoder.frames(np.concatenate(video, axis=1)).astype(np.int16)
+    for position, latents in enumerate(video):
+        first = 4 * 9 * position  # a chunk's first latent stands for one frame, the last of its four
+        difference = np.abs(decoder.frames(latents).astype(np.int16) - whole[first : first + 33])
+        assert difference.max() <= 1
 
 
 def test_counts_and_timestamps_are_pure_functions_of_the_position(spoken: Models, audio: list[Floats]) -> None:

@@ -1,0 +1,69 @@
+"""Bundles that fit, and bundles that do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from dit_worker.engine.errors import BadBundle
+from dit_worker.engine.loader import load_models
+from services.bundle import Bundle, load_bundle
+from tests.fixtures.tiny_bundle import build_tiny_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A whole bundle with random weights, free to be broken."""
+    return load_bundle(build_tiny_bundle(tmp_path / "tiny"))
+
+
+def test_a_whole_bundle_loads(bundle: Bundle) -> None:
+    """Every weight is there, nothing learns any more, and the sampler is the manifest's."""
+    models = load_models(bundle)
+    geometry = bundle.manifest.geometry
+    assert models.sampling.video_shape == geometry.video_shape
+    assert models.sampling.audio_noise_scale == bundle.manifest.sampler.noise_scale_audio
+    assert models.condition_shape == (geometry.audio_latents_per_chunk, bundle.manifest.dit["condition_width"])
+    for module in (models.dit, models.video_vae, models.audio_codec):
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_are_refused(bundle: Bundle, change: str) -> None:
+    """A tensor too few, too many or of another shape is named, never guessed."""
+    path = bundle.path / "dit.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        tensors["surplus"] = tensors[name].clone()
+    else:
+        tensors[name] = tensors[name].flatten()[:1].clone()
+    save_file(tensors, path)
+    with pytest.raises(BadBundle, match=r"dit\.safetensors"):
+        load_models(bundle)
+
+
+def test_a_file_that_is_no_file_of_weights_is_refused(bundle: Bundle) -> None:
+    """Bytes that are not safetensors, or no file at all, are named."""
+    (bundle.path / "video_vae.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(BadBundle, match=r"video_vae\.safetensors"):
+        load_models(bundle)
+    (bundle.path / "video_vae.safetensors").unlink()
+    with pytest.raises(BadBundle, match=r"video_vae\.safetensors"):
+        load_models(bundle)
+
+
+def test_an_unknown_option_is_refused(bundle: Bundle) -> None:
+    """A manifest for another version of the model is not half understood."""
+    path = bundle.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["dit"]["flux_capacitor"] = True
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadBundle, match="section dit"):
+        load_models(load_bundle(bundle.path))
