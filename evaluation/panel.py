@@ -113,11 +113,11 @@ def _vocabulary(folder: Path, corpus: Path, lexicon: Mapping[str, Reading]) -> l
 
 
 def _penalty(folder: Path, judge: Judge, loop: LexiconLoop, corpus: Path) -> float:
-    """The word penalty kept beside the judge, tuned when there is none."""
+    """The word penalty kept beside the judge, tuned when there is none; of equals the one that finds fewer words."""
     stored = folder / PENALTY_FILE
     if not stored.exists():
         rates = tune(judge, loop, corpus)
-        best = min(rates, key=lambda penalty: rates[penalty])
+        best = min(rates, key=lambda penalty: (rates[penalty], penalty))
         stored.write_text(
             json.dumps({"penalty": best, "dev_word_error_rates": {str(p): r for p, r in rates.items()}}, indent=1)
             + "\n"
