@@ -1,6 +1,6 @@
 """A scripted SessionService on a real socket: speaks the public contract with test media, and breaks when told to.
 
-Every three words make a chunk. It keeps a session over broken streams, as a gateway does; it knows no worker.
+A few words make a chunk. It keeps a session over broken streams, as a gateway does; it knows no worker.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -23,10 +24,11 @@ from tests.fakes.media import (
     PACKET_SAMPLES,
     SAMPLE_RATE,
     VIDEO_TRACK,
+    EncodedChunk,
     TestMedia,
+    first_packet,
 )
 
-WORDS_PER_CHUNK = 3
 CHUNK_S = CHUNK_SAMPLES / SAMPLE_RATE
 TOKEN = "attach-token"
 _VIDEO_TIMESCALE = 24_000
@@ -39,6 +41,7 @@ Context = grpc.aio.ServicerContext
 class Script:
     """What goes wrong, and when. Counts are of media messages over the whole session."""
 
+    words_per_chunk: int = 3
     break_after: list[int] = field(default_factory=list)
     """Breaks the stream with UNAVAILABLE after so many media messages, one entry for each break."""
     repeat_offsets: bool = False
@@ -83,6 +86,8 @@ class FakeGateway(SessionServiceServicer):
         self.closes: list[pb.CloseSessionRequest] = []
         self.attaches: list[pb.Attach] = []
         self.address = ""
+        self.backlogs: list[int] = []
+        """Words that waited to be spoken when a say came, for every say."""
         self.largest_burst = 0
         """Most media messages sent without an acknowledgement between them."""
 
@@ -198,6 +203,7 @@ class _Stream:
             return
         kind = request.input.WhichOneof("kind")
         if kind == "say":
+            self.fake.backlogs.append(len(session.words) - session.spoken)
             session.words += request.input.say.split()
             started = pb.ResponseStarted(response_id=f"r{request.client_seq}", client_seq=request.client_seq)
             self.outgoing.append(pb.StreamSessionResponse(response_started=started))
@@ -225,7 +231,7 @@ class _Stream:
             return None
         response = self._from_log()
         if response is None and session.spoken < len(session.words) and self.credit > 0:
-            session.log += _make_chunk(session)
+            session.log += _make_chunk(session, script.words_per_chunk)
             response = self._from_log()
         is_all_sent = not any(_place(entry) >= self.next_offset for entry in session.log)
         if response is None and is_all_sent and session.spoken == len(session.words) and session.is_ending:
@@ -277,17 +283,22 @@ def _place(entry: pb.StreamSessionResponse) -> float:
     return entry.media.offset if entry.HasField("media") else 2 * entry.progress.chunk_index + 1.5
 
 
-def _make_chunk(session: _Session) -> list[pb.StreamSessionResponse]:
+def _make_chunk(session: _Session, words: int) -> list[pb.StreamSessionResponse]:
     index, position = session.next_chunk, session.next_position
     session.next_chunk, session.next_position = index + 1, position + 1
     first = session.spoken
-    session.spoken = min(first + WORDS_PER_CHUNK, len(session.words))
-    chunk = _media.chunk(position)
+    session.spoken = min(first + words, len(session.words))
+    chunk = _encoded(position % 4)  # packets fall on borders in the same way every fourth chunk
     video = _media_message(session, index, position, VIDEO_TRACK, chunk.video, _FRAME_TICKS)
     video.media.pts = position * FRAMES_PER_CHUNK * _FRAME_TICKS
     audio = _media_message(session, index, position, AUDIO_TRACK, chunk.audio, PACKET_SAMPLES)
-    audio.media.pts = chunk.first_audio_packet * PACKET_SAMPLES
+    audio.media.pts = first_packet(position) * PACKET_SAMPLES
     return [video, audio, _progress(session, index, position, first)]
+
+
+@cache
+def _encoded(position: int) -> EncodedChunk:
+    return _media.chunk(position)
 
 
 def _media_message(

@@ -11,6 +11,8 @@ from pathlib import Path
 import av
 import pytest
 
+from cuelight.cli.app import run
+from cuelight.cli.performance import AHEAD_WORDS
 from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
 from tests.fixtures.stack import clean_environment
 
@@ -75,17 +77,19 @@ async def test_render_reads_standard_input(tmp_path: Path) -> None:
 
 
 async def test_a_long_transcript_is_said_in_pieces_as_it_is_spoken(tmp_path: Path) -> None:
-    """No message is beyond 16 KiB, words arrive in order, and the end is said only after all of them."""
+    """No message is beyond 16 KiB, words arrive once and in order, and few wait when the next piece is said."""
     transcript = tmp_path / "long.txt"
-    words = [f"w{index}{'.' if index % 9 == 8 else ''}" for index in range(600)]
+    words = [f"word{index:05d}{'.' if index % 9 == 8 else ''}" for index in range(4000)]
     transcript.write_text(" ".join(words))
-    fake = FakeGateway()
-    async with serve(fake):
-        ran = await _cuelight(
-            "render", str(transcript), "-o", str(tmp_path / "f.mp4"), address=fake.address, home=tmp_path
-        )
+    film = str(tmp_path / "film.mp4")
+    async with serve(FakeGateway(Script(words_per_chunk=40))) as fake:
+        ran = await _cuelight("render", str(transcript), "-o", film, address=fake.address, home=tmp_path)
     assert ran.code == 0, ran.err
     assert fake.sessions["tenants/local/sessions/s0"].words == words
+    said = [request.input.say for request in fake.requests if request.input.say]
+    assert len(said) >= 4
+    assert max(len(say.encode()) for say in said) <= 16 * 1024
+    assert max(fake.backlogs) < AHEAD_WORDS
 
 
 async def test_say_shows_where_the_film_is(tmp_path: Path) -> None:
@@ -115,6 +119,16 @@ async def test_a_session_that_breaks_leaves_its_part_and_says_so(tmp_path: Path)
     assert _duration_s(film) == pytest.approx(2 * 1.375)
 
 
+def _run_here(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ran:
+    """The command in this process: for what ends before anything is started."""
+    monkeypatch.setattr(sys, "argv", ["cuelight", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return Ran(ended.value.code, said.out, said.err)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -122,23 +136,41 @@ async def test_a_session_that_breaks_leaves_its_part_and_says_so(tmp_path: Path)
         (("say", "hello", "-o", "film.avi"), ".mp4"),
         (("say", "hello", "-o", "no/such/folder/film.mp4"), "not a folder"),
         (("say", "hello", "--portrait", "no-such.png"), "no-such.png is not a file"),
+        (("say", "hello", "--address", "nonsense"), "nonsense is not host:port"),
         (("render", "no-such.txt", "-o", "film.mp4"), "no-such.txt cannot be read"),
         (("render", ".", "-o", "film.mp4"), "cannot be read"),
+        (("render", "no-such.txt"), "--output"),
         (("up", "--bundle", "no-such-bundle"), "no-such-bundle"),
         (("up", "--log-level", "LOUD"), "LOUD"),
-        (("up", "--port", "99999"), "99999"),
+        (("up", "--port", "99999"), "65535"),
+        (("up", "--host", "300.1.2.3", "--port", "0"), "300.1.2.3"),
         (("characters", "--bundle", "no-such-bundle"), "no-such-bundle"),
+        (("characters", "--page", "nowhere"), "not an http URL"),
         (("shout",), "shout"),
     ],
 )
-async def test_bad_input_is_one_sentence_and_status_2(
-    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+def test_bad_input_is_one_sentence_and_status_2(
+    arguments: tuple[str, ...],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What the user can put right is said in a sentence, before anything is started."""
-    ran = await _cuelight(*arguments, home=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ran = _run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert ran.code == 2, ran.err
-    assert sentence in ran.err
+    assert sentence in " ".join(ran.err.split())
+    assert len(ran.err.splitlines()) == 1
     assert "Traceback" not in ran.err + ran.out
+
+
+def test_status_without_a_gateway_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing there: exit status 1 and the command that starts it."""
+    ran = _run_here("status", "--address", "127.0.0.1:1", monkeypatch=monkeypatch, capsys=capsys)
+    assert (ran.code, "cuelight up" in ran.err) == (1, True)
 
 
 async def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -156,7 +188,9 @@ async def test_a_refused_configuration_is_status_2(tmp_path: Path) -> None:
     assert (ran.code, "nobody" in ran.err) == (2, True)
 
 
-async def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_a_taken_port_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Which port, for what, and how to choose another."""
     from tests.fixtures.tiny_bundle import build_tiny_bundle
 
@@ -164,17 +198,11 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        ran = await _cuelight("up", "--port", str(port), "--bundle", str(bundle), home=tmp_path)
+        port = str(taken.getsockname()[1])
+        ran = _run_here("up", "--port", port, "--bundle", str(bundle), monkeypatch=monkeypatch, capsys=capsys)
     assert ran.code == 2
     assert f"port {port}" in ran.err
     assert "--port" in ran.err
-
-
-async def test_status_without_a_gateway_says_how_to_start_one(tmp_path: Path) -> None:
-    """Nothing there: exit status 1 and the command that starts it."""
-    ran = await _cuelight("status", home=tmp_path)
-    assert (ran.code, "cuelight up" in ran.err) == (1, True)
 
 
 async def test_status_lists_sessions(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show processes, workers and sessions of a running stack."""
+    _check_address(address)
     found = _run(read_status(address, state_file))
     if as_json:
         typer.echo(found.as_json())
@@ -178,6 +179,7 @@ async def _up(options: StackOptions) -> None:
 
 async def _perform(text: str, output: Path, cast: Cast, address: str, bundle: Path | None) -> None:
     _check(text, output, cast)
+    _check_address(address)
     async with gateway(address, bundle) as client:
         performance = await perform(client, text, output, cast)
     print_notices(performance)
@@ -197,6 +199,12 @@ def _check(text: str, output: Path, cast: Cast) -> None:
     for file in (cast.portrait, cast.voice):
         if file is not None and not file.is_file():
             raise UsageError(f"{file} is not a file")
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"{address} is not host:port")
 
 
 def _file_text(path: Path) -> str:

@@ -55,12 +55,13 @@ class Meter:
     notices: Counter[str] = field(default_factory=Counter)
     words: list[events.Word] = field(default_factory=list)
     fault: CuelightError | None = None
-    is_idle: bool = True
-    """Nothing said so far waits to be spoken."""
+    words_waiting: int = 0
+    """Words said that were not spoken yet, as counted here."""
 
     def take(self, event: events.Event) -> None:
         """Counts one event."""
         if isinstance(event, events.Progress):
+            self.words_waiting -= event.words_spoken - self.words_spoken
             self.words_spoken, self.words_total = event.words_spoken, event.words_total
             self.media_s += event.chunk_s
             self.rtfs.append(event.rtf)
@@ -68,7 +69,7 @@ class Meter:
         elif isinstance(event, events.Notice):
             self.notices[event.text] += 1
         elif isinstance(event, events.ResponseEnded):
-            self.is_idle = True
+            self.words_waiting = 0
             self.fault = self.fault or event.error
         elif isinstance(event, events.Fault):
             self.fault = self.fault or event.error
@@ -165,7 +166,7 @@ async def _record(session: Session, text: str, path: Path, meter: Meter, refresh
 async def _feed(session: Session, pieces: list[str], meter: Meter, refresh: asyncio.Event) -> None:
     """Says piece after piece, each when few words wait, so that a book needs no more memory than a page."""
     for piece in pieces:
-        while not meter.is_idle and meter.words_total - meter.words_spoken >= AHEAD_WORDS:
+        while meter.words_waiting >= AHEAD_WORDS:
             refresh.clear()
             try:
                 async with asyncio.timeout(_QUIET_S):
@@ -173,7 +174,7 @@ async def _feed(session: Session, pieces: list[str], meter: Meter, refresh: asyn
             except TimeoutError:
                 break
         await session.say(piece)
-        meter.is_idle = False
+        meter.words_waiting += count_words(piece)
     await session.end()
 
 
