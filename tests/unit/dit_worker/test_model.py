@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_sampler_lands_on_the_clean_latents_of_a_straight_path() -> None:
         times = timesteps(steps, shift)
         assert times[0] == 1 and times[-1] == 0 and len(times) == steps + 1
         x = noise
-        for now, then in zip(times, times[1:], strict=False):
+        for now, then in pairwise(times):
             x = euler(x, noise - clean, now, then)
         torch.testing.assert_close(x, clean)
 
