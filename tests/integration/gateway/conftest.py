@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,13 @@ class Client:
     async def say(self, text: str, **more: Any) -> None:
         """Send words."""
         await self.send(input=pb.UserInput(say=text, **more))
+
+    async def refused(self, **attach: Any) -> aio.AioRpcError:
+        """Attach, and return the error the stream ends with; it may end before the message is on its way."""
+        self.open(**attach)
+        with contextlib.suppress(aio.AioRpcError):
+            await self.call.write(self._first)
+        return await self.error()
 
     async def ended(self) -> StatusCode:
         """Read the stream to its end and return its status."""

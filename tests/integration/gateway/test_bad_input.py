@@ -111,9 +111,7 @@ async def test_an_unknown_session_is_not_found(stub: SessionServiceStub, worker:
         await reading.read()
     assert details(caught.value)["ErrorInfo"].reason == "SESSION_NOT_FOUND"
     client = Client(stub, NOBODY, "whatever")
-    client.open()
-    await client.call.write(client._first)
-    assert (await client.error()).code() is grpc.StatusCode.NOT_FOUND
+    assert (await client.refused()).code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("name", ["", "nobody", "tenants/other/sessions/a", "tenants/local/sessions/{a}"])
@@ -127,12 +125,8 @@ async def test_a_name_that_is_none_is_refused(stub: SessionServiceStub, name: st
 @pytest.mark.parametrize("token", ["", "wrong"])
 async def test_a_wrong_token_is_unauthenticated(client: Client, token: str) -> None:
     """A missing or foreign attach token opens nothing."""
-    header = (("authorization", f"Bearer {token}"),)
-    call = client.stub.StreamSession(metadata=header)
-    await call.write(pb.StreamSessionRequest(attach=pb.Attach(session=client.session)))
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    stranger = Client(client.stub, client.session, token)
+    assert (await stranger.refused()).code() is grpc.StatusCode.UNAUTHENTICATED
     with pytest.raises(aio.AioRpcError) as caught:
         await client.stub.ReadMedia(pb.ReadMediaRequest(name=client.session)).read()
     assert "attach_token" in (caught.value.details() or "")
@@ -156,9 +150,7 @@ async def test_a_second_attach_ends_the_stream(client: Client) -> None:
 async def test_a_foreign_resume_token_is_refused(client: Client) -> None:
     """A resume token that this session did not give out is no proof of anything."""
     for token in ("rubbish", "AAAA", "A" * 32):
-        client.open(resume_token=token)
-        await client.call.write(client._first)
-        fault = await client.error()
+        fault = await client.refused(resume_token=token)
         assert details(fault)["BadRequest"].field_violations[0].field == "attach.resume_token"
 
 

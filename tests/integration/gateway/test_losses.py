@@ -123,9 +123,7 @@ async def test_a_worker_lost_before_the_attach_is_unavailable(
     """When the session's only worker dies before anybody attaches, attaching says so, with a delay."""
     client = await created(stub, **SCRIPTED)
     await worker.kill()
-    client.open()
-    await client.call.write(client._first)
-    fault = await client.error()
+    fault = await client.refused()
     assert fault.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert details(fault)["RetryInfo"].retry_delay.ToMilliseconds() > 0
 

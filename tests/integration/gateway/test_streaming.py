@@ -125,9 +125,7 @@ async def test_a_newer_attachment_takes_over(client: Client) -> None:
     await newer.attached(resume_token=token)
     fault = await client.error()
     assert fault.code() is grpc.StatusCode.ABORTED and details(fault)["ErrorInfo"].reason == "SUPERSEDED"
-    client.open(resume_token=token)
-    await client.call.write(client._first)
-    fault = await client.error()
+    fault = await client.refused(resume_token=token)
     assert details(fault)["ErrorInfo"].reason == "SUPERSEDED"
     await newer.say("still here")
     await newer.next("media")
@@ -190,9 +188,7 @@ async def test_close_ends_the_stream_and_frees_the_slot(client: Client, worker: 
     assert (await client.next("state_changed")).state_changed.state == pb.SESSION_STATE_CLOSED
     assert await client.ended() is grpc.StatusCode.OK
     assert [fleet.used for fleet in await worker.store.list_workers()] == [0]
-    client.open()
-    await client.call.write(client._first)
-    assert (await client.error()).code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert (await client.refused()).code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def test_read_media_reads_beside_the_attachment(client: Client) -> None:
