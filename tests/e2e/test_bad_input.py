@@ -43,6 +43,20 @@ async def test_odd_characters_are_spoken_or_named(stack: RunningStack) -> None:
     assert not any(isinstance(event, cuelight.Fault) for event in events)
 
 
+async def test_twenty_thousand_words_are_accepted(stack: RunningStack) -> None:
+    """A book goes into the transcript while it is performed, and nobody has to wait for its end to leave."""
+    text = "Hello there my friend, this is a small character that speaks the words you give it. " * 1250
+    async with (
+        cuelight.connect(stack.address) as client,
+        client.create_session(regime="scripted", queue_timeout_s=20) as session,
+    ):
+        await session.say(text)
+        async for event in session:
+            assert not isinstance(event, cuelight.Fault)
+            if isinstance(event, cuelight.Progress) and event.words_total >= 20_000:
+                break
+
+
 async def test_text_with_nothing_to_pronounce_ends(stack: RunningStack) -> None:
     """A text of emoji alone neither hangs nor fails the session."""
     events = await _perform(stack, "🎭 🎭 🎭")

@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import cuelight
 from tests.fixtures.stack import RunningStack, run_stack
 
 
@@ -24,13 +23,21 @@ def _is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False
+async def _perform_while_killing(address: str, pid: int) -> list[cuelight.Media]:
+    """The media of a session whose worker `pid` is killed after its second chunk."""
+    media: list[cuelight.Media] = []
+    async with (
+        cuelight.connect(address) as client,
+        client.create_session(regime="scripted", window_chunks=1, max_ahead_s=3.0) as session,
+    ):
+        await session.say("Hello there my friend. This is a small character that speaks the words you give it. " * 3)
+        await session.end()
+        async for each in session.media():
+            media.append(each)
+            if each.offset == 3:
+                os.kill(pid, signal.SIGKILL)
+    assert session.state is cuelight.SessionState.CLOSED
+    return media
 
 
 def test_status_shows_every_part(stack: RunningStack) -> None:
@@ -65,16 +72,14 @@ def test_a_second_stack_on_the_same_port_is_refused(stack: RunningStack) -> None
 
 @pytest.mark.timeout(400)
 @pytest.mark.slow
-def test_a_stack_of_ones_own_lives_and_dies_as_told(stack_bundle: Path, tmp_path: Path) -> None:
-    """A killed worker is replaced, a killed gateway ends the stack with its name, and nothing is left behind."""
+async def test_a_stack_of_ones_own_lives_and_dies_as_told(stack_bundle: Path, tmp_path: Path) -> None:
+    """A killed worker is replaced and its session goes on; a killed gateway ends the stack; nothing is left behind."""
     with run_stack(tmp_path / "own", stack_bundle) as own:
         pids = own.pids("")
         [worker] = own.pids("worker")
-        os.kill(worker, signal.SIGKILL)
-        assert _wait_for(lambda: own.pids("worker") != [worker], 60), own.log.read_text()
-        film = tmp_path / "film.mp4"
-        ran = own.cuelight("say", "Hello there.", "-o", str(film))
-        assert ran.returncode == 0, ran.stderr
+        media = await _perform_while_killing(own.address, worker)
+        assert [each.offset for each in media] == list(range(len(media))), own.log.read_text()
+        assert own.pids("worker") != [worker]
         pids += own.pids("worker")
         os.kill(own.pids("gateway")[0], signal.SIGKILL)
         assert own.process.wait(40) == 1

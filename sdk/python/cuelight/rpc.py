@@ -47,7 +47,7 @@ class Timeouts:
     """For a gateway to answer at all."""
     call_s: float = 10.0
     """For a plain call, such as CreateSession (to which its queue timeout is added) or CloseSession."""
-    attach_s: float = 10.0
+    attach_s: float = 20.0
     """For the answer to attach."""
     silence_s: float = 10.0
     """A stream that is silent for so long is probed; after as much again it is held to be broken."""
