@@ -62,6 +62,10 @@ class EngineBridge:
         """Take a session up where it stands."""
         await self._call(lambda: self._engine.open(session_id, seed, portrait, standing))
 
+    async def voice(self, samples: Floats) -> Floats:
+        """Reference latents (R, D) of a voice, samples (S,) at the bundle's rate. Raises BadVoice."""
+        return await self._call(lambda: self._engine.voice(samples))
+
     async def restore(self, session_id: str, standing: Standing) -> None:
         """Stand elsewhere; a chunk in flight is forgotten."""
         self._forget(session_id)

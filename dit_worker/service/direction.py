@@ -37,12 +37,12 @@ ANSWER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a stream is opened with. voice: a WAV file, or empty for the character's own."""
+    """What a stream is opened with: latents of the reference voice (R, D) and of a silent moment (D,)."""
 
     session_id: str
     manifest: Manifest
-    character: str
-    voice: bytes
+    reference: Floats
+    silence: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Direction:
             bundle_name=opening.manifest.name,
             bundle_digest=opening.manifest.digest,
             snapshot=snapshot_to_proto(snapshot),
-            voice=opening.voice,
-            character=opening.character,
+            reference=tensor_to_proto(opening.reference),
+            silence=tensor_to_proto(opening.silence),
         )
         try:
             await direction._ask(pb.DirectRequest(open=request), "opened", OPEN_S)
@@ -82,9 +82,9 @@ class Direction:
             raise
         return direction
 
-    async def begin(self, chunk_index: int, position: int, say: tuple[str, ...]) -> Plan:
+    async def begin(self, chunk_index: int, say: tuple[str, ...]) -> Plan:
         """Plan a chunk that accepts these pieces of transcript."""
-        request = pb.Begin(chunk_index=chunk_index, position=position, say=say)
+        request = pb.Begin(chunk_index=chunk_index, say=say)
         answer = await self._ask(pb.DirectRequest(begin=request), "action", ANSWER_S)
         return Plan(action_from_proto(answer.action), tuple(map(notice_from_proto, answer.action.notices)))
 
@@ -132,10 +132,10 @@ class Direction:
         return answer
 
     async def _fault(self, error: Exception) -> CuelightError:
-        """What a broken stream means: gone, unless it was refused with a reason of ours."""
+        """What a broken stream means: gone for now, unless it was refused for good."""
         if isinstance(error, aio.AioRpcError):
             known = error_from_rpc(error)
-            if known is not None:
+            if known is not None and not known.is_retryable:
                 return known
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
                 return CuelightError(f"the orchestrator refused a message: {error.details()}")

@@ -6,6 +6,7 @@ It knows slots and heartbeats, and of a session only that it starts, ends and st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from dit_worker.service.performer import Performer
 from dit_worker.service.station import Station
@@ -29,7 +30,7 @@ class House:
         self._performers: dict[str, Performer] = {}
         self._changed = asyncio.Event()
         self.is_draining = False
-        self._is_open = True
+        self._reporting: asyncio.Task[None] | None = None
 
     @property
     def session_ids(self) -> tuple[str, ...]:
@@ -59,24 +60,18 @@ class House:
         self._changed.set()
         return performer, True
 
-    async def report(self) -> None:
-        """Tell the fleet that this worker lives, every two seconds and whenever something changed."""
-        while self._is_open:
-            self._changed.clear()
-            self._station.figures.metrics.sessions.set(len(self.session_ids))
-            try:
-                await self._station.store.heartbeat(self._report())
-            except StoreUnavailable:
-                log.warning("heartbeat_not_written")
-            try:
-                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
-            except TimeoutError:
-                continue
+    async def open(self) -> None:
+        """Join the fleet: one heartbeat now, then one every two seconds and whenever something changed."""
+        await self._station.store.heartbeat(self._report())
+        self._reporting = asyncio.create_task(self._keep_reporting(), name="heartbeat")
 
     async def close(self) -> None:
-        """Leave the fleet and let every session go, so that others can take them at once."""
-        self.is_draining, self._is_open = True, False
-        self._changed.set()
+        """Leave the fleet and let every session go, so that others can take them at once. Idempotent."""
+        self.is_draining = True
+        if self._reporting is None:
+            return
+        self._reporting.cancel()
+        self._reporting = None
         try:
             await self._station.store.remove_worker(self._station.settings.owner_name)
         except CuelightError as fault:
@@ -87,6 +82,17 @@ class House:
         """Take nothing new; what is here goes on."""
         self.is_draining = True
         self._changed.set()
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
+            self._changed.clear()
+            self._station.figures.metrics.sessions.set(len(self.session_ids))
+            try:
+                await self._station.store.heartbeat(self._report())
+            except StoreUnavailable:
+                log.warning("heartbeat_not_written")
 
     def _report(self) -> WorkerReport:
         return WorkerReport(

@@ -24,6 +24,7 @@ from dit_worker.service.lease import LeaseKeeper
 from dit_worker.service.pipeline import Cut, MediaPipeline, Take
 from dit_worker.service.programme import Programme
 from dit_worker.service.station import Station
+from dit_worker.service.voice import voice_of
 from services.errors import CommitConflict
 from services.logs import bound, get_logger
 from services.session import (
@@ -141,8 +142,8 @@ class Play:
         if self._direction is not None:
             await self._direction.replace(known)
             return
-        config = self._script.config
-        opening = Opening(self._script.session_id, self._station.bundle.manifest, config.character, config.voice)
+        reference = await voice_of(self._script.config, self._station)
+        opening = Opening(self._script.session_id, self._station.bundle.manifest, reference, self._silence)
         self._direction = await Direction.open(self._station.orchestrator, opening, known)
 
     async def _hand_over_missing(self, snapshot: SessionSnapshot) -> None:
@@ -252,7 +253,7 @@ class Play:
         """The chunk's inputs, written down; None when it turns out that there is nothing to say."""
         pending, lines = self._pending, tuple(self._lines)
         say = pending.say if pending else tuple(cue.text for cue in lines)
-        plan = await self._directed.begin(self.next_chunk_index, self.next_position, say)
+        plan = await self._directed.begin(self.next_chunk_index, say)
         if pending is not None:
             inputs = pending
         elif plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import torch
 from grpc import aio
@@ -37,16 +39,36 @@ START_FAULTS = (CuelightError, EngineError, OSError)
 """What ends the process with a sentence instead of a traceback."""
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A worker that serves."""
+
+    station: Station
+    house: House
+    server: RpcServer
+
+
 async def serve(settings: WorkerSettings) -> None:
-    """Serve until told to stop. Raises BundleInvalid, BadBundle, OSError or StoreUnavailable when it cannot start."""
+    """Serve until told to stop. Raises one of START_FAULTS when it cannot start."""
+    async with running(settings) as worker:
+        worker.server.announce()
+        await worker.server.run_until_signal(worker.house.close)
+
+
+@asynccontextmanager
+async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
+    """A worker that has loaded its bundle, listens, and is known to the fleet."""
     async with AsyncExitStack() as stack:
         bundle, models, engine = await asyncio.to_thread(_load, settings)
-        server = RpcServer(settings.worker_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
         store = SessionStore.connect(settings.redis_url, call_timeout_s=settings.redis_call_timeout_ms / 1000)
         await stack.enter_async_context(store)
         options = channel_options(settings.grpc_max_message_bytes)
         channel = await stack.enter_async_context(aio.insecure_channel(settings.orchestrator_address, options=options))
         executor = stack.enter_context(ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"))
+        metrics = Metrics("worker")
+        stack.callback(metrics.close)
+        if settings.metrics_listen:
+            metrics.serve(settings.metrics_listen)
         station = Station(
             settings=settings,
             bundle=bundle,
@@ -55,29 +77,27 @@ async def serve(settings: WorkerSettings) -> None:
             store=store,
             orchestrator=orchestrator_pb2_grpc.OrchestratorServiceStub(channel),
             executor=executor,
-            figures=Figures(_metrics(settings)),
+            figures=Figures(metrics),
         )
-        await _run(station, server)
+        yield await _open(station, stack)
 
 
-async def _run(station: Station, server: RpcServer) -> None:
-    """Listen, wait for the store, join the fleet; on the way out leave it, then let the engine stop."""
-    settings = station.settings
-    house = House(station)
+async def _open(station: Station, stack: AsyncExitStack) -> Worker:
+    """Listen, wait for the store, join the fleet; undone in the opposite order."""
+    settings, house = station.settings, House(station)
+    server = RpcServer(settings.worker_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(station, house), server.grpc)
-    await server.start()
-    house.address = settings.worker_advertise or server.address
     station.bridge.start()
+    stack.push_async_callback(station.bridge.stop)
+    await server.start()
+    stack.push_async_callback(server.grpc.stop, 0)
+    house.address = settings.worker_advertise or server.address
     await station.store.wait_until_ready(settings.redis_start_timeout_s)
-    reporting = asyncio.create_task(house.report())
-    try:
-        await server.set_ready(is_ready=True)
-        server.announce()
-        log.info("worker_serving", address=house.address, bundle=station.bundle.manifest.name, slots=house.slots)
-        await server.run_until_signal(house.close)
-    finally:
-        reporting.cancel()
-        await station.bridge.stop()
+    await house.open()
+    stack.push_async_callback(house.close)
+    await server.set_ready(is_ready=True)
+    log.info("worker_serving", address=house.address, bundle=station.bundle.manifest.name, slots=house.slots)
+    return Worker(station, house, server)
 
 
 def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine]:
@@ -89,10 +109,3 @@ def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine]:
     engine = Engine(models, time.monotonic)
     warm_up(engine, models)
     return bundle, models, engine
-
-
-def _metrics(settings: WorkerSettings) -> Metrics:
-    metrics = Metrics("worker")
-    if settings.metrics_listen:
-        metrics.serve(settings.metrics_listen)
-    return metrics
