@@ -116,7 +116,7 @@ class Client:
             regime: ``scripted`` generates only while there is something to say; ``conversation`` goes on in silence.
             instructions: Free-form guidance, at most 8 KiB.
             portrait: PNG, JPEG or WebP, as bytes or as the path of a file, instead of the character's own.
-            voice: WAV of 1 to 15 s, as bytes or as the path of a file, instead of the character's own.
+            voice: WAV of 3 to 15 s, as bytes or as the path of a file, instead of the character's own.
             seed: Makes the session repeatable.
             max_ahead_s: How far generation may run ahead of playback, in seconds of media.
             container: ``elementary`` for bare access units, ``fmp4`` for fragments that browsers play.
