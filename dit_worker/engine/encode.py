@@ -37,7 +37,7 @@ _SEI, _SPS, _PPS = 6, 7, 8
 class H264Encoder:
     """Frames of one size and rate to constrained-baseline H.264, Annex B."""
 
-    def __init__(self, width: int, height: int, frames_per_second: int, quality: int = 20) -> None:
+    def __init__(self, width: int, height: int, frames_per_second: int, quality: int = 18) -> None:
         """quality: x264's constant rate factor, lower is better."""
         self._width, self._height = width, height
         self._rate = Fraction(frames_per_second)
