@@ -287,6 +287,8 @@ class Session:
                 attachment, attached = await self._reopen(failure)
         except CuelightError as error:
             self._inbox.finish(error)
+        except ValueError as error:  # a number this version does not know: whoever reads must not wait for ever
+            self._inbox.finish(ServerFault(f"The stream holds something this client does not know: {error}"))
         finally:
             attachment.close()
             self._room.set()

@@ -39,7 +39,7 @@ Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle; by defa
 Character = Annotated[str, typer.Option(envvar="CUELIGHT_CHARACTER", help="Who speaks; see `cuelight characters`.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Makes the performance repeatable.")]
 Portrait = Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP to use as the face.")]
-Voice = Annotated[Path | None, typer.Option(help="WAV of 1 to 15 seconds to use as the voice.")]
+Voice = Annotated[Path | None, typer.Option(help="WAV of 3 to 15 seconds to use as the voice.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")]
 HttpPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Number of DiT workers.")]
