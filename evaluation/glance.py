@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from evaluation.panel import Panel, held_out_sentences
-from evaluation.performers import CODEC_FILE, load_checkpoint, read_lexicon, reference_voice
+from evaluation.performers import load_checkpoint, read_lexicon, reference_voice
 from evaluation.rollout import Models, Options, Script, perform, pictures, sound
 from evaluation.suite import renderer_mouth
 from evaluation.sync import loudness, mouth_opening, synchrony
@@ -101,9 +101,7 @@ def main() -> None:
     )
     for name in options.voices.split(","):
         rate = models.codec.config.sample_rate
-        voice = reference_voice(
-            torch.from_numpy(speak(VOICE_SAMPLE, name, rate).samples), options.checkpoints / CODEC_FILE
-        )
+        voice = reference_voice(models, torch.from_numpy(speak(VOICE_SAMPLE, name, rate).samples))
         portrait = portrait_of(models, name)
         if options.truth:
             print_truth(models, panel, name, sentences)

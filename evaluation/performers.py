@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit_worker.engine.portrait import load_portrait
+from dit_worker.engine.voice import encode_voice, read_voice
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.dit import DiTConfig, JointDiT
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 from evaluation.rollout import Models, Options
-from orchestrator_llm.engine.voice import decode_voice
 from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig
 from orchestrator_llm.model.letter_to_sound import LetterToSound, LetterToSoundConfig
-from orchestrator_llm.model.reference import ReferenceEncoder
 from orchestrator_llm.model.text import TextFrontEnd
 from services.bundle import Bundle, load_bundle
 
@@ -66,18 +65,18 @@ def load_company(path: Path) -> Company:
     models = Models(conditioner, dit, codec, TextFrontEnd.load(path, manifest.text), vae)
     sampler = manifest.sampler
     options = Options(sampler.steps, sampler.shift, sampler.noise_scale_audio, sampler.noise_scale_video)
-    return Company(models, {c.name: _character(bundle, vae, c.name) for c in manifest.characters}, options)
+    return Company(models, {c.name: _character(bundle, models, c.name) for c in manifest.characters}, options)
 
 
 @torch.inference_mode()
-def _character(bundle: Bundle, vae: VideoVAE, name: str) -> Character:
-    manifest = bundle.manifest
-    entry, sizes = manifest.character(name), manifest.geometry
-    samples = decode_voice(bundle.file(entry.voice).read_bytes(), sizes.sample_rate)
-    voice = ReferenceEncoder.load(bundle.path, manifest.audio_codec).encode(torch.from_numpy(samples))
+def _character(bundle: Bundle, models: Models, name: str) -> Character:
+    assert models.vae is not None, "a bundle has a video VAE"
+    entry, sizes = bundle.manifest.character(name), bundle.manifest.geometry
+    samples = read_voice(bundle.file(entry.voice).read_bytes(), sizes.sample_rate)
+    voice = reference_voice(models, torch.from_numpy(samples))
     pixels = load_portrait(bundle.file(entry.portrait), sizes.width, sizes.height)
     frame = torch.from_numpy(pixels).permute(2, 0, 1).float().div(127.5).sub(1)
-    return Character(name, voice, frame, vae.encode_image(frame[None])[0])
+    return Character(name, voice, frame, models.vae.encode_image(frame[None])[0])
 
 
 def load_checkpoint(checkpoints: Path, run: str) -> Models:
@@ -111,6 +110,6 @@ def read_lexicon(path: Path) -> dict[str, tuple[str, ...]]:
         return {word: tuple(phones) for word, *phones in (line.split() for line in file) if phones}
 
 
-def reference_voice(samples: Tensor, codec_weights: Path) -> Tensor:
+def reference_voice(models: Models, samples: Tensor) -> Tensor:
     """Voice latents (R, C) of samples (S,) at the codec's rate."""
-    return ReferenceEncoder(load_file(codec_weights), AudioCodecConfig().__dict__).encode(samples)
+    return encode_voice(models.codec, samples, models.conditioner.config.reference_frames)

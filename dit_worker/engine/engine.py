@@ -15,7 +15,12 @@ from dit_worker.engine.cache import Latents, SessionCache
 from dit_worker.engine.errors import NonFiniteLatents, SessionNotOpen
 from dit_worker.engine.loader import Models
 from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performance, StepRequest
+from dit_worker.engine.recent import Recent
 from dit_worker.engine.scheduler import Clock, Scheduler
+from dit_worker.engine.voice import encode_voice
+
+KEPT_REFERENCES = 64
+"""Portraits, and voices, whose latents are kept: characters are used again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ class Engine:
         self._models = models
         self._scheduler = Scheduler(clock)
         self._stages: dict[str, Stage] = {}
-        self._references: dict[bytes, torch.Tensor] = {}
+        self._portraits = Recent[torch.Tensor](KEPT_REFERENCES)
+        self._voices = Recent[Floats](KEPT_REFERENCES)
 
     def step(self) -> Outcome | None:
         """Schedule, run, settle: one quantum of the session whose deadline is nearest; None when none can run."""
@@ -99,10 +105,18 @@ class Engine:
     def open(self, session_id: str, seed: int, portrait: Pixels, standing: Standing) -> None:
         """Take a session up where it stands. portrait: (H, W, 3), 8-bit RGB. Its caches are built by `step`."""
         models = self._models
-        cache = SessionCache(models.dit, self._reference(portrait), models.dit.config.audio_motion)
+        portrait_latents = self._portraits.get(portrait.tobytes(), lambda: self._encode_portrait(portrait))
+        cache = SessionCache(models.dit, portrait_latents, models.dit.config.audio_motion)
         self._scheduler.add(session_id)
         self._stages[session_id] = Stage(seed, cache)
         self.restore(session_id, standing)
+
+    def voice(self, samples: Floats) -> Floats:
+        """Reference latents (R, D) of a voice, samples (S,) at the bundle's rate. Read-only: sessions share them.
+
+        Raises BadVoice when there are too few samples.
+        """
+        return self._voices.get(samples.tobytes(), lambda: self._encode_voice(samples))
 
     def restore(self, session_id: str, standing: Standing) -> None:
         """Stand elsewhere, after an interrupt; a chunk in flight is forgotten."""
@@ -171,12 +185,13 @@ class Engine:
         return stage
 
     @torch.inference_mode()
-    def _reference(self, portrait: Pixels) -> torch.Tensor:
-        """Latents of a portrait, kept by its bytes: characters are used again and again."""
-        key = portrait.tobytes()
-        if key not in self._references:
-            if len(self._references) >= 64:
-                self._references.pop(next(iter(self._references)))
-            frame = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-            self._references[key] = self._models.video_vae.encode_image(frame)
-        return self._references[key]
+    def _encode_portrait(self, portrait: Pixels) -> torch.Tensor:
+        frame = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return self._models.video_vae.encode_image(frame)
+
+    @torch.inference_mode()
+    def _encode_voice(self, samples: Floats) -> Floats:
+        models = self._models
+        latents = to_array(encode_voice(models.audio_codec, to_tensor(samples)[0], models.reference_frames)[None])
+        latents.flags.writeable = False
+        return latents

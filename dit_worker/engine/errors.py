@@ -4,6 +4,7 @@ EngineError
 ├── SessionNotOpen     the session was never opened here, or a fault closed it
 ├── NonFiniteLatents   a chunk came out with NaN or infinity in it
 ├── BadPortrait        the picture given is not one we take
+├── BadVoice           the recording given is not one we take
 └── BadBundle          weights and manifest do not fit together
 """
 
@@ -30,6 +31,10 @@ class NonFiniteLatents(EngineError):
 
 class BadPortrait(EngineError, ValueError):
     """The picture given is not one we take; the message says why."""
+
+
+class BadVoice(EngineError, ValueError):
+    """The recording given is not one we take; the message says why."""
 
 
 class BadBundle(EngineError):

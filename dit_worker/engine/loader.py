@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dit_worker.engine.errors import BadBundle
+from dit_worker.engine.errors import BadBundle, BadVoice
 from dit_worker.engine.performance import Sampling
+from dit_worker.engine.voice import read_voice
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.dit import DiTConfig, JointDiT
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
@@ -39,11 +40,14 @@ class Models:
     audio_codec: AudioCodec
     sampling: Sampling
     condition_shape: tuple[int, int]
+    reference_frames: int
+    """Audio latents of a reference voice, as the conditioner takes it."""
 
 
 def load_models(bundle: Bundle) -> Models:
     """Read a bundle. Raises BadBundle naming what does not fit."""
     manifest = bundle.manifest
+    _check_voices(bundle)
     dit = JointDiT(_config(DiTConfig, manifest.dit, "dit"))
     codec = AudioCodec(_config(AudioCodecConfig, manifest.audio_codec, "audio_codec"))
     vae = VideoVAE(_config(VideoVAEConfig, manifest.video_vae, "video_vae"))
@@ -54,6 +58,7 @@ def load_models(bundle: Bundle) -> Models:
         audio_codec=_fill(codec, bundle.path / AUDIO_CODEC_FILE),
         sampling=sampling_of(manifest),
         condition_shape=(manifest.geometry.audio_latents_per_chunk, dit.config.condition_width),
+        reference_frames=_reference_frames(manifest),
     )
 
 
@@ -67,6 +72,22 @@ def sampling_of(manifest: Manifest) -> Sampling:
         video_noise_scale=sampler.noise_scale_video,
         audio_noise_scale=sampler.noise_scale_audio,
     )
+
+
+def _reference_frames(manifest: Manifest) -> int:
+    frames = manifest.conditioner.get("reference_frames")
+    if not isinstance(frames, int) or frames < 1:
+        raise BadBundle("manifest section conditioner must say how many reference_frames it takes")
+    return frames
+
+
+def _check_voices(bundle: Bundle) -> None:
+    """A character that cannot speak is found at the start, not by the first session."""
+    for character in bundle.manifest.characters:
+        try:
+            read_voice(bundle.file(character.voice).read_bytes(), bundle.manifest.geometry.sample_rate)
+        except (OSError, BadVoice) as error:
+            raise BadBundle(f"character {character.name} of the bundle cannot speak: {error}") from error
 
 
 def _config(kind: type[C], options: dict[str, Any], name: str) -> C:

@@ -20,6 +20,7 @@ def warm_up(engine: Engine, models: Models) -> None:
     """Run every path of a session once; the engine is left as it was."""
     geometry = models.manifest.geometry
     writer = MediaWriter(models)
+    engine.voice(np.zeros(models.reference_frames * geometry.samples_per_audio_latent, np.float32))
     engine.open(_NAME, 0, np.zeros((geometry.height, geometry.width, 3), np.uint8), Standing())
     try:
         for position in range(_CHUNKS):

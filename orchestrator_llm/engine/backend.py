@@ -1,6 +1,7 @@
 """What a director asks of a model backend, and what it gets back.
 
-T audio latents of a chunk, C channels of a latent, D width of the condition; all arrays float32 unless said.
+T audio latents of a chunk, R of a reference voice, C channels of a latent, D width of the condition; all arrays float32
+unless said.
 It knows no tensors' library, no sessions and no messages.
 """
 
@@ -25,6 +26,8 @@ class Geometry:
     """T: audio latents of one chunk."""
     channels: int
     """C: channels of an audio latent."""
+    reference_frames: int
+    """R: audio latents of a reference voice."""
     chunk_seconds: float
     history_chunks: int
     """Chunks of audio history the conditioner attends to."""
@@ -60,7 +63,7 @@ class Voice(Protocol):
     """A reference voice, made ready once and shared by every session that speaks with it."""
 
     def prefix(self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk]) -> ChunkPrefix:
-        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history` (oldest first)."""
+        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history`, oldest first and as heard."""
 
 
 class Backend(Protocol):
@@ -78,8 +81,5 @@ class Backend(Protocol):
     def geometry(self) -> Geometry:
         """Sizes of the bundle."""
 
-    def voice(self, wav: bytes, character: str) -> Voice:
-        """The voice in a WAV file; with no bytes, that of the named character, or of the first when unnamed.
-
-        Raises ValueError for an unknown character or a file that will not do.
-        """
+    def voice(self, reference: NDArray[np.float32]) -> Voice:
+        """The voice whose latents are `reference`, (R, C)."""

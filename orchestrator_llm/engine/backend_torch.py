@@ -3,7 +3,7 @@
 The keys and values of a reference voice are kept per voice in a bounded least-recently-used table and shared by all
 sessions; those of a chunk's prefix live as long as the chunk. Calls are synchronous; the models are values that no
 call changes and the table has a lock, so any thread may call. It knows no sessions and no messages.
-H history frames, T chunk frames, C latent channels, D width of the condition.
+H history frames, T chunk frames, R reference frames, C latent channels, D width of the condition.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from torch import Tensor
 
 from orchestrator_llm.engine.backend import Geometry, Pointed
 from orchestrator_llm.engine.errors import ModelFault
-from orchestrator_llm.engine.voice import decode_voice
 from orchestrator_llm.model.causal_lm import KVCache
 from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Prefix
-from orchestrator_llm.model.reference import ReferenceEncoder
 from orchestrator_llm.model.text import TextFrontEnd
 from services.bundle import Bundle
 from services.errors import BundleInvalid
@@ -85,7 +83,7 @@ class TorchVoice:
         self._cache = cache
 
     def prefix(self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk]) -> TorchPrefix:
-        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history` (oldest first)."""
+        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history`, oldest first and as heard."""
         backend = self._backend
         window = backend.conditioner.window(tokens, pointer)
         frames, mask = backend.history(history)
@@ -104,10 +102,10 @@ class TorchBackend:
         torch.set_num_threads(self.options.threads)
         self.bundle = bundle
         self.conditioner = _load_conditioner(bundle).to(self.options.device)
-        self.front_end, self._encoder = _load_ends(bundle)
+        self.front_end = _load_front_end(bundle)
         self.vowels = frozenset(self.front_end.vowels)
         self.geometry = _geometry(bundle, self.conditioner.config)
-        self._voices: OrderedDict[str, TorchVoice] = OrderedDict()
+        self._voices: OrderedDict[bytes, TorchVoice] = OrderedDict()
         self._voices_lock = threading.Lock()
 
     @contextmanager
@@ -117,36 +115,21 @@ class TorchBackend:
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.options.autocast):
             yield
 
-    def voice(self, wav: bytes, character: str) -> TorchVoice:
-        """The voice in a WAV file, or the character's own; computed once while it stays in the table."""
-        data = wav or self.character_voice(character)
-        key = hashlib.sha256(data).hexdigest()
+    def voice(self, reference: NDArray[np.float32]) -> TorchVoice:
+        """The voice whose latents are `reference`, (R, C); computed once while it stays in the table."""
+        key = hashlib.sha256(reference.tobytes()).digest()
         with self._voices_lock:
             if key not in self._voices:
-                self._voices[key] = TorchVoice(self, self._cache(data))
+                self._voices[key] = TorchVoice(self, self._cache(reference))
             self._voices.move_to_end(key)
             while len(self._voices) > self.options.cached_voices:
                 self._voices.popitem(last=False)
             return self._voices[key]
 
-    def character_voice(self, character: str) -> bytes:
-        """The character's own voice as a WAV file. Raises ValueError for an unknown character."""
-        try:
-            found = self.bundle.manifest.character(character)
-        except KeyError:
-            raise ValueError(f"the bundle has no character {character!r}") from None
-        return self.bundle.file(found.voice).read_bytes()
-
-    def reference(self, wav: bytes) -> Tensor:
-        """Reference latents (1, R, C) of a voice. Raises ValueError for a file that will not do."""
-        samples = decode_voice(wav, self.bundle.manifest.geometry.sample_rate)
+    def _cache(self, reference: NDArray[np.float32]) -> KVCache:
+        latents = torch.tensor(reference, dtype=torch.float32, device=self.options.device)[None]
         with self.computing():
-            return self._encoder.encode(torch.from_numpy(samples)).float()[None].to(self.options.device)
-
-    def _cache(self, wav: bytes) -> KVCache:
-        reference = self.reference(wav)
-        with self.computing():
-            return self.conditioner.reference_cache(reference)
+            return self.conditioner.reference_cache(latents)
 
     def history(self, chunks: Sequence[HistoryChunk]) -> tuple[Tensor, Tensor]:
         """History (1, H, C) with the newest frame last, and its mask (1, H), 0 where there is none."""
@@ -154,20 +137,10 @@ class TorchBackend:
         frames = torch.zeros(1, length, channels)
         mask = torch.zeros(1, length)
         if chunks and length:
-            heard = np.concatenate([self._heard(chunk) for chunk in chunks])[-length:]
-            frames[0, -len(heard) :] = torch.tensor(heard)
-            mask[0, -len(heard) :] = 1
+            latents = np.concatenate([chunk.latents for chunk in chunks])[-length:]
+            frames[0, -len(latents) :] = torch.tensor(latents)
+            mask[0, -len(latents) :] = 1
         return frames, mask
-
-    def _heard(self, chunk: HistoryChunk) -> NDArray[np.float32]:
-        """The chunk's latents (T, C) with silence from where an interrupt cut it off."""
-        if chunk.heard_s is None and not chunk.is_silent:
-            return chunk.latents
-        heard_s = 0.0 if chunk.is_silent else chunk.heard_s or 0.0
-        frames = math.floor(heard_s * self.geometry.frames / self.geometry.chunk_seconds)
-        latents = np.array(chunk.latents)
-        latents[max(frames, 0) :] = self._encoder.silence
-        return latents
 
 
 def _finite(values: Tensor) -> NDArray[np.float32]:
@@ -185,6 +158,7 @@ def _geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
     return Geometry(
         frames=config.chunk_frames,
         channels=config.latent_channels,
+        reference_frames=config.reference_frames,
         chunk_seconds=sizes.chunk_seconds,
         history_chunks=math.ceil(config.history_frames / config.chunk_frames),
         text_back=config.text_back,
@@ -193,14 +167,11 @@ def _geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
     )
 
 
-def _load_ends(bundle: Bundle) -> tuple[TextFrontEnd, ReferenceEncoder]:
-    """What text and voices come in through."""
-    manifest = bundle.manifest
+def _load_front_end(bundle: Bundle) -> TextFrontEnd:
     try:
-        front_end = TextFrontEnd.load(bundle.path, manifest.text)
-        return front_end, ReferenceEncoder.load(bundle.path, manifest.audio_codec)
+        return TextFrontEnd.load(bundle.path, bundle.manifest.text)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as fault:
-        raise BundleInvalid(f"the bundle's text front-end or audio codec cannot be loaded: {fault!r}") from fault
+        raise BundleInvalid(f"the bundle's text front-end cannot be loaded: {fault!r}") from fault
 
 
 def _load_conditioner(bundle: Bundle) -> Conditioner:

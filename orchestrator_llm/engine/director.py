@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ class Director:
         self._planner = planner
         self._geometry = backend.geometry
         self._voice: Voice | None = None
+        self._silence = np.zeros(self._geometry.channels, np.float32)
         self._chunk: _Chunk | None = None
         self._last_index = -1
         self._transcript = Transcript(backend.front_end)
@@ -71,11 +72,22 @@ class Director:
         """How far the speech has come, in tokens of the whole transcript."""
         return self._pointer
 
-    def open(self, snapshot: Snapshot, voice: bytes = b"", character: str = "") -> None:
-        """Takes the session as committed, to be spoken with a voice (WAV), or else with the character's own."""
+    @property
+    def reference_shape(self) -> tuple[int, int]:
+        """(R, C) of the latents a voice is given as."""
+        return self._geometry.reference_frames, self._geometry.channels
+
+    def open(self, snapshot: Snapshot, reference: NDArray[np.float32], silence: NDArray[np.float32]) -> None:
+        """Takes the session as committed, to be spoken with the voice whose latents are `reference`, (R, C).
+
+        silence: the latent of a silent moment, (C,), which takes the place of history that was not heard.
+        """
         if self._voice is not None:
             raise OutOfTurn("the session is open already; send replace to set its state anew")
-        ready = self._backend.voice(voice, character)
+        _check_latents(reference, self.reference_shape, "reference")
+        _check_latents(silence, (self._geometry.channels,), "silence")
+        ready = self._backend.voice(reference)
+        self._silence = silence
         self._restore(snapshot)
         self._voice = ready
 
@@ -114,13 +126,13 @@ class Director:
         chunk = self._begun(chunk_index)
         if not 0.0 <= timestep <= 1.0:
             raise ValueError(f"timestep {timestep} is not between 0 and 1")
-        self._check_latents(noisy, "noisy")
+        _check_latents(noisy, self._shape, "noisy")
         return chunk.prefix.condition(timestep, noisy)
 
     def end(self, chunk_index: int, clean: NDArray[np.float32]) -> ChunkProgress:
         """Moves the pointer over what the clean latents (T, C) say and tells the words that began in them."""
         chunk = self._begun(chunk_index)
-        self._check_latents(clean, "clean")
+        _check_latents(clean, self._shape, "clean")
         before = self._pointer
         positions = self._move(chunk, clean)
         words = self._words_begun(before, positions)
@@ -206,11 +218,26 @@ class Director:
             raise ValueError(f"pointer_token {snapshot.pointer_token} is not a place in a transcript")
         transcript.read_on(self._read_until(snapshot.pointer_token), more_segments=1)
         for chunk in snapshot.history:
-            self._check_latents(chunk.latents, "history")
+            _check_latents(chunk.latents, self._shape, "history")
         self._transcript = transcript
         self._pointer = min(snapshot.pointer_token, float(transcript.tokens_read))
-        self._history = deque(snapshot.history, maxlen=self._geometry.history_chunks)
+        self._history = deque(map(self._heard, snapshot.history), maxlen=self._geometry.history_chunks)
         self._transcript.forget_before(self._needed_from())
+
+    def _heard(self, chunk: HistoryChunk) -> HistoryChunk:
+        """The chunk with silence from where an interrupt cut it off."""
+        if chunk.heard_s is None and not chunk.is_silent:
+            return chunk
+        heard_s = 0.0 if chunk.is_silent else chunk.heard_s or 0.0
+        frames = math.floor(heard_s * self._geometry.frames / self._geometry.chunk_seconds)
+        latents = np.array(chunk.latents)
+        latents[max(frames, 0) :] = self._silence
+        return replace(chunk, latents=latents, is_silent=False, heard_s=None)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """(T, C) of a chunk's latents."""
+        return self._geometry.frames, self._geometry.channels
 
     def _opened(self) -> Voice:
         if self._voice is None:
@@ -225,12 +252,12 @@ class Director:
             raise OutOfTurn(f"chunk {self._chunk.index} was begun, not chunk {chunk_index}")
         return self._chunk
 
-    def _check_latents(self, latents: NDArray[np.float32], name: str) -> None:
-        expected = (self._geometry.frames, self._geometry.channels)
-        if latents.shape != expected:
-            raise ValueError(f"{name} latents have shape {latents.shape}, not {expected}")
-        if not (np.abs(latents) <= MAX_ABSOLUTE).all():
-            raise ValueError(f"{name} latents hold values that are not finite or beyond {MAX_ABSOLUTE:g}")
+
+def _check_latents(latents: NDArray[np.float32], shape: tuple[int, ...], name: str) -> None:
+    if latents.shape != shape:
+        raise ValueError(f"{name} latents have shape {latents.shape}, not {shape}")
+    if not (np.abs(latents) <= MAX_ABSOLUTE).all():
+        raise ValueError(f"{name} latents hold values that are not finite or beyond {MAX_ABSOLUTE:g}")
 
 
 def _check_piece(piece: str) -> None:

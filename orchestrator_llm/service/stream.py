@@ -81,16 +81,18 @@ class DirectStream:
         self._check_bundle(message.bundle_name, message.bundle_digest)
         _check_count(len(message.snapshot.transcript), "open.snapshot.transcript")
         snapshot = snapshot_from_proto(message.snapshot, audio_shape=self._shape)
+        voice_shape = self._director.reference_shape
+        reference = tensor_from_proto(message.reference, expect_shape=voice_shape, field="open.reference")
+        silence = tensor_from_proto(message.silence, expect_shape=voice_shape[1:], field="open.silence")
 
         def run() -> pb.DirectResponse:
-            self._director.open(snapshot, message.voice, message.character)
+            self._director.open(snapshot, reference, silence)
             self.session_id = message.session_id
             return self._opened()
 
         return run
 
     def _begin(self, message: pb.Begin) -> Callable[[], pb.DirectResponse]:
-        """The rule planner looks at no clock, so the chunk's position is not handed on."""
         _check_count(len(message.say), "begin.say")
 
         def run() -> pb.DirectResponse:

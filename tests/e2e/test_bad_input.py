@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ async def _perform(stack: RunningStack, text: str, **options: Any) -> list[cueli
 def _png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (200, 160, 130)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _silence(seconds: int) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as recording:
+        recording.setparams((1, 2, 16_000, 0, "NONE", ""))
+        recording.writeframes(bytes(2 * 16_000 * seconds))
     return buffer.getvalue()
 
 
@@ -73,6 +82,8 @@ async def test_text_with_nothing_to_pronounce_ends(stack: RunningStack) -> None:
         ({"portrait": bytes(5 * 1024 * 1024)}, "portrait"),
         ({"voice": b"RIFF....WAVEno"}, "voice"),
         ({"voice": bytes(3 * 1024 * 1024)}, "voice"),
+        ({"voice": _silence(2)}, "config.voice"),
+        ({"voice": _silence(4)}, "config.voice"),
         ({"instructions": "x" * 9000}, "instructions"),
         ({"labels": {"k": "v" * 100}}, "label"),
     ],

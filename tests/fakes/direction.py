@@ -16,7 +16,14 @@ from services.session import HistoryChunk
 PAUSE = 3
 VOWELS = frozenset(ord(letter) for letter in "aeiou")
 GEOMETRY = Geometry(
-    frames=33, channels=24, chunk_seconds=1.375, history_chunks=1, text_back=4, text_ahead=28, end_margin=0.6
+    frames=33,
+    channels=24,
+    reference_frames=24,
+    chunk_seconds=1.375,
+    history_chunks=1,
+    text_back=4,
+    text_ahead=28,
+    end_margin=0.6,
 )
 
 
@@ -83,7 +90,7 @@ class ScriptedBackend:
         """A backend whose pointer moves by these amounts, chunk by chunk."""
         return cls(deque(advances), geometry)
 
-    def voice(self, wav: bytes, character: str) -> ScriptedBackend:
+    def voice(self, reference: NDArray[np.float32]) -> ScriptedBackend:
         """Any voice will do."""
         return self
 

@@ -43,7 +43,11 @@ async def test_a_picture_of_ones_own_is_performed_with(theatre: Theatre) -> None
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({"portrait": b"this is no picture"}, "config.portrait"), ({"character": "nobody"}, "config.character")],
+    [
+        ({"portrait": b"this is no picture"}, "config.portrait"),
+        ({"voice": b"this is no recording"}, "config.voice"),
+        ({"character": "nobody"}, "config.character"),
+    ],
 )
 async def test_a_session_that_cannot_be_performed_fails_with_the_field_at_fault(
     theatre: Theatre, options: dict[str, object], field: str

@@ -62,6 +62,11 @@ def latents(seed: int, number: int) -> Latents:
     return np.random.Generator(np.random.Philox(key=[seed, number])).standard_normal((33, 24), dtype=np.float32)
 
 
+def voice(seed: int) -> Latents:
+    """Latents of a reference voice that depend on the seed alone."""
+    return latents(seed, 1_000)[:24]
+
+
 class WorkerStream:
     """One Direct stream, one question and one answer at a time."""
 
@@ -95,12 +100,14 @@ class WorkerStream:
             "bundle_name": self._manifest.name,
             "bundle_digest": self._manifest.digest,
             "snapshot": snapshot_to_proto(state),
+            "reference": tensor_to_proto(voice(1)),
+            "silence": tensor_to_proto(np.zeros(24, np.float32)),
         }
         return await self.ask(open=pb.Open(**{**fields, **changed}))
 
     async def begin(self, index: int, say: Sequence[str] = ()) -> pb.Action:
         """Plans a chunk."""
-        return (await self.ask(begin=pb.Begin(chunk_index=index, position=index, say=say))).action
+        return (await self.ask(begin=pb.Begin(chunk_index=index, say=say))).action
 
     async def denoise(self, index: int, step: int, noisy: Latents) -> Latents:
         """The condition of one step."""

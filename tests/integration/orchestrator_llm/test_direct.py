@@ -27,7 +27,7 @@ from services.errors import (
 from services.session import HistoryChunk, Snapshot
 from services.settings import OrchestratorSettings
 from services.wire import snapshot_to_proto, tensor_to_proto
-from tests.integration.orchestrator_llm.conftest import EMPTY, WorkerStream, committed, latents
+from tests.integration.orchestrator_llm.conftest import EMPTY, WorkerStream, committed, latents, voice
 
 TEXT = "Hello there, my friend. This is a small character that speaks the words you give it."
 
@@ -64,7 +64,7 @@ async def test_streams_side_by_side_get_what_each_gets_alone(stub: OrchestratorS
 
     async def performed(seed: int) -> list[np.ndarray]:
         stream = WorkerStream(stub, manifest, f"s{seed}")
-        await stream.open(character=("ada", "ben")[seed % 2])
+        await stream.open(reference=tensor_to_proto(voice(seed % 2)))
         return [c for k in range(3) for c in (await stream.perform(k, [TEXT] if k == 0 else [], seed))[1]]
 
     alone = [await performed(seed) for seed in range(3)]
@@ -136,7 +136,13 @@ async def test_a_bad_tensor_ends_its_stream_and_no_other(
 async def test_messages_out_of_turn_are_failed_preconditions(stub: OrchestratorServiceStub, manifest: Manifest) -> None:
     """Each says in a sentence what should have come."""
     step = pb.Denoise(chunk_index=0, timestep=1.0, noisy=tensor_to_proto(latents(0, 0)))
-    complete = pb.Open(session_id="s", bundle_name=manifest.name, bundle_digest=manifest.digest)
+    complete = pb.Open(
+        session_id="s",
+        bundle_name=manifest.name,
+        bundle_digest=manifest.digest,
+        reference=tensor_to_proto(voice(0)),
+        silence=tensor_to_proto(np.zeros(24, np.float32)),
+    )
     for opened, message, sentence in (
         (False, {"begin": pb.Begin()}, "send open first"),
         (False, {"replace": pb.Replace()}, "send open first"),
@@ -160,9 +166,12 @@ async def test_bad_arguments_are_named(stub: OrchestratorServiceStub, manifest: 
     for field, changed in (
         ("open.session_id", {"session_id": ""}),
         ("open.session_id", {"session_id": "x" * 200}),
-        ("open", {"character": "nobody"}),
-        ("open", {"voice": b"RIFF not a voice"}),
-        ("open", {"voice": bytes(3 * 1024 * 1024)}),
+        ("open.reference.dtype", {"reference": Tensor()}),
+        ("open.reference.shape", {"reference": tensor_to_proto(latents(0, 0))}),
+        ("open.reference.data", {"reference": tensor_to_proto(np.full((24, 24), np.nan, np.float32))}),
+        ("open", {"reference": tensor_to_proto(np.full((24, 24), 1e30, np.float32))}),
+        ("open.silence.shape", {"silence": tensor_to_proto(np.zeros((1, 24), np.float32))}),
+        ("open.silence.data", {"silence": tensor_to_proto(np.full(24, np.inf, np.float32))}),
         ("open", {"snapshot": nowhere}),
         ("open", {"snapshot": pb.Snapshot(transcript=["x" * 20_000])}),
         ("snapshot.history.latents.shape", {"snapshot": snapshot_to_proto(Snapshot((), 0.0, 0, history))}),

@@ -67,4 +67,5 @@ def models() -> Models:
         audio_codec=codec,
         sampling=sampling_of(manifest),
         condition_shape=(GEOMETRY.audio_latents_per_chunk, config.condition_width),
+        reference_frames=24,
     )

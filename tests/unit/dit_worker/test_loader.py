@@ -26,6 +26,7 @@ def test_a_whole_bundle_loads(bundle: Bundle) -> None:
     geometry = bundle.manifest.geometry
     assert models.sampling.video_shape == geometry.video_shape
     assert models.sampling.audio_noise_scale == bundle.manifest.sampler.noise_scale_audio
+    assert models.reference_frames == bundle.manifest.conditioner["reference_frames"]
     assert models.condition_shape == (geometry.audio_latents_per_chunk, bundle.manifest.dit["condition_width"])
     for module in (models.dit, models.video_vae, models.audio_codec):
         assert not module.training
@@ -66,4 +67,21 @@ def test_an_unknown_option_is_refused(bundle: Bundle) -> None:
     manifest["dit"]["flux_capacitor"] = True
     path.write_text(json.dumps(manifest))
     with pytest.raises(BadBundle, match="section dit"):
+        load_models(load_bundle(bundle.path))
+
+
+def test_a_character_that_cannot_speak_is_refused(bundle: Bundle) -> None:
+    """That is found at the start, not by the first session, and the character is named."""
+    (bundle.path / "characters" / "ben" / "voice.wav").write_bytes(b"silence")
+    with pytest.raises(BadBundle, match="ben"):
+        load_models(bundle)
+
+
+def test_a_manifest_must_say_how_long_a_reference_is(bundle: Bundle) -> None:
+    """The conditioner takes so many latents and no others."""
+    path = bundle.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["conditioner"]["reference_frames"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadBundle, match="reference_frames"):
         load_models(load_bundle(bundle.path))

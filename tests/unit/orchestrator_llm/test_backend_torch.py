@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,7 @@ from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.errors import ModelFault
 from orchestrator_llm.engine.planner import RulePlanner
-from orchestrator_llm.engine.voice import decode_voice
 from orchestrator_llm.engine.warmup import warm_up
-from orchestrator_llm.model.reference import ReferenceEncoder
 from services.bundle import Bundle, load_bundle
 from services.errors import BundleInvalid
 from services.session import Action, ChunkProgress, HistoryChunk, Latents, Snapshot
@@ -47,10 +44,14 @@ def latents(*key: int) -> Latents:
     )
 
 
+REFERENCE = latents(100)[:24]
+SILENCE = np.full(24, -1.0, np.float32)
+
+
 def directed(backend: TorchBackend, snapshot: Snapshot = EMPTY) -> Director:
     """A director of an open session."""
     director = Director(backend, RulePlanner(backend.vowels))
-    director.open(snapshot)
+    director.open(snapshot, REFERENCE, SILENCE)
     return director
 
 
@@ -68,21 +69,17 @@ def assert_same(one: list[Latents], other: list[Latents]) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_the_cached_tail_is_the_uncached_forward(backend: TorchBackend, bundle: Bundle) -> None:
+def test_the_cached_tail_is_the_uncached_forward(backend: TorchBackend) -> None:
     """Conditions, positions and end from reference and prefix caches are those of one causal pass without any."""
-    manifest = bundle.manifest
-    wav = bundle.file(manifest.character("ben").voice).read_bytes()
-    samples = torch.from_numpy(decode_voice(wav, manifest.geometry.sample_rate))
-    reference = ReferenceEncoder.load(bundle.path, manifest.audio_codec).encode(samples)[None]
     tokens, pointer = backend.front_end.tokenize(TEXT).tokens, 9.3
     past = [HistoryChunk(2.0, latents(5), is_silent=False)]
-    cached = backend.voice(b"", "ben").prefix(tokens, pointer, past)
+    cached = backend.voice(REFERENCE).prefix(tokens, pointer, past)
     window = backend.conditioner.window(tokens, pointer)
     for timestep in (*STEPS, 0.0):
         noisy = latents(7)
         with torch.inference_mode():
             plain = backend.conditioner(
-                reference, window.ids, torch.from_numpy(latents(5))[None], torch.ones(1, 33),
+                torch.from_numpy(REFERENCE)[None], window.ids, torch.from_numpy(latents(5))[None], torch.ones(1, 33),
                 torch.from_numpy(noisy)[None], torch.tensor([timestep]), window.start.float(),
             )  # fmt: skip
         assert np.allclose(cached.condition(timestep, noisy), plain.condition[0], atol=2e-5)
@@ -143,45 +140,47 @@ def test_the_tiny_bundle_speaks_to_the_end_at_the_pace_of_speech(backend: TorchB
     assert perform(director, k + 1)[0].is_idle
 
 
-def test_unheard_sound_is_silence_to_the_model(backend: TorchBackend) -> None:
-    """What an interrupt left unheard is not remembered as said."""
-    said = HistoryChunk(0.0, latents(3), is_silent=False)
-    frames, mask = backend.history([said])
-    assert np.array_equal(frames[0], latents(3))
+def test_the_newest_history_is_shown_and_what_is_not_there_is_masked(backend: TorchBackend) -> None:
+    """A session that has said nothing yet has no history, which is not the same as silence."""
+    chunks = [HistoryChunk(0.0, latents(seed), is_silent=False) for seed in (3, 4)]
+    frames, mask = backend.history(chunks)
+    assert np.array_equal(frames[0], latents(4))
     assert mask.all()
-    silent, _ = backend.history([replace(said, is_silent=True)])
-    half, _ = backend.history([replace(said, heard_s=0.6875)])
-    unheard, _ = backend.history([replace(said, heard_s=-0.5)])
-    assert torch.equal(silent, unheard)
-    assert torch.equal(half[0, :16], frames[0, :16])
-    assert torch.equal(half[0, 16:], silent[0, 16:])
     assert backend.history([])[1].sum() == 0
 
 
 def test_voices_are_made_ready_once_and_let_go_when_many(bundle: Bundle) -> None:
     """The same voice is the same keys and values; the table keeps the last used."""
     backend = TorchBackend(bundle, TorchOptions(cached_voices=1))
-    first = backend.voice(b"", "ada")
-    wav = bundle.file(bundle.manifest.character("ada").voice).read_bytes()
-    assert backend.voice(b"", "") is first
-    assert backend.voice(wav, "ben") is first
-    assert backend.voice(b"", "ben") is not first
-    assert backend.voice(b"", "ada") is not first
+    first = backend.voice(REFERENCE)
+    assert backend.voice(REFERENCE.copy()) is first
+    assert backend.voice(-REFERENCE) is not first
+    assert backend.voice(REFERENCE) is not first
 
 
-def test_an_unknown_character_and_a_bad_voice_are_refused(backend: TorchBackend) -> None:
-    """Both are the caller's error."""
-    with pytest.raises(ValueError, match="no character 'zoe'"):
-        backend.voice(b"", "zoe")
-    with pytest.raises(ValueError, match="WAV"):
-        backend.voice(b"not a voice", "")
+def test_the_voice_decides_the_condition(backend: TorchBackend) -> None:
+    """Two voices condition the same words differently."""
+    tokens = backend.front_end.tokenize(TEXT).tokens
+    ours, theirs = (
+        backend.voice(r).prefix(tokens, 3.0, []).condition(0.5, latents(2)) for r in (REFERENCE, -REFERENCE)
+    )
+    assert np.abs(ours - theirs).max() > 1e-4
+
+
+def test_warming_up_needs_no_voice_of_the_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The orchestrator reads no recordings and no codec: those are the worker's."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_bundle, copy)
+    (copy / "audio_codec.safetensors").unlink()
+    shutil.rmtree(copy / "characters")
+    warm_up(TorchBackend(load_bundle(copy)))
 
 
 def test_autocast_stays_near(bundle: Bundle, backend: TorchBackend) -> None:
     """The fast number format gives the same conditions within its precision."""
     fast = TorchBackend(bundle, TorchOptions(autocast=True))
     tokens = backend.front_end.tokenize(TEXT).tokens
-    ours, theirs = (b.voice(b"", "").prefix(tokens, 3.0, []).condition(0.5, latents(2)) for b in (backend, fast))
+    ours, theirs = (b.voice(REFERENCE).prefix(tokens, 3.0, []).condition(0.5, latents(2)) for b in (backend, fast))
     assert theirs.dtype == np.float32
     assert np.abs(ours - theirs).max() < 0.1 * np.abs(ours).max()
 
@@ -204,7 +203,6 @@ def test_answers_that_are_not_finite_are_a_fault(bundle: Bundle) -> None:
         ("files", "conditioner.safetensors", None, "lists no"),
         ("text", "phones", None, "front-end"),
         ("text", "lexicon", "nowhere.gz", "front-end"),
-        ("audio_codec", "window", None, "codec"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_weights_is_refused(
@@ -221,12 +219,3 @@ def test_a_manifest_that_does_not_fit_its_weights_is_refused(
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleInvalid, match=reason):
         TorchBackend(load_bundle(copy))
-
-
-def test_a_bundle_whose_first_character_cannot_speak_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
-    """That is found at the start, not by the first session."""
-    copy = tmp_path / "copy"
-    shutil.copytree(tiny_bundle, copy)
-    (copy / "characters" / "ada" / "voice.wav").write_bytes(b"silence")
-    with pytest.raises(BundleInvalid, match="cannot speak"):
-        warm_up(TorchBackend(load_bundle(copy)))

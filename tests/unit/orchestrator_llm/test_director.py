@@ -21,13 +21,15 @@ from tests.fakes.direction import GEOMETRY, VOWELS, ScriptedBackend
 
 EMPTY = Snapshot((), 0.0, 0, ())
 LATENTS = np.zeros((33, 24), np.float32)
+REFERENCE = np.zeros((24, 24), np.float32)
+SILENCE = np.full(24, -1.0, np.float32)
 SECONDS = GEOMETRY.chunk_seconds
 
 
 def opened(backend: ScriptedBackend, snapshot: Snapshot = EMPTY) -> Director:
     """A director of an open session."""
     director = Director(backend, RulePlanner(VOWELS))
-    director.open(snapshot)
+    director.open(snapshot, REFERENCE, SILENCE)
     return director
 
 
@@ -165,7 +167,7 @@ def test_messages_out_of_turn_are_refused_with_a_sentence() -> None:
     with pytest.raises(OutOfTurn, match="send begin first"):
         director.denoise(0, 1.0, LATENTS)
     with pytest.raises(OutOfTurn, match="send replace"):
-        director.open(EMPTY)
+        director.open(EMPTY, REFERENCE, SILENCE)
     director.begin(3, ["hello"])
     with pytest.raises(OutOfTurn, match="chunk 3 has not ended"):
         director.begin(4, ())
@@ -196,6 +198,46 @@ def test_bad_latents_are_refused_and_the_chunk_goes_on(latents: np.ndarray, reas
         director.end(0, latents)
     director.denoise(0, 0.5, LATENTS)
     assert director.end(0, LATENTS).pointer_token == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "silence", "reason"),
+    [
+        (REFERENCE[:-1], SILENCE, "reference latents have shape"),
+        (REFERENCE[:, :-1], SILENCE, "reference latents have shape"),
+        (REFERENCE + np.float32(np.nan), SILENCE, "reference latents hold"),
+        (REFERENCE + np.float32(1e6), SILENCE, "reference latents hold"),
+        (REFERENCE, SILENCE[:-1], "silence latents have shape"),
+        (REFERENCE, SILENCE[None], "silence latents have shape"),
+        (REFERENCE, SILENCE * np.float32(np.inf), "silence latents hold"),
+    ],
+)
+def test_a_voice_that_will_not_do_does_not_open_a_session(
+    reference: np.ndarray, silence: np.ndarray, reason: str
+) -> None:
+    """Shape and values are looked at before any model is."""
+    director = Director(ScriptedBackend.walking([1.0]), RulePlanner(VOWELS))
+    with pytest.raises(ValueError, match=reason):
+        director.open(EMPTY, reference, silence)
+    director.open(EMPTY, REFERENCE, SILENCE)
+
+
+def test_unheard_sound_is_silence_to_the_model() -> None:
+    """What an interrupt left unheard is not remembered as said, from the very frame on."""
+    said = HistoryChunk(0.0, LATENTS, is_silent=False)
+    for chunk, heard_frames in (
+        (said, 33),
+        (replace(said, heard_s=SECONDS / 2), 16),
+        (replace(said, heard_s=-0.5), 0),
+        (replace(said, is_silent=True), 0),
+    ):
+        backend = ScriptedBackend.walking([1.0])
+        director = opened(backend)
+        director.replace(Snapshot(("hello",), 0.0, 0, (chunk,)))
+        director.begin(0, ())
+        shown = backend.histories[0][0].latents
+        assert np.array_equal(shown[:heard_frames], LATENTS[:heard_frames])
+        assert (shown[heard_frames:] == SILENCE).all()
 
 
 def test_a_bad_snapshot_leaves_the_session_as_it_was() -> None:

@@ -3,8 +3,8 @@
 isort:skip_file
 How a worker asks the orchestrator to direct one session. Internal: no client speaks it.
 
-Letters in shapes: T audio latents of one chunk, C channels of an audio latent, D width of the condition. Their sizes
-are in the bundle's manifest.
+Letters in shapes: T audio latents of one chunk, R audio latents of a reference voice, C channels of an audio latent,
+D width of the condition. Their sizes are in the bundle's manifest.
 """
 
 from collections import abc as _abc
@@ -127,21 +127,25 @@ class Open(_message.Message):
     BUNDLE_NAME_FIELD_NUMBER: _builtins.int
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
-    VOICE_FIELD_NUMBER: _builtins.int
-    CHARACTER_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    SILENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id of the session, for logs and metrics only."""
     bundle_name: _builtins.str
     """Name of the bundle the worker has loaded."""
     bundle_digest: _builtins.str
     """SHA-256 of that bundle's manifest, lower-case hex."""
-    voice: _builtins.bytes
-    """Reference voice as a WAV file; empty takes the character's own."""
-    character: _builtins.str
-    """Name of the bundle's character; empty is the bundle's first."""
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
         """The session's state as committed."""
+
+    @_builtins.property
+    def reference(self) -> _types_pb2.Tensor:
+        """Audio latents of the reference voice, (R, C) float32: what the session is spoken with."""
+
+    @_builtins.property
+    def silence(self) -> _types_pb2.Tensor:
+        """Audio latent of a silent moment, (C,) float32: takes the place of history that was not heard."""
 
     def __init__(
         self,
@@ -150,12 +154,12 @@ class Open(_message.Message):
         bundle_name: _builtins.str = ...,
         bundle_digest: _builtins.str = ...,
         snapshot: Global___Snapshot | None = ...,
-        voice: _builtins.bytes = ...,
-        character: _builtins.str = ...,
+        reference: _types_pb2.Tensor | None = ...,
+        silence: _types_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "silence", b"silence", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "bundle_name", b"bundle_name", "character", b"character", "session_id", b"session_id", "snapshot", b"snapshot", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "bundle_name", b"bundle_name", "reference", b"reference", "session_id", b"session_id", "silence", b"silence", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,12 +264,9 @@ class Begin(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNK_INDEX_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
     SAY_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """Index of the chunk: 0, 1, 2 ... of the session, never used again."""
-    position: _builtins.int
-    """Its place on the media timeline, in chunks."""
     @_builtins.property
     def say(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Pieces of transcript accepted since the last begin, in order."""
@@ -274,12 +275,11 @@ class Begin(_message.Message):
         self,
         *,
         chunk_index: _builtins.int = ...,
-        position: _builtins.int = ...,
         say: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "position", b"position", "say", b"say"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "say", b"say"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

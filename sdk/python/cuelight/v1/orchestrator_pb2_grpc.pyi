@@ -3,8 +3,8 @@
 isort:skip_file
 How a worker asks the orchestrator to direct one session. Internal: no client speaks it.
 
-Letters in shapes: T audio latents of one chunk, C channels of an audio latent, D width of the condition. Their sizes
-are in the bundle's manifest.
+Letters in shapes: T audio latents of one chunk, R audio latents of a reference voice, C channels of an audio latent,
+D width of the condition. Their sizes are in the bundle's manifest.
 """
 
 from collections import abc as _abc

@@ -269,7 +269,7 @@ class SessionConfig(_message.Message):
     portrait: _builtins.bytes
     """Portrait image (PNG, JPEG or WebP, at most 4 MiB and 4096 pixels a side) instead of the character's own."""
     voice: _builtins.bytes
-    """Reference voice (WAV, 1 to 15 s, at most 2 MiB) instead of the character's own."""
+    """Reference voice (WAV, 3 to 15 s, at most 2 MiB) instead of the character's own."""
     seed: _builtins.int
     """Seed of all noise, for a repeatable session; unset draws one."""
     @_builtins.property
