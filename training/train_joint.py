@@ -200,7 +200,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--batch", type=int, default=16, help="chunks with pictures in a batch")
-    parser.add_argument("--speech", type=int, default=8, help="chunks of speech alone beside them")
+    parser.add_argument("--speech", type=int, default=16, help="chunks of speech alone beside them")
+    parser.add_argument("--speech-weight", type=float, default=0.5, help="weight of their losses")
     parser.add_argument("--rate", type=float, default=1.0e-3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -238,7 +239,7 @@ def main() -> None:
     def losses() -> Losses:
         both = joint_losses(model, *source.batch(rng, options.batch))
         speech = audio_losses(model, windows.batch(rng, options.speech))
-        return both | {f"speech_{name}": 0.3 * value for name, value in speech.items()}
+        return both | {f"speech_{name}": options.speech_weight * value for name, value in speech.items()}
 
     loop.run(losses, lambda: validation(model, vae, unseen))
 
