@@ -143,8 +143,8 @@ def tune(judge: Judge, loop: LexiconLoop, corpus: Path) -> dict[float, float]:
         for passage in short[: TUNING_PASSAGES // 2]:
             log_mel = torch.from_numpy(passage.log_mel.astype(np.float32))
             noisy = log_mel + TUNING_NOISE * torch.randn(log_mel.shape, generator=generator)
-            for heard in (log_mel, noisy):
-                scored.append((loop.canonical(words_of(passage.text)), judge(heard[None])[0].log_softmax(-1).numpy()))
+            words = loop.canonical(words_of(passage.text))
+            scored += [(words, judge(heard[None])[0].log_softmax(-1).numpy()) for heard in (log_mel, noisy)]
     if not scored:
         raise FileNotFoundError(f"no passage in {corpus} whose words the judge knows")
     rates = {}
