@@ -15,7 +15,7 @@ from evaluation.sync import MOST_FRAMES, lag_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = 160
+COLOURS = 256
 """Colours of the contact sheet's palette."""
 LABEL_HEIGHT = 14
 SHOWN_SECONDS = 4
@@ -41,7 +41,7 @@ def draw_all(suite: Suite, results: Mapping[str, Any], folder: Path) -> list[str
 
 def contact_sheet(suite: Suite, path: Path) -> bool:
     """One row a character: the portrait, then moments of its minute."""
-    rows = {key[len("sheet ") :]: frames for key, frames in suite.kept.items() if key.startswith("sheet ")}
+    rows = {key.removeprefix("sheet "): frames for key, frames in suite.kept.items() if key.startswith("sheet ")}
     if not rows:
         return False
     side, across = next(iter(rows.values()))[0].shape[0], max(len(frames) for frames in rows.values())

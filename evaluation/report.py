@@ -168,19 +168,19 @@ def _sync(results: Figures) -> str:
     rows = []
     for name, kinds in (results["sync"] | {"renderer on true speech": results.get("true_sync", {})}).items():
         rows += [
-            [name, kind.replace("_", " "), s["offset"], s["correlation"]]
+            [name, kind.replace("_", " "), s["offset"], s["correlation"], s["correlation_at_zero"]]
             for kind, s in kinds.items()
             if isinstance(s, dict) and "offset" in s
         ]
     return (
         "## Do the lips follow\n\nThe mouth is measured in the pictures. The renderer's mouth is what the corpus would "
         "draw for the phones the judge hears.\n\n"
-        + table(["character", "mouth", "offset, frames", "correlation"], rows)
+        + table(["character", "mouth", "offset, frames", "correlation there", "with no offset"], rows)
     )
 
 
 def _identity(results: Figures) -> str:
-    entries = {name: f for name, f in results.get("identity", {}).items() if name != "speech"}
+    entries = {name: f for name, f in results.get("identity", {}).items() if name != "speech" and "skipped" not in f}
     if not entries:
         return ""
     rows = [

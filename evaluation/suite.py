@@ -7,10 +7,12 @@ silence. It performs and judges through the other modules and draws nothing.
 from __future__ import annotations
 
 import importlib.util
+import math
 import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,8 @@ NOISE_SCALES = (0.2, 0.4, 0.6, 1.0)
 STEPS = (2, 4, 8)
 FRAME_RATE = 24
 DRIFT_SECONDS = 5
-TALL_ORDER = 17
-"""Sentences of a long performance: about a minute of speech."""
+SHORTEST_SENTENCE_S = 2.6
+"""A held-out sentence lasts at least so long: enough of them fill a long performance."""
 
 
 @dataclass
@@ -236,7 +238,8 @@ def renderer_mouth(panel: Panel, samples: np.ndarray, loud: np.ndarray) -> np.nd
 def measure_identity(suite: Suite) -> Figures:
     """A minute of every character: what the last seconds look like against the portrait and the first seconds."""
     chunks = round(suite.minute_s * FRAME_RATE / suite.models.dit.config.audio_latents)
-    text = " ".join(f"{s}." for s in suite.sentences[:TALL_ORDER])
+    count = math.ceil(suite.minute_s / SHORTEST_SENTENCE_S)
+    text = " ".join(f"{s}." for s in islice(cycle(suite.sentences), count))
     figures: Figures = {}
     everyone = list(suite.company.characters.values())
     for trial, options, who in (
@@ -253,7 +256,28 @@ def measure_identity(suite: Suite) -> Figures:
             )
         if not trial:
             figures["speech"] = hear_minute(suite, made, text)
+    figures["renderer through the VAE"] = measure_true_minute(suite, everyone[0], text, chunks)
     return figures
+
+
+def measure_true_minute(suite: Suite, character: Character, text: str, chunks: int) -> Figures:
+    """The renderer's own minute, there and back through the video VAE: what the measure shows where nothing drifts."""
+    if reason := why_no_flite() or why_no_renderer():
+        return {"skipped": reason}
+    from training.corpora.faces import GALLERY, poses, render
+
+    codec, vae, config = suite.models.codec, _vae(suite.models), suite.models.dit.config
+    if character.name not in GALLERY:
+        return {"skipped": f"{character.name} is not one of the renderer's characters"}
+    _, voice, identity = GALLERY[character.name]
+    spoken = speak(text, voice, codec.config.sample_rate)
+    frames = chunks * config.audio_latents
+    loud = sync.loudness(spoken.samples, codec.samples_per_latent, frames)
+    track = poses(spoken.phones, np.concatenate([[0], spoken.ends]), loud, frames, random.Random(0))
+    drawn = torch.from_numpy(render(identity, track, 16 * config.video_width)).permute(3, 0, 1, 2)
+    with torch.inference_mode():
+        video = [vae.encode(part[None].float().div(127.5).sub(1))[0] for part in drawn.split(config.audio_latents, 1)]
+    return watch_minute(suite, character, video, "renderer through the VAE")
 
 
 def hear_minute(suite: Suite, made: Sequence[Performance], text: str) -> Figures:
