@@ -18,7 +18,7 @@ from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
 from gateway.sessions.workers import WorkerLines
 from services.bundle import Manifest
-from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, WorkerUnavailable
+from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, Status, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.metrics import Metrics
 from services.state import SessionStore, Slot
@@ -169,6 +169,7 @@ class Hosting:
         loop = asyncio.get_running_loop()
         lost_at = loop.time()
         tries = 0
+        cause: CuelightError | None = None
         while True:
             self._is_up = False
             fault: CuelightError = WorkerUnavailable("the worker ended the stream")
@@ -179,13 +180,23 @@ class Hosting:
             if self._is_over:
                 return
             if self._is_up:
-                lost_at, tries = loop.time(), 0
-            give_up_s = self._policy.give_up_s if self._ring is not None else self._policy.claim_s
-            if not _can_go_on(fault) or loop.time() - lost_at > give_up_s:
-                raise fault
+                lost_at, tries, cause = loop.time(), 0, None
+            if cause is None or not isinstance(fault, NoCapacity):
+                cause = fault  # that no worker is left tells less than what happened to the last one
+            if not self._can_go_on(fault) or loop.time() - lost_at > self._patience_s:
+                raise cause
             self._lost(fault, tries)
             await asyncio.sleep(min(self._policy.backoff_most_s, self._policy.backoff_s * 2**tries))
             tries += 1
+
+    @property
+    def _patience_s(self) -> float:
+        return self._policy.claim_s if self._ring is None else self._policy.give_up_s
+
+    def _can_go_on(self, fault: CuelightError) -> bool:
+        """True for what another try, here or at another worker, may mend."""
+        is_workers_own = fault.status is Status.INTERNAL and self._ring is not None
+        return fault.is_retryable or isinstance(fault, StaleEpoch) or is_workers_own
 
     def _lost(self, fault: CuelightError, tries: int) -> None:
         log.warning("worker_lost", reason=fault.reason, detail=fault.message, tries=tries)
@@ -194,19 +205,23 @@ class Hosting:
             self.announce(pb.SESSION_STATE_RECOVERING, fault.reason)
 
     async def _host_once(self) -> None:
-        try:
-            slot = await self._backstage.store.reserve_slot(
-                self.session_id, bundle=self._backstage.manifest.digest, exclude=self._gone
-            )
-        except NoCapacity:
-            self._gone.clear()
-            raise
+        slot = await self._reserve()
         try:
             await self._host_at(slot)
-        except (WorkerUnavailable, NoCapacity, Draining):
+        except CuelightError:
             # Its heartbeat may outlive it by seconds: ask another one meanwhile, and this one again when none is left.
             self._gone.add(slot.worker_id)
             raise
+
+    async def _reserve(self) -> Slot:
+        reserve, digest = self._backstage.store.reserve_slot, self._backstage.manifest.digest
+        try:
+            return await reserve(self.session_id, bundle=digest, exclude=self._gone)
+        except NoCapacity:
+            if not self._gone:
+                raise
+            self._gone.clear()
+            return await reserve(self.session_id, bundle=digest)
 
     async def _host_at(self, slot: Slot) -> None:
         claim = worker_pb2.Claim(session_id=self.session_id)
@@ -324,11 +339,6 @@ class Hosting:
 def _retrieve(claimed: asyncio.Future[None]) -> None:
     if not claimed.cancelled():
         claimed.exception()
-
-
-def _can_go_on(fault: CuelightError) -> bool:
-    """True for what another try, here or at another worker, may mend."""
-    return fault.is_retryable or isinstance(fault, StaleEpoch)
 
 
 class _Upstream:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Self, cast
 
 import grpc
 from grpc import aio
+from grpc_status import rpc_status
 
 from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from services.errors import CuelightError, WorkerUnavailable
@@ -82,6 +83,9 @@ def _translated(fault: aio.AioRpcError) -> CuelightError:
     known = error_from_rpc(fault)
     if known is not None:
         return known
+    if fault.code() is grpc.StatusCode.INTERNAL and rpc_status.from_call(cast("grpc.Call", fault)) is not None:
+        # With details it is what the worker says of itself; without, only gRPC's word for a line that broke.
+        return CuelightError("the worker has a fault; its log says more")
     if fault.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
         return CuelightError(f"the worker does not speak this version of the contract: {fault.details()}")
     return WorkerUnavailable(f"the worker does not answer ({fault.code().name})")

@@ -15,10 +15,13 @@ from typing import Any
 
 import google_crc32c
 from google.protobuf.duration_pb2 import Duration
-from grpc import StatusCode, aio
+from grpc import aio
+from grpc_status import rpc_status
 
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1 import worker_pb2, worker_pb2_grpc
+from services.errors import CuelightError
+from services.serving import status_from_error
 from services.session import Cue, CueKind, Regime, SessionRecord
 from services.state import SessionStore, WorkerReport
 from tests.fakes.media import (
@@ -108,7 +111,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     run_ahead: int = 2
     compute_s: float = 0.05
     claims: list[tuple[str, int | None]] = field(default_factory=list)
-    refuse: StatusCode | None = None
+    refuse: CuelightError | None = None
     silent_chunks: int = 0
     address: str = field(init=False, default="")
 
@@ -149,7 +152,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         offset = claim.media_offset if claim.HasField("media_offset") else None
         self.claims.append((claim.session_id, offset))
         if self.refuse is not None:
-            await context.abort(self.refuse, "refused as the test asked")
+            await context.abort_with_status(rpc_status.to_status(status_from_error(self.refuse)))
         record = await self.store.get(claim.session_id)
         performance = self.stage.setdefault(claim.session_id, Performance())
         performance.epoch += 1

@@ -15,6 +15,7 @@ from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
 from services.bundle import Bundle
+from services.errors import CuelightError, Draining
 from services.settings import GatewaySettings
 from services.state import EmbeddedRedis, SessionStore
 from tests.fakes.worker import FakeWorker
@@ -196,3 +197,25 @@ async def test_draining_sends_clients_elsewhere(settings: GatewaySettings, worke
         assert attached.last_client_seq == 1
         await client.next("response_ended")
         assert [media.offset for media in client.media] == list(range(30))
+
+
+async def test_a_worker_that_cannot_perform_is_told_apart(stub: SessionServiceStub, worker: FakeWorker) -> None:
+    """A fault of the worker's own at the claim is no lack of workers: it is said at once, and not tried for long."""
+    worker.refuse = CuelightError("it broke")
+    client = await created(stub, **SCRIPTED)
+    fault = await client.refused()
+    assert fault.code() is grpc.StatusCode.INTERNAL and "worker has a fault" in (fault.details() or "")
+    assert len(worker.claims) == 1
+
+
+async def test_a_worker_that_is_busy_for_a_moment_is_asked_again(stub: SessionServiceStub, worker: FakeWorker) -> None:
+    """An unavailable worker is tried again, here the only one, until it takes the session."""
+    worker.refuse = Draining("not now")
+    client = await created(stub, **SCRIPTED)
+    attaching = asyncio.create_task(client.attached())
+    while len(worker.claims) < 3:
+        await asyncio.sleep(0.05)
+    worker.refuse = None
+    await attaching
+    await client.say("one two three")
+    await client.chunks(2)
