@@ -83,9 +83,16 @@ def _translated(fault: aio.AioRpcError) -> CuelightError:
     known = error_from_rpc(fault)
     if known is not None:
         return known
-    if fault.code() is grpc.StatusCode.INTERNAL and rpc_status.from_call(cast("grpc.Call", fault)) is not None:
+    if fault.code() is grpc.StatusCode.INTERNAL and _has_details(fault):
         # With details it is what the worker says of itself; without, only gRPC's word for a line that broke.
         return CuelightError("the worker has a fault; its log says more")
     if fault.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
         return CuelightError(f"the worker does not speak this version of the contract: {fault.details()}")
     return WorkerUnavailable(f"the worker does not answer ({fault.code().name})")
+
+
+def _has_details(fault: aio.AioRpcError) -> bool:
+    try:
+        return rpc_status.from_call(cast("grpc.Call", fault)) is not None
+    except ValueError:  # they contradict the status
+        return False
