@@ -16,8 +16,8 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def to_tensor(array: Floats) -> Tensor:
-    """(...) -> (1, ...), a copy that the caller's array does not share."""
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))[None]
+    """(...) -> (1, ...), a copy that the caller's array does not share, on the device in force."""
+    return torch.tensor(array, dtype=torch.float32)[None]
 
 
 def to_array(tensor: Tensor) -> Floats:

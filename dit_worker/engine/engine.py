@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from dit_worker.engine.arrays import Floats, Pixels, to_array, to_tensor
@@ -59,7 +60,6 @@ class Stage:
         """Caches are due, or a condition waits for its step."""
         return self.cache.is_stale or self.condition is not None
 
-    @torch.inference_mode()
     def advance(self) -> StepRequest | ChunkLatents | None:
         """Run one quantum: bring the caches up to date, else one step."""
         if self.cache.is_stale:
@@ -97,7 +97,8 @@ class Engine:
         if session_id is None:
             return None
         try:
-            result = self._stages[session_id].advance()
+            with self._models.computing():
+                result = self._stages[session_id].advance()
         except (RuntimeError, ValueError, NonFiniteLatents) as error:
             return self._fail(session_id, error)
         return self._settle(session_id, result)
@@ -121,10 +122,12 @@ class Engine:
     def restore(self, session_id: str, standing: Standing) -> None:
         """Stand elsewhere, after an interrupt; a chunk in flight is forgotten."""
         self.abort(session_id)
-        parent = None
-        if standing.parent_video is not None and standing.parent_audio is not None:
-            parent = Latents(to_tensor(standing.parent_video), to_tensor(standing.parent_audio))
-        sink = None if standing.sink_video is None else to_tensor(standing.sink_video)
+        parent = sink = None
+        with self._models.computing():
+            if standing.parent_video is not None and standing.parent_audio is not None:
+                parent = Latents(to_tensor(standing.parent_video), to_tensor(standing.parent_audio))
+            if standing.sink_video is not None:
+                sink = to_tensor(standing.sink_video)
         self._stage(session_id).cache.restore(sink, parent)
         self._queue(session_id)
 
@@ -133,7 +136,8 @@ class Engine:
         stage = self._stage(session_id)
         self._scheduler.begin(session_id, chunk_index, deadline)
         address = ChunkAddress(stage.seed, chunk_index, steps)
-        stage.performance = Performance(self._models.dit, self._models.sampling, address)
+        with self._models.computing():
+            stage.performance = Performance(self._models.dit, self._models.sampling, address)
         return stage.performance.request()
 
     def supply(self, session_id: str, step: int, condition: Floats) -> None:
@@ -184,10 +188,10 @@ class Engine:
             raise SessionNotOpen(session_id)
         return stage
 
-    @torch.inference_mode()
     def _encode_portrait(self, portrait: Pixels) -> torch.Tensor:
-        frame = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return self._models.video_vae.encode_image(frame)
+        with self._models.computing():
+            frame = to_tensor(portrait.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+            return self._models.video_vae.encode_image(frame)
 
     @torch.inference_mode()
     def _encode_voice(self, samples: Floats) -> Floats:

@@ -5,6 +5,7 @@ EngineError
 ├── NonFiniteLatents   a chunk came out with NaN or infinity in it
 ├── BadPortrait        the picture given is not one we take
 ├── BadVoice           the recording given is not one we take
+├── BadDevice          there is no such device here
 └── BadBundle          weights and manifest do not fit together
 """
 
@@ -35,6 +36,10 @@ class BadPortrait(EngineError, ValueError):
 
 class BadVoice(EngineError, ValueError):
     """The recording given is not one we take; the message says why."""
+
+
+class BadDevice(EngineError):
+    """There is no such device here; the message says what was missing."""
 
 
 class BadBundle(EngineError):

@@ -1,20 +1,23 @@
 """A bundle's weights as modules.
 
 Every file is safetensors and must fit its module exactly: a missing, extra or misshapen tensor stops the process and
-names the file. It knows no session and no device but the one it is told.
+names the file. It knows no session.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dit_worker.engine.errors import BadBundle, BadVoice
+from dit_worker.engine.errors import BadBundle, BadDevice, BadVoice
 from dit_worker.engine.performance import Sampling
 from dit_worker.engine.voice import read_voice
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
@@ -42,10 +45,23 @@ class Models:
     condition_shape: tuple[int, int]
     reference_frames: int
     """Audio latents of a reference voice, as the conditioner takes it."""
+    device: str = "cpu"
+    """Where DiT and VAE are. The codec stays on the CPU: its phases are drawn there, and it is small."""
+    is_autocast: bool = False
+    """Compute in bfloat16 where the device may."""
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The mode in which DiT and VAE run; tensors made in it are on their device."""
+        kind = torch.device(self.device).type
+        place = nullcontext() if kind == "cpu" else torch.device(self.device)
+        with torch.inference_mode(), place, torch.autocast(kind, torch.bfloat16, enabled=self.is_autocast):
+            yield
 
 
-def load_models(bundle: Bundle) -> Models:
-    """Read a bundle. Raises BadBundle naming what does not fit."""
+def load_models(bundle: Bundle, device: str = "cpu", *, is_autocast: bool = False) -> Models:
+    """Read a bundle. Raises BadBundle naming what does not fit, BadDevice when there is no such device."""
+    _check_device(device)
     manifest = bundle.manifest
     _check_voices(bundle)
     dit = JointDiT(_config(DiTConfig, manifest.dit, "dit"))
@@ -53,12 +69,14 @@ def load_models(bundle: Bundle) -> Models:
     vae = VideoVAE(_config(VideoVAEConfig, manifest.video_vae, "video_vae"))
     return Models(
         manifest=manifest,
-        dit=_fill(dit, bundle.path / DIT_FILE),
-        video_vae=_fill(vae, bundle.path / VIDEO_VAE_FILE),
+        dit=_fill(dit, bundle.path / DIT_FILE).to(device),
+        video_vae=_fill(vae, bundle.path / VIDEO_VAE_FILE).to(device),
         audio_codec=_fill(codec, bundle.path / AUDIO_CODEC_FILE),
         sampling=sampling_of(manifest),
         condition_shape=(manifest.geometry.audio_latents_per_chunk, dit.config.condition_width),
         reference_frames=_reference_frames(manifest),
+        device=device,
+        is_autocast=is_autocast,
     )
 
 
@@ -72,6 +90,14 @@ def sampling_of(manifest: Manifest) -> Sampling:
         video_noise_scale=sampler.noise_scale_video,
         audio_noise_scale=sampler.noise_scale_audio,
     )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        reason = str(error).partition("\n")[0]
+        raise BadDevice(f"device {device!r} cannot be used: {reason}") from error
 
 
 def _reference_frames(manifest: Manifest) -> int:

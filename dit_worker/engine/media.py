@@ -75,11 +75,11 @@ class Decoder:
         self._models = models
         self.samples_per_latent = models.manifest.geometry.samples_per_audio_latent
 
-    @torch.inference_mode()
     def frames(self, video: Floats) -> Pixels:
         """(C, T, H', W') -> (F, H, W, 3), 8-bit RGB."""
-        decoded = self._models.video_vae.decode(to_tensor(video))[0]
-        pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        with self._models.computing():
+            decoded = self._models.video_vae.decode(to_tensor(video))[0].float()
+            pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 3, 0).cpu().numpy())
 
     def silence(self) -> SoundContext:

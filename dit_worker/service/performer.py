@@ -155,8 +155,8 @@ class Performer:
             await self._perform(record, keeper)
             await self._end(keeper.lease, SessionState.CLOSED, "")
             return SessionClosed("the session has ended")
-        except (StaleEpoch, SessionNotFound):
-            raise
+        except (StaleEpoch, SessionNotFound, StoreUnavailable):
+            raise  # the session lives on; whoever asks next may take it up
         except SessionClosed as fault:
             self._announce(SessionState.CLOSED)
             return fault

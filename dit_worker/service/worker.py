@@ -105,7 +105,7 @@ def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine]:
     bundle = load_bundle(settings.bundle)
     if settings.verify_bundle:
         bundle.verify()
-    models = load_models(bundle)
+    models = load_models(bundle, settings.device, is_autocast=settings.torch_autocast)
     engine = Engine(models, time.monotonic)
     warm_up(engine, models)
     return bundle, models, engine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dit_worker.engine.errors import BadBundle
+from dit_worker.engine.errors import BadBundle, BadDevice
 from dit_worker.engine.loader import load_models
 from services.bundle import Bundle, load_bundle
 from tests.fixtures.tiny_bundle import build_tiny_bundle
@@ -58,6 +58,12 @@ def test_a_file_that_is_no_file_of_weights_is_refused(bundle: Bundle) -> None:
     (bundle.path / "video_vae.safetensors").unlink()
     with pytest.raises(BadBundle, match=r"video_vae\.safetensors"):
         load_models(bundle)
+
+
+def test_a_device_that_is_not_there_is_refused(bundle: Bundle) -> None:
+    """A setting that cannot be followed stops the start and names itself."""
+    with pytest.raises(BadDevice, match="abacus"):
+        load_models(bundle, "abacus")
 
 
 def test_an_unknown_option_is_refused(bundle: Bundle) -> None:
