@@ -222,8 +222,6 @@ class HistoryChunk:
 
     pointer_before: float
     latents: Latents  # (T_a, C_a)
-    is_silent: bool
-    """Nothing of it was heard: an interrupt came first."""
     heard_s: float | None = None
     """Seconds of it that were heard before an interrupt; None means all. What follows counts as silence."""
 

@@ -37,12 +37,11 @@ ANSWER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a stream is opened with: latents of the reference voice (R, D) and of a silent moment (D,)."""
+    """What a stream is opened with; `reference` are latents of the voice, (R, D)."""
 
     session_id: str
     manifest: Manifest
     reference: Floats
-    silence: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,6 @@ class Direction:
             bundle_digest=opening.manifest.digest,
             snapshot=snapshot_to_proto(snapshot),
             reference=tensor_to_proto(opening.reference),
-            silence=tensor_to_proto(opening.silence),
         )
         try:
             await direction._ask(pb.DirectRequest(open=request), "opened", OPEN_S)

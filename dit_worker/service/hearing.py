@@ -28,7 +28,7 @@ def standing_of(snapshot: SessionSnapshot, silence: Floats, chunk_s: float) -> S
 def heard_snapshot(snapshot: SessionSnapshot, silence: Floats, chunk_s: float) -> Snapshot:
     """What the orchestrator goes on from."""
     history = tuple(
-        replace(chunk, latents=heard(chunk.latents, chunk.heard_s, silence, chunk_s), is_silent=False, heard_s=None)
+        replace(chunk, latents=heard(chunk.latents, chunk.heard_s, silence, chunk_s), heard_s=None)
         for chunk in snapshot.history
     )
     return replace(snapshot.for_orchestrator(), history=history)

@@ -143,25 +143,25 @@ class Play:
             await self._direction.replace(known)
             return
         reference = await voice_of(self._script.config, self._station)
-        opening = Opening(self._script.session_id, self._station.bundle.manifest, reference, self._silence)
+        opening = Opening(self._script.session_id, self._station.bundle.manifest, reference)
         self._direction = await Direction.open(self._station.orchestrator, opening, known)
 
     async def _hand_over_missing(self, snapshot: SessionSnapshot) -> None:
         """Publish committed chunks that this process has not, and let the sound go on where the timeline does."""
         for chunk in snapshot.chunks:
             if chunk.commit.chunk_index > self._handed_over and chunk.video is not None and chunk.audio is not None:
-                await self._hand_over(chunk.commit, chunk.video, chunk.audio, None)
+                await self._hand_over(Take(chunk.commit, chunk.video, chunk.audio))
         if self._media_position != snapshot.next_position:
             parent = snapshot.chunks[-1] if snapshot.chunks else None
             is_heard = parent is not None and parent.heard_s is None
             await self._stage.pipeline.put(Cut(snapshot.next_position, parent.audio if parent and is_heard else None))
             self._media_position = snapshot.next_position
 
-    async def _hand_over(self, commit: ChunkCommit, video: Floats, audio: Floats, began_at: float | None) -> None:
-        is_after_cut = commit.parent is not None and commit.parent != commit.chunk_index - 1
+    async def _hand_over(self, take: Take) -> None:
+        commit = take.commit
         if self._media_position != commit.position:
             await self._stage.pipeline.put(Cut(commit.position, None))
-        await self._stage.pipeline.put(Take(commit, video, audio, began_at, is_after_cut))
+        await self._stage.pipeline.put(take)
         self._media_position = commit.position + 1
         self._handed_over = commit.chunk_index
 
@@ -241,13 +241,18 @@ class Play:
         inputs = await self._plan()
         if inputs is None:
             return
-        settled = await self._steps(inputs)
+        with self._station.figures.metrics.stage("steps"):
+            settled = await self._steps(inputs)
         if settled is None:
             self._pending = inputs
             return
-        commit = await self._commit(inputs, settled)
+        answered = self._parent.response_seq if self._parent else None
+        with self._station.figures.metrics.stage("commit"):
+            commit = await self._commit(inputs, settled)
         self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle)
-        await self._hand_over(commit, settled.latents.video, settled.latents.audio, began_at)
+        asked_at = self._asked_at if commit.response_seq not in (0, answered) or answered is None else None
+        self._asked_at = self._station.now()
+        await self._hand_over(Take(commit, settled.latents.video, settled.latents.audio, began_at, asked_at))
 
     async def _plan(self) -> ChunkInputs | None:
         """The chunk's inputs, written down; None when it turns out that there is nothing to say."""
@@ -336,7 +341,6 @@ class Play:
         await store.commit(lease, commit)
         await self._station.bridge.commit(self._script.session_id)
         self._parent, self._is_finished = commit, progress.is_finished
-        self._asked_at = self._station.now()
         self.next_chunk_index, self.next_position = commit.chunk_index + 1, commit.position + 1
         return commit
 

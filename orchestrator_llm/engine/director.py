@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,6 @@ class Director:
         self._planner = planner
         self._geometry = backend.geometry
         self._voice: Voice | None = None
-        self._silence = np.zeros(self._geometry.channels, np.float32)
         self._chunk: _Chunk | None = None
         self._last_index = -1
         self._transcript = Transcript(backend.front_end)
@@ -77,17 +76,12 @@ class Director:
         """(R, C) of the latents a voice is given as."""
         return self._geometry.reference_frames, self._geometry.channels
 
-    def open(self, snapshot: Snapshot, reference: NDArray[np.float32], silence: NDArray[np.float32]) -> None:
-        """Takes the session as committed, to be spoken with the voice whose latents are `reference`, (R, C).
-
-        silence: the latent of a silent moment, (C,), which takes the place of history that was not heard.
-        """
+    def open(self, snapshot: Snapshot, reference: NDArray[np.float32]) -> None:
+        """Takes the session as committed, to be spoken with the voice whose latents are `reference`, (R, C)."""
         if self._voice is not None:
             raise OutOfTurn("the session is open already; send replace to set its state anew")
         _check_latents(reference, self.reference_shape, "reference")
-        _check_latents(silence, (self._geometry.channels,), "silence")
         ready = self._backend.voice(reference)
-        self._silence = silence
         self._restore(snapshot)
         self._voice = ready
 
@@ -136,7 +130,7 @@ class Director:
         before = self._pointer
         positions = self._move(chunk, clean)
         words = self._words_begun(before, positions)
-        self._history.append(HistoryChunk(pointer_before=before, latents=clean, is_silent=False))
+        self._history.append(HistoryChunk(pointer_before=before, latents=clean))
         self._transcript.forget_before(self._needed_from())
         self._chunk = None
         return ChunkProgress(
@@ -221,18 +215,8 @@ class Director:
             _check_latents(chunk.latents, self._shape, "history")
         self._transcript = transcript
         self._pointer = min(snapshot.pointer_token, float(transcript.tokens_read))
-        self._history = deque(map(self._heard, snapshot.history), maxlen=self._geometry.history_chunks)
+        self._history = deque(snapshot.history, maxlen=self._geometry.history_chunks)
         self._transcript.forget_before(self._needed_from())
-
-    def _heard(self, chunk: HistoryChunk) -> HistoryChunk:
-        """The chunk with silence from where an interrupt cut it off."""
-        if chunk.heard_s is None and not chunk.is_silent:
-            return chunk
-        heard_s = 0.0 if chunk.is_silent else chunk.heard_s or 0.0
-        frames = math.floor(heard_s * self._geometry.frames / self._geometry.chunk_seconds)
-        latents = np.array(chunk.latents)
-        latents[max(frames, 0) :] = self._silence
-        return replace(chunk, latents=latents, is_silent=False, heard_s=None)
 
     @property
     def _shape(self) -> tuple[int, int]:

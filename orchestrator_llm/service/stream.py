@@ -83,10 +83,9 @@ class DirectStream:
         snapshot = snapshot_from_proto(message.snapshot, audio_shape=self._shape)
         voice_shape = self._director.reference_shape
         reference = tensor_from_proto(message.reference, expect_shape=voice_shape, field="open.reference")
-        silence = tensor_from_proto(message.silence, expect_shape=voice_shape[1:], field="open.silence")
 
         def run() -> pb.DirectResponse:
-            self._director.open(snapshot, reference, silence)
+            self._director.open(snapshot, reference)
             self.session_id = message.session_id
             return self._opened()
 

@@ -124,7 +124,5 @@ def _stored_chunk(stored: StoredSession, chunk: TimelineChunk) -> StoredChunk:
 def _history(chunks: Sequence[StoredChunk], count: int) -> tuple[HistoryChunk, ...]:
     newest = chunks[-count:] if count else ()
     return tuple(
-        HistoryChunk(chunk.pointer_before, chunk.audio, chunk.commit.is_idle or chunk.heard_s == 0.0, chunk.heard_s)
-        for chunk in newest
-        if chunk.audio is not None
+        HistoryChunk(chunk.pointer_before, chunk.audio, chunk.heard_s) for chunk in newest if chunk.audio is not None
     )

@@ -23,9 +23,7 @@ def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
         pointer_token=snapshot.pointer_token,
         pointer_word=snapshot.pointer_word,
         history=[
-            pb.HistoryChunk(
-                pointer_before=chunk.pointer_before, latents=tensor_to_proto(chunk.latents), is_silent=chunk.is_silent
-            )
+            pb.HistoryChunk(pointer_before=chunk.pointer_before, latents=tensor_to_proto(chunk.latents))
             for chunk in snapshot.history
         ],
     )
@@ -41,7 +39,6 @@ def snapshot_from_proto(message: pb.Snapshot, *, audio_shape: Sequence[int | Non
             HistoryChunk(
                 pointer_before=chunk.pointer_before,
                 latents=tensor_from_proto(chunk.latents, expect_shape=audio_shape, field="snapshot.history.latents"),
-                is_silent=chunk.is_silent,
             )
             for chunk in message.history
         ),

@@ -101,7 +101,6 @@ class WorkerStream:
             "bundle_digest": self._manifest.digest,
             "snapshot": snapshot_to_proto(state),
             "reference": tensor_to_proto(voice(1)),
-            "silence": tensor_to_proto(np.zeros(24, np.float32)),
         }
         return await self.ask(open=pb.Open(**{**fields, **changed}))
 
@@ -132,5 +131,5 @@ class WorkerStream:
 
 def committed(transcript: tuple[str, ...], progress: ChunkProgress, before: float, index: int, seed: int) -> Snapshot:
     """The snapshot after the chunk `index` of `WorkerStream.perform`."""
-    history = (HistoryChunk(before, latents(seed, 10 * index + 9), is_silent=False),)
+    history = (HistoryChunk(before, latents(seed, 10 * index + 9)),)
     return Snapshot(transcript, progress.pointer_token, progress.pointer_word, history)

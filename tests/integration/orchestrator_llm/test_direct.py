@@ -99,7 +99,7 @@ async def test_replace_goes_on_where_the_client_stopped_listening(
     await stream.open()
     await stream.perform(0, [TEXT])
     await stream.begin(1)
-    heard = Snapshot(("Hello there,",), 7.0, 2, (HistoryChunk(0.0, latents(1, 9), is_silent=True),))
+    heard = Snapshot(("Hello there,",), 7.0, 2, (HistoryChunk(0.0, latents(1, 9)),))
     assert (await stream.ask(replace=pb.Replace(snapshot=snapshot_to_proto(heard)))).opened.bundle_digest
     action = await stream.begin(2, ["say nothing"])
     assert (action.first_word, action.text, action.words_total) == (2, "say nothing", 4)
@@ -141,7 +141,6 @@ async def test_messages_out_of_turn_are_failed_preconditions(stub: OrchestratorS
         bundle_name=manifest.name,
         bundle_digest=manifest.digest,
         reference=tensor_to_proto(voice(0)),
-        silence=tensor_to_proto(np.zeros(24, np.float32)),
     )
     for opened, message, sentence in (
         (False, {"begin": pb.Begin()}, "send open first"),
@@ -161,7 +160,7 @@ async def test_messages_out_of_turn_are_failed_preconditions(stub: OrchestratorS
 
 async def test_bad_arguments_are_named(stub: OrchestratorServiceStub, manifest: Manifest) -> None:
     """Every bound of the contract is an InvalidInput with a field."""
-    history = (HistoryChunk(0.0, np.zeros((5, 24), np.float32), is_silent=False),)
+    history = (HistoryChunk(0.0, np.zeros((5, 24), np.float32)),)
     nowhere = pb.Snapshot(pointer_token=float("nan"))
     for field, changed in (
         ("open.session_id", {"session_id": ""}),
@@ -170,8 +169,6 @@ async def test_bad_arguments_are_named(stub: OrchestratorServiceStub, manifest: 
         ("open.reference.shape", {"reference": tensor_to_proto(latents(0, 0))}),
         ("open.reference.data", {"reference": tensor_to_proto(np.full((24, 24), np.nan, np.float32))}),
         ("open", {"reference": tensor_to_proto(np.full((24, 24), 1e30, np.float32))}),
-        ("open.silence.shape", {"silence": tensor_to_proto(np.zeros((1, 24), np.float32))}),
-        ("open.silence.data", {"silence": tensor_to_proto(np.full(24, np.inf, np.float32))}),
         ("open", {"snapshot": nowhere}),
         ("open", {"snapshot": pb.Snapshot(transcript=["x" * 20_000])}),
         ("snapshot.history.latents.shape", {"snapshot": snapshot_to_proto(Snapshot((), 0.0, 0, history))}),

@@ -66,7 +66,7 @@ def test_caches_change_nothing_with_trained_weights(
 ) -> None:
     """Conditions from cached prefixes are those of one causal pass."""
     tokens = backend.front_end.tokenize(TEXT).tokens
-    said = HistoryChunk(0.0, latents(0, 1), is_silent=False)
+    said = HistoryChunk(0.0, latents(0, 1))
     reference = next(iter(references.values()))
     voice = backend.voice(reference)
     window = backend.conditioner.window(tokens, pointer)
@@ -85,14 +85,14 @@ def test_a_snapshot_of_the_trained_bundle_goes_on_bit_for_bit(
     backend: TorchBackend, references: dict[str, Latents]
 ) -> None:
     """Failover with trained weights."""
-    reference, silence = next(iter(references.values())), np.zeros(24, np.float32)
+    reference = next(iter(references.values()))
     first = Director(backend, RulePlanner(backend.vowels))
-    first.open(Snapshot((), 0.0, 0, ()), reference, silence)
+    first.open(Snapshot((), 0.0, 0, ()), reference)
     first.begin(0, [TEXT])
     progress = first.end(0, latents(0, 3))
     second = Director(backend, RulePlanner(backend.vowels))
-    history = (HistoryChunk(0.0, latents(0, 3), is_silent=False),)
-    second.open(Snapshot((TEXT,), progress.pointer_token, progress.pointer_word, history), reference, silence)
+    history = (HistoryChunk(0.0, latents(0, 3)),)
+    second.open(Snapshot((TEXT,), progress.pointer_token, progress.pointer_word, history), reference)
     assert first.begin(1, ()) == second.begin(1, ())
     for timestep in STEPS:
         ours, theirs = (director.denoise(1, timestep, latents(0, 4)) for director in (first, second))

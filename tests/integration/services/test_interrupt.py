@@ -50,12 +50,11 @@ async def test_interrupt_marks_unheard_history(teller: Teller) -> None:
         await teller.tell(*([TEXT] if _ == 0 else []))
     await teller.store.interrupt(teller.lease, CHUNK_S + 0.5, cue_cursor=2)
     partly = (await teller.store.load_snapshot("s1")).history
-    assert [chunk.is_silent for chunk in partly] == [False, False]
     assert partly[0].heard_s is None
     assert partly[1].heard_s == pytest.approx(0.5)
     await teller.store.interrupt(teller.lease, CHUNK_S, cue_cursor=3)
     unheard = (await teller.store.load_snapshot("s1")).history
-    assert [chunk.is_silent for chunk in unheard] == [False, True]
+    assert [chunk.heard_s for chunk in unheard] == [None, 0.0]
     assert [chunk.pointer_before for chunk in unheard] == [0.0, 3.0]
 
 
@@ -119,7 +118,7 @@ async def test_interrupt_far_behind_goes_no_further_back_than_latents_are_kept(t
     assert retired.chunk_indices == (6, 7)
     snapshot = await teller.store.load_snapshot("s1")
     assert snapshot.motion_video is not None
-    assert snapshot.history[-1].is_silent
+    assert snapshot.history[-1].heard_s == 0.0
     await teller.tell("d e f")
     assert (await teller.store.get("s1")).oldest_chunk_index == 5
     again = await teller.store.interrupt(teller.lease, 60.0, cue_cursor=10)

@@ -45,13 +45,12 @@ def latents(*key: int) -> Latents:
 
 
 REFERENCE = latents(100)[:24]
-SILENCE = np.full(24, -1.0, np.float32)
 
 
 def directed(backend: TorchBackend, snapshot: Snapshot = EMPTY) -> Director:
     """A director of an open session."""
     director = Director(backend, RulePlanner(backend.vowels))
-    director.open(snapshot, REFERENCE, SILENCE)
+    director.open(snapshot, REFERENCE)
     return director
 
 
@@ -72,7 +71,7 @@ def assert_same(one: list[Latents], other: list[Latents]) -> None:
 def test_the_cached_tail_is_the_uncached_forward(backend: TorchBackend) -> None:
     """Conditions, positions and end from reference and prefix caches are those of one causal pass without any."""
     tokens, pointer = backend.front_end.tokenize(TEXT).tokens, 9.3
-    past = [HistoryChunk(2.0, latents(5), is_silent=False)]
+    past = [HistoryChunk(2.0, latents(5))]
     cached = backend.voice(REFERENCE).prefix(tokens, pointer, past)
     window = backend.conditioner.window(tokens, pointer)
     for timestep in (*STEPS, 0.0):
@@ -115,7 +114,7 @@ def test_a_replica_opened_from_the_snapshot_answers_bit_for_bit(bundle: Bundle, 
     for k in range(chunks):
         before = first.pointer
         progress = perform(first, k, pieces if k == 0 else ())[2]
-    history = (HistoryChunk(before, latents(1, 10 * chunks - 1), is_silent=False),)
+    history = (HistoryChunk(before, latents(1, 10 * chunks - 1)),)
     snapshot = Snapshot(pieces, progress.pointer_token, progress.pointer_word, history)
     second = directed(TorchBackend(bundle), snapshot)
     for k in range(chunks, chunks + 3):
@@ -142,7 +141,7 @@ def test_the_tiny_bundle_speaks_to_the_end_at_the_pace_of_speech(backend: TorchB
 
 def test_the_newest_history_is_shown_and_what_is_not_there_is_masked(backend: TorchBackend) -> None:
     """A session that has said nothing yet has no history, which is not the same as silence."""
-    chunks = [HistoryChunk(0.0, latents(seed), is_silent=False) for seed in (3, 4)]
+    chunks = [HistoryChunk(0.0, latents(seed)) for seed in (3, 4)]
     frames, mask = backend.history(chunks)
     assert np.array_equal(frames[0], latents(4))
     assert mask.all()

@@ -22,14 +22,13 @@ from tests.fakes.direction import GEOMETRY, VOWELS, ScriptedBackend
 EMPTY = Snapshot((), 0.0, 0, ())
 LATENTS = np.zeros((33, 24), np.float32)
 REFERENCE = np.zeros((24, 24), np.float32)
-SILENCE = np.full(24, -1.0, np.float32)
 SECONDS = GEOMETRY.chunk_seconds
 
 
 def opened(backend: ScriptedBackend, snapshot: Snapshot = EMPTY) -> Director:
     """A director of an open session."""
     director = Director(backend, RulePlanner(VOWELS))
-    director.open(snapshot, REFERENCE, SILENCE)
+    director.open(snapshot, REFERENCE)
     return director
 
 
@@ -81,11 +80,11 @@ def test_a_replica_that_opens_the_snapshot_goes_on_as_the_first_would(
     first = opened(first_backend)
     history: list[HistoryChunk] = []
     progress = perform(first, 0, pieces)[1]
-    history.append(HistoryChunk(0.0, LATENTS, is_silent=False))
+    history.append(HistoryChunk(0.0, LATENTS))
     for index in range(1, chunks + 1):
         before = first.pointer
         progress = perform(first, index)[1]
-        history.append(HistoryChunk(before, LATENTS, is_silent=False))
+        history.append(HistoryChunk(before, LATENTS))
     snapshot = Snapshot(tuple(pieces), progress.pointer_token, progress.pointer_word, tuple(history[-1:]))
     second_backend = ScriptedBackend.walking(list(first_backend.advances))
     second = opened(second_backend, snapshot)
@@ -167,7 +166,7 @@ def test_messages_out_of_turn_are_refused_with_a_sentence() -> None:
     with pytest.raises(OutOfTurn, match="send begin first"):
         director.denoise(0, 1.0, LATENTS)
     with pytest.raises(OutOfTurn, match="send replace"):
-        director.open(EMPTY, REFERENCE, SILENCE)
+        director.open(EMPTY, REFERENCE)
     director.begin(3, ["hello"])
     with pytest.raises(OutOfTurn, match="chunk 3 has not ended"):
         director.begin(4, ())
@@ -201,50 +200,27 @@ def test_bad_latents_are_refused_and_the_chunk_goes_on(latents: np.ndarray, reas
 
 
 @pytest.mark.parametrize(
-    ("reference", "silence", "reason"),
+    ("reference", "reason"),
     [
-        (REFERENCE[:-1], SILENCE, "reference latents have shape"),
-        (REFERENCE[:, :-1], SILENCE, "reference latents have shape"),
-        (REFERENCE + np.float32(np.nan), SILENCE, "reference latents hold"),
-        (REFERENCE + np.float32(1e6), SILENCE, "reference latents hold"),
-        (REFERENCE, SILENCE[:-1], "silence latents have shape"),
-        (REFERENCE, SILENCE[None], "silence latents have shape"),
-        (REFERENCE, SILENCE * np.float32(np.inf), "silence latents hold"),
+        (REFERENCE[:-1], "reference latents have shape"),
+        (REFERENCE[:, :-1], "reference latents have shape"),
+        (REFERENCE + np.float32(np.nan), "reference latents hold"),
+        (REFERENCE + np.float32(1e6), "reference latents hold"),
     ],
 )
-def test_a_voice_that_will_not_do_does_not_open_a_session(
-    reference: np.ndarray, silence: np.ndarray, reason: str
-) -> None:
+def test_a_voice_that_will_not_do_does_not_open_a_session(reference: np.ndarray, reason: str) -> None:
     """Shape and values are looked at before any model is."""
     director = Director(ScriptedBackend.walking([1.0]), RulePlanner(VOWELS))
     with pytest.raises(ValueError, match=reason):
-        director.open(EMPTY, reference, silence)
-    director.open(EMPTY, REFERENCE, SILENCE)
-
-
-def test_unheard_sound_is_silence_to_the_model() -> None:
-    """What an interrupt left unheard is not remembered as said, from the very frame on."""
-    said = HistoryChunk(0.0, LATENTS, is_silent=False)
-    for chunk, heard_frames in (
-        (said, 33),
-        (replace(said, heard_s=SECONDS / 2), 16),
-        (replace(said, heard_s=-0.5), 0),
-        (replace(said, is_silent=True), 0),
-    ):
-        backend = ScriptedBackend.walking([1.0])
-        director = opened(backend)
-        director.replace(Snapshot(("hello",), 0.0, 0, (chunk,)))
-        director.begin(0, ())
-        shown = backend.histories[0][0].latents
-        assert np.array_equal(shown[:heard_frames], LATENTS[:heard_frames])
-        assert (shown[heard_frames:] == SILENCE).all()
+        director.open(EMPTY, reference)
+    director.open(EMPTY, REFERENCE)
 
 
 def test_a_bad_snapshot_leaves_the_session_as_it_was() -> None:
     """Replace takes all of a snapshot or none of it."""
     director = opened(ScriptedBackend.walking([2.0]))
     perform(director, 0, ["hello there"])
-    bad = HistoryChunk(0.0, np.zeros((3, 24), np.float32), is_silent=False)
+    bad = HistoryChunk(0.0, np.zeros((3, 24), np.float32))
     with pytest.raises(ValueError, match="history"):
         director.replace(Snapshot(("other",), 1.0, 0, (bad,)))
     with pytest.raises(ValueError, match="pointer_token"):

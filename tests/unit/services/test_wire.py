@@ -64,11 +64,10 @@ def test_bad_tensors_are_refused(message: Tensor, said: str) -> None:
 
 def test_snapshots_survive_the_wire() -> None:
     """Transcript, pointer and history come back; how much was heard does not travel."""
-    history = (HistoryChunk(2.5, np.ones((3, 2), np.float32), is_silent=True),)
+    history = (HistoryChunk(2.5, np.ones((3, 2), np.float32)),)
     snapshot = Snapshot(("one two", "grüße"), 3.5, 2, history)
     back = wire.snapshot_from_proto(wire.snapshot_to_proto(snapshot), audio_shape=(3, 2))
     assert (back.transcript, back.pointer_token, back.pointer_word) == (("one two", "grüße"), 3.5, 2)
-    assert back.history[0].is_silent
     np.testing.assert_array_equal(back.history[0].latents, history[0].latents)
     with pytest.raises(InvalidInput):
         wire.snapshot_from_proto(wire.snapshot_to_proto(snapshot), audio_shape=(4, 2))

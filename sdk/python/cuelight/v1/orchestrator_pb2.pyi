@@ -128,7 +128,6 @@ class Open(_message.Message):
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
-    SILENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id of the session, for logs and metrics only."""
     bundle_name: _builtins.str
@@ -143,10 +142,6 @@ class Open(_message.Message):
     def reference(self) -> _types_pb2.Tensor:
         """Audio latents of the reference voice, (R, C) float32: what the session is spoken with."""
 
-    @_builtins.property
-    def silence(self) -> _types_pb2.Tensor:
-        """Audio latent of a silent moment, (C,) float32: takes the place of history that was not heard."""
-
     def __init__(
         self,
         *,
@@ -155,11 +150,10 @@ class Open(_message.Message):
         bundle_digest: _builtins.str = ...,
         snapshot: Global___Snapshot | None = ...,
         reference: _types_pb2.Tensor | None = ...,
-        silence: _types_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "silence", b"silence", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "bundle_name", b"bundle_name", "reference", b"reference", "session_id", b"session_id", "silence", b"silence", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "bundle_name", b"bundle_name", "reference", b"reference", "session_id", b"session_id", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,25 +227,21 @@ class HistoryChunk(_message.Message):
 
     POINTER_BEFORE_FIELD_NUMBER: _builtins.int
     LATENTS_FIELD_NUMBER: _builtins.int
-    IS_SILENT_FIELD_NUMBER: _builtins.int
     pointer_before: _builtins.float
     """pointer_token before this chunk was spoken."""
-    is_silent: _builtins.bool
-    """True when nothing is said in it, or when an interrupt left it unheard."""
     @_builtins.property
     def latents(self) -> _types_pb2.Tensor:
-        """Clean audio latents, (T, C) float32."""
+        """Audio latents as they were heard, (T, C) float32: silence from where an interrupt cut them off."""
 
     def __init__(
         self,
         *,
         pointer_before: _builtins.float = ...,
         latents: _types_pb2.Tensor | None = ...,
-        is_silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_silent", b"is_silent", "latents", b"latents", "pointer_before", b"pointer_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "pointer_before", b"pointer_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
