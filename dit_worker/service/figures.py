@@ -32,8 +32,8 @@ class Figures:
         self._rtfs.append(compute_s / chunk_s)
         self.metrics.rtf.observe(compute_s / chunk_s)
 
-    def first_chunk(self, ttfc_s: float) -> None:
-        """A session's first chunk was published, this long after it was asked for."""
+    def answered(self, ttfc_s: float) -> None:
+        """The first chunk of an answer was published, this long after it was asked for."""
         self.ttfc_s = ttfc_s
         self.metrics.ttfc_seconds.observe(ttfc_s)
 

@@ -67,8 +67,6 @@ class Performer:
         self._state = SessionState.PENDING
         self._readers = 0
         self._left_at = station.now()
-        self._asked_at = station.now()
-        self._is_first_chunk = True
 
     # what the servicer asks for ---------------------------------------------------------------------------------------
 
@@ -189,7 +187,6 @@ class Performer:
         self._pacing, self._inbox = stage.pacing, stage.inbox
         if snapshot.chunks:
             self._ring.begin_at(2 * snapshot.chunks[0].commit.chunk_index)
-            self._is_first_chunk = False
         stage.pacing.deliver(snapshot.next_position * self._station.chunk_s)
         oldest = snapshot.next_position - len(snapshot.chunks)
         stage.pacing.acknowledged_s = max(0, oldest) * self._station.chunk_s
@@ -210,7 +207,7 @@ class Performer:
             keeper=keeper,
             pacing=pacing,
             inbox=Inbox(station.store, self.session_id, self._changed),
-            pipeline=MediaPipeline(self._writer, station.executor, self._publish),
+            pipeline=MediaPipeline(self._writer, station.executor, station.figures.metrics, self._publish),
             programme=self._programme,
             changed=self._changed,
         )
@@ -291,9 +288,9 @@ class Performer:
         if take.began_at is not None:
             station.figures.chunk_published(compute_s=compute_s, chunk_s=station.chunk_s)
             log.info("chunk_published", chunk_index=take.commit.chunk_index, compute_s=round(compute_s, 3))
-        if self._is_first_chunk:
-            self._is_first_chunk = False
-            station.figures.first_chunk(now - self._asked_at)
+        if take.asked_at is not None:
+            station.figures.answered(now - take.asked_at)
+        if self._state is SessionState.READY:
             await self._begin_active()
 
     async def _begin_active(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.media import EncodedChunk, MediaWriter
+from services.metrics import Metrics
 from services.session import ChunkCommit
 
 _WAITING_CHUNKS = 2
@@ -20,13 +21,20 @@ _WAITING_CHUNKS = 2
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """A committed chunk on its way to the audience. began_at: when its planning began, on the monotonic clock."""
+    """A committed chunk on its way to the audience. Times are on the monotonic clock."""
 
     commit: ChunkCommit
     video: Floats
     audio: Floats
-    began_at: float | None
-    is_after_cut: bool = False
+    began_at: float | None = None
+    """When its planning began; None for a chunk that another worker made."""
+    asked_at: float | None = None
+    """When it was asked for, if it is the first that answers; None for all others."""
+
+    @property
+    def is_after_cut(self) -> bool:
+        """Whether the timeline was cut just before it."""
+        return self.commit.parent is not None and self.commit.parent != self.commit.chunk_index - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,14 @@ class MediaPipeline:
     """One session's takes, in order."""
 
     def __init__(
-        self, writer: MediaWriter, executor: Executor, publish: Callable[[Take, EncodedChunk], Awaitable[None]]
+        self,
+        writer: MediaWriter,
+        executor: Executor,
+        metrics: Metrics,
+        publish: Callable[[Take, EncodedChunk], Awaitable[None]],
     ) -> None:
         self._writer = writer
+        self._metrics = metrics
         self._executor = executor
         self._publish = publish
         self._work: asyncio.Queue[Take | Cut] = asyncio.Queue(_WAITING_CHUNKS)
@@ -74,6 +87,7 @@ class MediaPipeline:
 
     async def _take(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
         position = take.commit.position
-        encoded = await loop.run_in_executor(self._executor, self._writer.write, position, take.video, take.audio)
+        with self._metrics.stage("media"):
+            encoded = await loop.run_in_executor(self._executor, self._writer.write, position, take.video, take.audio)
         if take.commit.chunk_index not in self._retired:
             await self._publish(take, encoded)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +15,9 @@ from grpc import aio
 
 from services.bundle import load_manifest
 from services.session import ChunkPolicy, Cue, CueKind, Regime, SessionConfig, SessionSnapshot
-from services.state import SessionStore
+from services.state import EmbeddedRedis, SessionStore
 from tests.fixtures.audience import Audience
-from tests.fixtures.processes import RunningProcess, running
+from tests.fixtures.processes import ROOT, RunningProcess, running
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 
 TEXT = (
@@ -26,35 +29,46 @@ SEED = 11
 
 @dataclass(frozen=True)
 class Theatre:
-    """One orchestrator, and workers on demand."""
+    """An orchestrator and a worker that outlive every test, and more of either on demand."""
 
     bundle: Path
     chunk_s: float
-    orchestrator: RunningProcess
-    stack: ExitStack
-    folder: Path
     redis_url: str
+    folder: Path
+    orchestrator: RunningProcess
+    steady: RunningProcess
 
-    def worker(self, name: str) -> RunningProcess:
-        """Starts a worker process."""
+    @contextmanager
+    def worker(self, name: str, orchestrator: RunningProcess) -> Iterator[RunningProcess]:
+        """One more worker process."""
         settings = {
             "CUELIGHT_REDIS_URL": self.redis_url,
             "CUELIGHT_BUNDLE": str(self.bundle),
-            "CUELIGHT_ORCHESTRATOR_ADDRESS": self.orchestrator.address,
+            "CUELIGHT_ORCHESTRATOR_ADDRESS": orchestrator.address,
             "CUELIGHT_WORKER_ID": name,
         }
-        return self.stack.enter_context(running("dit_worker", settings, self.folder / f"{name}.log"))
+        with running("dit_worker", settings, self.folder / f"{name}.log") as worker:
+            yield worker
+
+    @contextmanager
+    def director(self, name: str, listen: str = "127.0.0.1:0") -> Iterator[RunningProcess]:
+        """One more orchestrator process."""
+        settings = {"CUELIGHT_BUNDLE": str(self.bundle), "CUELIGHT_ORCHESTRATOR_LISTEN": listen}
+        with running("orchestrator_llm", settings, self.folder / f"{name}.log") as orchestrator:
+            yield orchestrator
 
 
-@pytest.fixture
-def theatre(redis_url: str, tmp_path: Path) -> Iterator[Theatre]:
-    """A tiny bundle and an orchestrator process; workers started through it are stopped at the end."""
-    bundle = build_tiny_bundle(tmp_path / "tiny")
-    settings = {"CUELIGHT_BUNDLE": str(bundle)}
-    with ExitStack() as stack:
-        orchestrator = stack.enter_context(running("orchestrator_llm", settings, tmp_path / "orchestrator.log"))
-        chunk_s = load_manifest(bundle).chunk_seconds
-        yield Theatre(bundle, chunk_s, orchestrator, stack, tmp_path, redis_url)
+@pytest.fixture(scope="module")
+def theatre(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+    """A tiny bundle, an orchestrator process and a worker process."""
+    folder = tmp_path_factory.mktemp("theatre")
+    bundle = build_tiny_bundle(folder / "tiny")
+    start = {"CUELIGHT_BUNDLE": str(bundle)}
+    with running("orchestrator_llm", start, folder / "orchestrator.log") as orchestrator:
+        start |= {"CUELIGHT_REDIS_URL": redis_server.url, "CUELIGHT_ORCHESTRATOR_ADDRESS": orchestrator.address}
+        with running("dit_worker", start, folder / "steady.log") as steady:
+            chunk_s = load_manifest(bundle).chunk_seconds
+            yield Theatre(bundle, chunk_s, redis_server.url, folder, orchestrator, steady)
 
 
 async def new_session(store: SessionStore, session_id: str) -> None:
@@ -83,19 +97,18 @@ async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undis
     theatre: Theatre, store: SessionStore
 ) -> None:
     """SIGKILL in the middle of a chunk: another worker goes on from the committed chunk, bit for bit the same."""
-    first, second = theatre.worker("first"), theatre.worker("second")
-
     await new_session(store, "undisturbed")
     calm = Audience("undisturbed", theatre.chunk_s)
-    await calm.follow(second.address)
+    await calm.follow(theatre.steady.address)
     assert_whole(calm)
     assert len(calm.media) >= 12, "the text must be long enough to be interrupted in"
 
     await new_session(store, "disturbed")
     audience = Audience("disturbed", theatre.chunk_s)
-    await audience.follow(first.address, until=lambda so_far: so_far.next_offset == 4)
-    first.kill()
-    await audience.follow(second.address, media_offset=audience.next_offset)
+    with theatre.worker("doomed", theatre.orchestrator) as doomed:
+        await audience.follow(doomed.address, until=lambda so_far: so_far.next_offset == 4)
+        doomed.kill()
+    await audience.follow(theatre.steady.address, media_offset=audience.next_offset)
 
     assert_whole(audience)
     assert audience.hosted[1].epoch > audience.hosted[0].epoch
@@ -112,16 +125,16 @@ async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undis
 @pytest.mark.timeout(240)
 async def test_a_worker_told_to_stop_hands_over_at_once(theatre: Theatre, store: SessionStore) -> None:
     """SIGTERM gives the lease back, so the next worker need not wait for it to run out."""
-    first, second = theatre.worker("first"), theatre.worker("second")
     await new_session(store, "handed-over")
     audience = Audience("handed-over", theatre.chunk_s)
-    await audience.follow(first.address, until=lambda so_far: so_far.next_offset == 4)
-    first.process.terminate()
-    assert first.process.wait(30) == 0
+    with theatre.worker("leaving", theatre.orchestrator) as leaving:
+        await audience.follow(leaving.address, until=lambda so_far: so_far.next_offset == 4)
+        leaving.process.terminate()
+        assert leaving.process.wait(30) == 0
     lease = await store.acquire_lease("handed-over", "nobody", ChunkPolicy(theatre.chunk_s, 1, 8))
     assert lease is not None, "the lease is free at once"
     await store.release(lease)
-    await audience.follow(second.address, media_offset=audience.next_offset)
+    await audience.follow(theatre.steady.address, media_offset=audience.next_offset)
     assert_whole(audience)
 
 
@@ -129,28 +142,54 @@ async def test_a_worker_told_to_stop_hands_over_at_once(theatre: Theatre, store:
 @pytest.mark.timeout(240)
 async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, store: SessionStore) -> None:
     """The client is told RECOVERING, the session stands again from the store, and nothing is lost or doubled."""
-    worker = theatre.worker("only")
     await new_session(store, "waits")
     audience = Audience("waits", theatre.chunk_s)
-    port = theatre.orchestrator.address.rpartition(":")[2]
-    settings = {"CUELIGHT_BUNDLE": str(theatre.bundle), "CUELIGHT_ORCHESTRATOR_LISTEN": f"127.0.0.1:{port}"}
-    await audience.follow(worker.address, until=lambda so_far: so_far.next_offset == 4)
-    theatre.orchestrator.kill()
-    await audience.follow(
-        worker.address, until=lambda so_far: "RECOVERING" in so_far.states, media_offset=audience.next_offset
-    )
-    theatre.stack.enter_context(running("orchestrator_llm", settings, theatre.folder / "again.log"))
-    await audience.follow(worker.address, media_offset=audience.next_offset)
+    with ExitStack() as stack:
+        lost = stack.enter_context(theatre.director("lost"))
+        worker = stack.enter_context(theatre.worker("faithful", lost))
+        await audience.follow(worker.address, until=lambda so_far: so_far.next_offset == 4)
+        lost.kill()
+        await audience.follow(
+            worker.address, until=lambda so_far: "RECOVERING" in so_far.states, media_offset=audience.next_offset
+        )
+        stack.enter_context(theatre.director("found", listen=lost.address))
+        await audience.follow(worker.address, media_offset=audience.next_offset)
     assert_whole(audience)
     assert audience.states[-1] == "CLOSED"
 
 
 async def test_a_stranger_gets_a_reason(theatre: Theatre) -> None:
     """A claim of a session that does not exist is NOT_FOUND; a first message that is no claim is INVALID_ARGUMENT."""
-    worker = theatre.worker("only")
     with pytest.raises(aio.AioRpcError) as unknown:
-        await Audience("nobody", theatre.chunk_s).follow(worker.address)
+        await Audience("nobody", theatre.chunk_s).follow(theatre.steady.address)
     assert unknown.value.code().name == "NOT_FOUND"
     with pytest.raises(aio.AioRpcError) as empty:
-        await Audience("", theatre.chunk_s).follow(worker.address)
+        await Audience("", theatre.chunk_s).follow(theatre.steady.address)
     assert empty.value.code().name == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("CUELIGHT_DEVICE", "abacus", "abacus"),
+        ("CUELIGHT_BUNDLE", "/nowhere", "/nowhere"),
+        ("CUELIGHT_WORKER_SLOTS", "0", "CUELIGHT_WORKER_SLOTS"),
+        ("CUELIGHT_REDIS_URL", "redis://127.0.0.1:1/0", "store"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why(theatre: Theatre, variable: str, value: str, words: str) -> None:
+    """A bad setting or a missing part ends the process with one sentence, never with a traceback."""
+    own = {name: text for name, text in os.environ.items() if not name.startswith("CUELIGHT_")}
+    given = {"CUELIGHT_BUNDLE": str(theatre.bundle), "CUELIGHT_REDIS_START_TIMEOUT_S": "1", variable: value}
+    ended = subprocess.run(
+        [sys.executable, "-m", "dit_worker"],
+        cwd=ROOT,
+        env={**own, "OMP_NUM_THREADS": "1", **given},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
