@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--voices", default="kal16,slt")
     parser.add_argument("--noise-scales", default="0.2,0.4,0.6")
     parser.add_argument("--noise-scale-video", type=float, default=1.0)
+    parser.add_argument("--shift", type=float, default=1.0, help="time shift of the sampler")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--sentences", type=int, default=48)
     parser.add_argument("--truth", action="store_true", help="judge flite's own speech and the codec's copy of it too")
@@ -106,9 +107,9 @@ def main() -> None:
         if options.truth:
             print_truth(models, panel, name, sentences)
         for scale in map(float, options.noise_scales.split(",")):
-            sampling = Options(options.steps, noise_scale_audio=scale, noise_scale_video=options.noise_scale_video)
+            sampling = Options(options.steps, options.shift, scale, options.noise_scale_video)
             line = look(models, panel, [Script(f"{s}.", voice, portrait) for s in sentences], sampling)
-            print(f"{name:6} noise {scale:g} steps {options.steps}: {line}", flush=True)
+            print(f"{name:6} noise {scale:g} shift {options.shift:g} steps {options.steps}: {line}", flush=True)
 
 
 def print_truth(models: Models, panel: Panel, voice: str, sentences: list[str]) -> None:
