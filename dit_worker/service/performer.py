@@ -278,18 +278,18 @@ class Performer:
             if reason != "STORE_LOST":
                 await self._set_state(lease, SessionState.RECOVERING)
 
-    async def _publish(self, take: Take, encoded: EncodedChunk) -> None:
-        """A chunk's media are there: the audience gets them, the playhead may come this far."""
-        now, station = self._station.now(), self._station
-        compute_s = 0.0 if take.began_at is None else now - take.began_at
+    async def _publish(self, take: Take, encoded: EncodedChunk, media_s: float) -> None:
+        """A chunk's media are there, after media_s of decoding and encoding: the playhead may come this far."""
+        station = self._station
+        compute_s = 0.0 if take.compute_s is None else take.compute_s + media_s
         self._programme.chunk(take, encoded, compute_s)
         if self._pacing is not None:
             self._pacing.deliver((take.commit.position + 1) * station.chunk_s)
-        if take.began_at is not None:
+        if take.compute_s is not None:
             station.figures.chunk_published(compute_s=compute_s, chunk_s=station.chunk_s)
             log.info("chunk_published", chunk_index=take.commit.chunk_index, compute_s=round(compute_s, 3))
         if take.asked_at is not None:
-            station.figures.answered(now - take.asked_at)
+            station.figures.answered(station.now() - take.asked_at)
         if self._state is SessionState.READY:
             await self._begin_active()
 

@@ -21,15 +21,15 @@ _WAITING_CHUNKS = 2
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """A committed chunk on its way to the audience. Times are on the monotonic clock."""
+    """A committed chunk on its way to the audience."""
 
     commit: ChunkCommit
     video: Floats
     audio: Floats
-    began_at: float | None = None
-    """When its planning began; None for a chunk that another worker made."""
+    compute_s: float | None = None
+    """From the beginning of its planning to its commit; None for a chunk that another worker made."""
     asked_at: float | None = None
-    """When it was asked for, if it is the first that answers; None for all others."""
+    """When it was asked for, on the monotonic clock, if it is the first that answers; None for all others."""
 
     @property
     def is_after_cut(self) -> bool:
@@ -53,7 +53,7 @@ class MediaPipeline:
         writer: MediaWriter,
         executor: Executor,
         metrics: Metrics,
-        publish: Callable[[Take, EncodedChunk], Awaitable[None]],
+        publish: Callable[[Take, EncodedChunk, float], Awaitable[None]],
     ) -> None:
         self._writer = writer
         self._metrics = metrics
@@ -87,7 +87,8 @@ class MediaPipeline:
 
     async def _take(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
         position = take.commit.position
+        began_at = loop.time()
         with self._metrics.stage("media"):
             encoded = await loop.run_in_executor(self._executor, self._writer.write, position, take.video, take.audio)
         if take.commit.chunk_index not in self._retired:
-            await self._publish(take, encoded)
+            await self._publish(take, encoded, loop.time() - began_at)

@@ -252,7 +252,10 @@ class Play:
         self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle)
         asked_at = self._asked_at if commit.response_seq not in (0, answered) or answered is None else None
         self._asked_at = self._station.now()
-        await self._hand_over(Take(commit, settled.latents.video, settled.latents.audio, began_at, asked_at))
+        compute_s = self._station.now() - began_at
+        await self._hand_over(Take(commit, settled.latents.video, settled.latents.audio, compute_s, asked_at))
+        if asked_at is not None:  # somebody waits for this one: the next chunk must not take its processor
+            await self._stage.pipeline.drain()
 
     async def _plan(self) -> ChunkInputs | None:
         """The chunk's inputs, written down; None when it turns out that there is nothing to say."""

@@ -1157,8 +1157,8 @@ class Progress(_message.Message):
 
     @_builtins.property
     def compute_time(self) -> _duration_pb2.Duration:
-        """Wall time from the start of planning the chunk to its last encoded byte; over chunk_duration this is the real-time
-        factor.
+        """Wall time of planning, steps, commit, decoding and encoding of the chunk, without its waiting for earlier chunks to
+        be encoded; over chunk_duration this is the real-time factor.
         """
 
     @_builtins.property
