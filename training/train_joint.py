@@ -200,8 +200,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--batch", type=int, default=16, help="chunks with pictures in a batch")
-    parser.add_argument("--speech", type=int, default=16, help="chunks of speech alone beside them")
-    parser.add_argument("--speech-weight", type=float, default=0.5, help="weight of their losses")
+    parser.add_argument("--speech", type=int, default=24, help="chunks of speech alone beside them")
+    parser.add_argument("--speech-weight", type=float, default=1.0, help="weight of their losses")
+    parser.add_argument(
+        "--words-weight", type=float, default=0.25, help="weight of the sound of chunks with pictures: few, soon known"
+    )
     parser.add_argument("--rate", type=float, default=1.0e-3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -238,6 +241,7 @@ def main() -> None:
 
     def losses() -> Losses:
         both = joint_losses(model, *source.batch(rng, options.batch))
+        both = {name: value * (1.0 if name == "video" else options.words_weight) for name, value in both.items()}
         speech = audio_losses(model, windows.batch(rng, options.speech))
         return both | {f"speech_{name}": options.speech_weight * value for name, value in speech.items()}
 
