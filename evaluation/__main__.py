@@ -14,7 +14,7 @@ from evaluation import suite as measure
 from evaluation.figures import draw_all
 from evaluation.panel import Panel, held_out_sentences
 from evaluation.performers import load_company, read_lexicon
-from evaluation.report import provenance, write_json, write_page
+from evaluation.report import TITLES, kept_parts, provenance, write_json, write_page
 from evaluation.suite import Suite
 from services.bundle import load_manifest
 
@@ -43,7 +43,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, default=48, help="how many of the held-out sentences")
     parser.add_argument("--part-sentences", type=int, default=24, help="how many of them where options are compared")
     parser.add_argument("--minute", type=float, default=60.0, help="seconds of the long performances")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, of " + ", ".join(PARTS))
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help="parts to measure; others are kept as they were, of " + ", ".join(PARTS)
+    )
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -70,12 +72,14 @@ def main() -> None:
         },
         "judge": {"words": len(panel.loop.classes), "penalty": panel.loop.penalty},
     }
+    results = kept_parts(options.out, results) | results
     for part in [p for p in PARTS if p in wanted]:
         began = time.monotonic()
         results[part] = PARTS[part](suite)
         results.setdefault("seconds", {})[part] = round(time.monotonic() - began, 1)
         write_json(results, options.out)
-    write_page(results, options.page, draw_all(suite, results, options.page))
+    drawn = draw_all(suite, results, options.page)
+    write_page(results, options.page, [name for name in TITLES if name in drawn or (options.page / name).exists()])
     print(f"wrote {options.out} and {options.page / 'README.md'}")
 
 

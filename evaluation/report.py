@@ -59,6 +59,15 @@ def provenance() -> dict[str, Any]:
     return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "hardware": hardware()}
 
 
+def kept_parts(path: Path, results: Figures) -> dict[str, Any]:
+    """Results written before of the same bundle and the same sentences; nothing where they were of others."""
+    if not path.exists():
+        return {}
+    before: dict[str, Any] = json.loads(path.read_text())
+    same = all(before.get(name) == results[name] for name in ("sentences", "bundle", "judge"))
+    return before if same else {}
+
+
 def write_json(results: Figures, path: Path) -> None:
     """Writes the results, indented, so that changes show."""
     path.parent.mkdir(parents=True, exist_ok=True)

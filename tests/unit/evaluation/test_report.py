@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluation.report import percent, provenance, table, write_json, write_page
+from evaluation.report import kept_parts, percent, provenance, table, write_json, write_page
 
 WORDS = {"phone_error_rate": 0.031, "word_error_rate": 0.055, "sphinx_word_error_rate": 0.12, "words": 480,
          "words_lost": 3, "words_substituted": 20, "words_added": 4, "words_repeated": 1}  # fmt: skip
@@ -85,3 +85,12 @@ def test_the_pointer_is_shown_by_voice(tmp_path: Path) -> None:
               "ratio_swapped_sound": 6.87}  # fmt: skip
     write_page(results() | {"pointer": {"slt": errors}}, tmp_path, [])
     assert "| slt | another sentence's chunk | 1.14 | 6.94 |" in (tmp_path / "README.md").read_text()
+
+
+def test_parts_of_the_same_bundle_are_kept(tmp_path: Path) -> None:
+    """Measuring one part again leaves the others, but never those of another bundle."""
+    path = tmp_path / "quality.json"
+    assert kept_parts(path, results()) == {}
+    write_json(results(), path)
+    assert kept_parts(path, results())["speech"]["ada"]["words"] == 480
+    assert kept_parts(path, results() | {"bundle": {"name": "another"}}) == {}
