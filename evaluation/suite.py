@@ -34,6 +34,7 @@ from training.windows import make_track, phone_ids
 Figures = dict[str, Any]
 NOISE_SCALES = (0.2, 0.4, 0.6, 1.0)
 STEPS = (2, 4, 8)
+SHIFTS = (1.0, 2.0)
 FRAME_RATE = 24
 DRIFT_SECONDS = 5
 SHORTEST_SENTENCE_S = 2.6
@@ -156,6 +157,7 @@ def compare_options(suite: Suite) -> Figures:
     trials |= {
         f"noise scale {s:g}": replace(usual, noise_scale_audio=s) for s in NOISE_SCALES if s != usual.noise_scale_audio
     }
+    trials |= {f"time shift {s:g}": replace(usual, shift=s) for s in SHIFTS if s != usual.shift}
     trials |= {f"{n} steps": replace(usual, steps=n) for n in STEPS if n != usual.steps}
     texts, figures = suite.sentences[: suite.part_sentences], {}
     for trial, options in trials.items():
