@@ -63,6 +63,12 @@ class Pacing:
             return self.acknowledged_s
         return min(self.acknowledged_s + self._clock() - self._heard_at, self.delivered_s)
 
+    def playhead_in(self, delay_s: float) -> float:
+        """Where playback will be after this many seconds, if nothing more is delivered."""
+        if self._heard_at is None or self.is_paused:
+            return self.acknowledged_s
+        return min(self.playhead_s + delay_s, self.delivered_s)
+
     def can_begin(self, position: int) -> bool:
         """Whether the chunk at this position stays within the run-ahead cap. Its first chunk always does."""
         if self.is_paused:

@@ -63,6 +63,7 @@ class House:
     async def open(self) -> None:
         """Join the fleet: one heartbeat now, then one every two seconds and whenever something changed."""
         await self._station.store.heartbeat(self._report())
+        self._station.figures.metrics.ready.set(1)
         self._reporting = asyncio.create_task(self._keep_reporting(), name="heartbeat")
 
     async def close(self) -> None:
@@ -81,6 +82,7 @@ class House:
     def drain(self) -> None:
         """Take nothing new; what is here goes on."""
         self.is_draining = True
+        self._station.figures.metrics.ready.set(0)
         self._changed.set()
 
     async def _keep_reporting(self) -> None:

@@ -58,7 +58,7 @@ class Inbox:
         while True:
             self._nudge.clear()
             try:
-                await self._fetch()
+                await self.fetch()
             except StoreUnavailable:
                 log.warning("cues_not_read")
             try:
@@ -66,7 +66,8 @@ class Inbox:
             except TimeoutError:
                 continue
 
-    async def _fetch(self) -> None:
+    async def fetch(self) -> None:
+        """Ask the store for new cues now."""
         fetched = self._fetched
         cues = await self._store.read_cues(self._session_id, fetched)
         if cues and fetched == self._fetched:

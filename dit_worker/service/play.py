@@ -115,6 +115,7 @@ class Play:
         snapshot = await self._stand()
         self._cursor = snapshot.pending.cue_cursor if snapshot.pending else snapshot.cue_cursor
         self._stage.inbox.reset(self._cursor)
+        await self._stage.inbox.fetch()
         return snapshot
 
     async def _stand(self) -> SessionSnapshot:
@@ -206,10 +207,12 @@ class Play:
             self._stage.programme.notice(Notice("PROMPT_NOT_SUPPORTED", text, cue.client_seq))
 
     async def _say(self, cue: Cue) -> None:
-        """Words to speak. Idle chunks that nobody has seen yet make way for them."""
+        """Words to speak. Idle chunks that will not be on when the first of them can be, make way for them."""
         if not self._has_lines or (self._pending is not None and self._pending.action.is_idle):
             self._asked_at = self._station.now()
-            cut = await self._station.store.discard_idle(self._stage.keeper.lease, self._stage.pacing.acknowledged_s)
+            pacing = self._stage.pacing
+            playhead_s = pacing.playhead_in(pacing.limits.first_chunk_target_s)
+            cut = await self._station.store.discard_idle(self._stage.keeper.lease, playhead_s)
             if cut is not None:
                 await self._cut(cut, is_interrupt=False)
         self._lines.append(cue)

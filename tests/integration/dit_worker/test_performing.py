@@ -73,12 +73,10 @@ async def test_the_client_may_set_the_run_ahead(theatre: Theatre) -> None:
 
 
 async def test_a_say_makes_unplayed_idle_chunks_give_way(theatre: Theatre) -> None:
-    """The idle chunk being played stays, those after it retire, and the words begin where they stood."""
+    """The idle chunk under the playhead stays, those after it retire, and the words begin where they stood."""
     name = await theatre.session("idles", regime=Regime.CONVERSATION)
     async with theatre.audience(name, plays=False) as audience:
         await until(lambda: len(audience.media) == 4)
-        audience.play(0.5)
-        await asyncio.sleep(0.1)
         await theatre.cue(name, CueKind.SAY, SHORT)
         audience.nudge()
         await until(lambda: len(audience.of("progress")) >= 3 and len(audience.media) >= 6)
@@ -189,3 +187,30 @@ async def test_words_that_cannot_be_spoken_do_not_end_a_session(theatre: Theatre
         await until(lambda: len(audience.of("response_ended")) == 2)
     assert audience.words[-4:] == SHORT.split()
     assert audience.of("notice")
+
+
+async def test_an_idle_chunk_about_to_be_played_is_kept(theatre: Theatre) -> None:
+    """An audience near the end of a chunk sees the next idle one too, and is not left with nothing to play."""
+    name = await theatre.session("smooth", regime=Regime.CONVERSATION)
+    async with theatre.audience(name, plays=False) as audience:
+        await until(lambda: len(audience.media) == 4)
+        audience.play(1.3)
+        await asyncio.sleep(0.1)
+        await theatre.cue(name, CueKind.SAY, SHORT)
+        audience.nudge()
+        audience.play(CHUNK_S)
+        await until(lambda: bool(audience.of("response_started")))
+    spoken = next(media for media in audience.media if media.response_id)
+    assert spoken.position == 2
+    assert all(1 not in retired.chunk_indices for retired in audience.of("retired"))
+
+
+async def test_words_that_are_there_at_the_start_are_not_idled_over(theatre: Theatre) -> None:
+    """A conversation that begins with a say begins with its words: no idle chunk comes first or is cut."""
+    name = await theatre.session("eager", regime=Regime.CONVERSATION)
+    await theatre.cue(name, CueKind.SAY, SHORT)
+    async with theatre.audience(name, plays=False) as audience:
+        await until(lambda: len(audience.media) >= 2)
+    assert audience.media[0].response_id == "r1"
+    assert audience.media[0].generation == 0
+    assert audience.of("retired") == []

@@ -103,6 +103,18 @@ def test_an_audience_that_ran_dry_is_served_like_a_new_one(pacing: Pacing, clock
     assert pacing.deadline(1, asked_at=clock.now) == pytest.approx(clock.now + 0.8)
 
 
+def test_the_playhead_can_be_foretold(pacing: Pacing, clock: VirtualClock) -> None:
+    """It moves on only while the client plays, and never past the media."""
+    pacing.deliver(2 * CHUNK_S)
+    assert pacing.playhead_in(0.8) == 0.0
+    pacing.acknowledge(0.5)
+    clock.now += 0.1
+    assert pacing.playhead_in(0.8) == pytest.approx(1.4)
+    assert pacing.playhead_in(60) == 2 * CHUNK_S
+    pacing.pause(True)
+    assert pacing.playhead_in(0.8) == pytest.approx(0.6)
+
+
 def test_retired_media_move_the_playhead_back(pacing: Pacing) -> None:
     """After an interrupt nothing beyond the cut counts as delivered or played."""
     pacing.deliver(4 * CHUNK_S)
