@@ -88,7 +88,8 @@ class House:
     async def _keep_reporting(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._changed.wait()
             self._changed.clear()
             self._station.figures.metrics.sessions.set(len(self.session_ids))
             try:

@@ -6,6 +6,7 @@ It knows what makes a cue urgent and nothing of what is done with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 from services.errors import StoreUnavailable
@@ -61,10 +62,10 @@ class Inbox:
                 await self.fetch()
             except StoreUnavailable:
                 log.warning("cues_not_read")
-            try:
-                await asyncio.wait_for(self._nudge.wait(), _LOOK_EVERY_S)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                # not wait_for: before Python 3.12 it forgets a cancellation that comes together with the nudge
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._nudge.wait()
 
     async def fetch(self) -> None:
         """Ask the store for new cues now."""

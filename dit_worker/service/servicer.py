@@ -40,7 +40,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         claim = await _first_claim(request_iterator)
         performer, is_newcomer = self._house.take(claim.session_id)
         try:
-            hosted = await asyncio.wait_for(performer.hosted(is_newcomer=is_newcomer), _HOSTED_S)
+            async with asyncio.timeout(_HOSTED_S):
+                hosted = await performer.hosted(is_newcomer=is_newcomer)
         except TimeoutError as error:
             raise WorkerUnavailable(f"the session could not be taken within {_HOSTED_S:g} s") from error
         offset = claim.media_offset if claim.HasField("media_offset") else 2 * hosted.next_chunk_index
