@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--run", default="joint", help="the run whose weights are packed")
     parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
     parser.add_argument("--version", default="0.1.0")
-    parser.add_argument("--noise-scale-audio", type=float, default=0.4)
+    parser.add_argument("--noise-scale-audio", type=float, default=0.2)
+    parser.add_argument("--shift", type=float, default=2.0, help="time shift of the sampler")
     parser.add_argument("--noise-scale-video", type=float, default=1.0)
     parser.add_argument(
         "--training", type=json.loads, default={}, help="JSON on how it was trained, kept in the manifest"
@@ -120,7 +121,7 @@ def main() -> None:
             "steps": 4,
             "noise_scale_audio": options.noise_scale_audio,
             "noise_scale_video": options.noise_scale_video,
-            "shift": 1.0,
+            "shift": options.shift,
         },
         "files": {str(p.relative_to(out)): digest(p) for p in paths},
         "characters": characters,
