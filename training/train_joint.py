@@ -189,81 +189,84 @@ def load_performances(corpus: Path, video: Path, codec_path: Path, phones: list[
     return loaded
 
 
-def main() -> None:
-    """Command line."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--video", type=Path, default=Path("data/video"))
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
     parser.add_argument("--start", default="audio", help="the run to begin from")
-    parser.add_argument("--name", default="joint")
-    parser.add_argument("--samples", type=int, default=60_000)
-    parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--name", default="joint", help="folder of this run under checkpoints")
+    parser.add_argument("--samples", type=int, default=60_000, help="chunks with pictures to train on")
+    parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
     parser.add_argument("--batch", type=int, default=16, help="chunks with pictures in a batch")
     parser.add_argument("--speech", type=int, default=24, help="chunks of speech alone beside them")
     parser.add_argument("--speech-weight", type=float, default=1.0, help="weight of their losses")
     parser.add_argument(
         "--words-weight", type=float, default=0.25, help="weight of the sound of chunks with pictures: few, soon known"
     )
+    parser.add_argument("--voices", default="kal16:0.62,slt:0.38", help="voices and their share of the speech")
     parser.add_argument("--rate", type=float, default=1.0e-3)
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        help="an option to leave out, for ablations",
+        choices=["condition_to_video", "learned_positions"],
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains the stage."""
+    options = arguments()
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     config = json.loads((options.checkpoints / options.start / "config.json").read_text())
-    conditioner, dit = ConditionerConfig(**config["conditioner"]), DiTConfig(**config["dit"])
-    codec_path = options.checkpoints / "audio_codec.safetensors"
-    shards = load_performances(options.corpus, options.video, codec_path, config["phones"])
-    held_out = [name for voice in ("kal16", "slt") for name in [n for n in shards if n.startswith(voice)][-1:]]
-    train = [p for name, ps in shards.items() if name not in held_out for p in ps]
-    codec = load_codec(codec_path)
-    windows = speech_source(options.corpus, conditioner, codec_path, config["phones"], held_out)
-    source = SceneSource(windows, train)
-    unseen_tracks: dict[str, list[Track]] = {}
-    for name in held_out:
-        for p in shards[name]:
-            unseen_tracks.setdefault(p.voice, []).append(p.track)
-    unseen = SceneSource(
-        WindowSource(conditioner, unseen_tracks, codec.silence, windows_weights(unseen_tracks)),
-        [p for name in held_out for p in shards[name]],
-        first_share=0.0,
-    )
+    config["dit"] |= dict.fromkeys(options.without, False)
+    weights = {name: float(share) for name, share in (item.split(":") for item in options.voices.split(","))}
+    source, unseen = sources(options, ConditionerConfig(**config["conditioner"]), config["phones"], weights)
     vae = VideoVAE(VideoVAEConfig())
     vae.load_state_dict(load_file(options.checkpoints / "vae" / "model.safetensors"))
-    model = AudioModel(conditioner, dit)
+    model = AudioModel(ConditionerConfig(**config["conditioner"]), DiTConfig(**config["dit"]))
     budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, hold=0.35)
     loop = Loop(model, options.checkpoints / options.name, budget, is_matrix)
     (loop.folder / "config.json").write_text(json.dumps(config, indent=1))
     if not loop.resume():
-        load_weights(model, options.checkpoints / options.start / "model.safetensors")
+        load_weights(model, options.checkpoints / options.start / "model.safetensors", strict=not options.without)
         loop.average = {n: v.detach().clone() for n, v in model.state_dict().items()}
     rng = random.Random(loop.place.step)
 
     def losses() -> Losses:
         both = joint_losses(model, *source.batch(rng, options.batch))
         both = {name: value * (1.0 if name == "video" else options.words_weight) for name, value in both.items()}
-        speech = audio_losses(model, windows.batch(rng, options.speech))
+        speech = audio_losses(model, source.windows.batch(rng, options.speech))
         return both | {f"speech_{name}": options.speech_weight * value for name, value in speech.items()}
 
     loop.run(losses, lambda: validation(model, vae, unseen))
 
 
-def windows_weights(tracks: dict[str, list[Track]]) -> dict[str, float]:
-    """Voices weighted as the first stage weighted them."""
-    return {voice: 0.62 if voice == "kal16" else 0.38 for voice in tracks}
-
-
-def speech_source(
-    corpus: Path, conditioner: ConditionerConfig, codec_path: Path, phones: list[str], held_out: list[str]
-) -> WindowSource:
-    """Windows of speech from every shard but those held out."""
+def sources(
+    options: argparse.Namespace, conditioner: ConditionerConfig, phones: list[str], weights: dict[str, float]
+) -> tuple[SceneSource, SceneSource]:
+    """Scenes to learn from, and scenes of each voice's last shard, which nothing learns from."""
+    codec_path = options.checkpoints / "audio_codec.safetensors"
+    shards = load_performances(options.corpus, options.video, codec_path, phones)
+    held_out = [max(name for name in shards if name.startswith(f"{voice}-")) for voice in weights]
     codec, ids = load_codec(codec_path), phone_ids(phones)
-    tracks: dict[str, list[Track]] = {}
-    for path in sorted(corpus.glob("*.npz")):
+    heard: dict[str, list[Track]] = {voice: [] for voice in weights}
+    for path in sorted(options.corpus.glob("*.npz")):
         if path.stem not in held_out:
             for passage in read_shard(path):
-                tracks.setdefault(passage.voice, []).append(make_track(passage, codec, ids, 24.0))
-    return WindowSource(conditioner, tracks, codec.silence, windows_weights(tracks))
+                heard[passage.voice].append(make_track(passage, codec, ids, 24.0))
+    unheard = [p for name in held_out for p in shards[name]]
+    tracks = {voice: [p.track for p in unheard if p.voice == voice] for voice in weights}
+    train = [p for name, performances in shards.items() if name not in held_out for p in performances]
+    return (
+        SceneSource(WindowSource(conditioner, heard, codec.silence, weights), train),
+        SceneSource(WindowSource(conditioner, tracks, codec.silence, weights), unheard, first_share=0.0),
+    )
 
 
 if __name__ == "__main__":
