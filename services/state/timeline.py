@@ -7,7 +7,6 @@ A word counts as heard when its sound had ended by the playhead. Pure functions 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -94,24 +93,19 @@ def cut_idle(timeline: Sequence[TimelineChunk], now: Position, playhead_s: float
 def first_words(pieces: Sequence[str], count: int) -> list[str]:
     """Return the transcript up to its first `count` words, counted as text front-ends count them.
 
-    A word is what stands between spaces once compatibility forms are made plain and control characters are spaces.
+    A word is what white space divides in the text as it was given.
     """
     kept: list[str] = []
     for piece in pieces:
         if count == 0:
             break
-        words = _plain(piece).split()
+        words = piece.split()
         if count < len(words):
             kept.append(" ".join(words[:count]))
             break
         kept.append(piece)
         count -= len(words)
     return kept
-
-
-def _plain(text: str) -> str:
-    plain = unicodedata.normalize("NFKC", text)
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in plain)
 
 
 def heard_words(timeline: Sequence[TimelineChunk], chunk_seconds: float) -> list[tuple[float, TimedWord]]:
