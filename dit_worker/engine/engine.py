@@ -99,7 +99,7 @@ class Engine:
         try:
             with self._models.computing():
                 result = self._stages[session_id].advance()
-        except (RuntimeError, ValueError, NonFiniteLatents) as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, the thread that runs all sessions must not end)
             return self._fail(session_id, error)
         return self._settle(session_id, result)
 

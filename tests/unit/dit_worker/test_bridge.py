@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from dit_worker.engine.engine import Engine, Standing
+from dit_worker.engine.engine import Engine, Stage, Standing
 from dit_worker.engine.errors import NonFiniteLatents, SessionNotOpen
 from dit_worker.engine.loader import Models
 from dit_worker.engine.performance import StepRequest
@@ -46,6 +46,21 @@ async def test_sessions_at_once_get_what_is_theirs(bridge: EngineBridge, models:
         await bridge.abort(f"s{seed}")
         alone = await perform(bridge, models, f"s{seed}")
         assert alone.latents.video.tobytes() == settled.latents.video.tobytes()
+
+
+async def test_a_fault_of_any_kind_ends_one_session_and_not_the_engine(
+    bridge: EngineBridge, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even a broken assertion in a step is raised where it was awaited; the engine's thread serves the others."""
+    await bridge.open("broken", 1, PORTRAIT, Standing())
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "advance", lambda _: 1 / 0)
+        async with asyncio.timeout(30):
+            with pytest.raises(ZeroDivisionError):
+                await perform(bridge, models, "broken")
+    await bridge.open("healthy", 1, PORTRAIT, Standing())
+    async with asyncio.timeout(60):
+        await perform(bridge, models, "healthy")
 
 
 async def test_errors_come_back_to_who_asked(bridge: EngineBridge, models: Models) -> None:
