@@ -14,7 +14,7 @@ one slot of a cluster.
 | cuelight:{ID}:inputs            | string | until the commit              | worker: inputs of the next chunk |
 | cuelight:{ID}:latents           | hash   | as record; retired by commits | worker: k:epoch:v, k:epoch:a, k:heard |
 | cuelight:request:TENANT:REQUEST | string | 24 h                          | gateway: session id of a CreateSession |
-| cuelight:tenant:TENANT:sessions | zset   | pruned when listed            | gateway: ids by creation time (ms) |
+| cuelight:tenant:TENANT:sessions | zset   | pruned when listed, created   | gateway: ids by creation time (ms) |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:placements     | hash   | pruned by heartbeats          | gateway reserves, worker confirms |

@@ -39,6 +39,8 @@ KEPT_AFTER_LIMIT_MS = 3_600_000
 """The keys of a session outlive its time limit by this."""
 KEPT_AFTER_END_MS = 600_000
 """The keys of an ended session are kept for this long."""
+LISTED_MS = 7 * 86_400_000
+"""A session leaves its tenant's list at the latest this long after its own limit: other limits may hold for others."""
 CUT_TRIES = 3
 
 
@@ -86,7 +88,13 @@ class SessionStore(FleetStore):
             *(request_id, token_digest, round(limit_s * 1000), KEPT_AFTER_LIMIT_MS, config.portrait, config.voice),
             *(part for pair in fields.items() for part in pair),
         )
-        await self._together(lambda pipe: pipe.zadd(tenant_key(tenant), {session_id: int(answer[2])}))
+        created_ms = int(answer[2])
+        expired_ms = created_ms - LISTED_MS - round(limit_s * 1000) - KEPT_AFTER_LIMIT_MS
+        await self._together(
+            lambda pipe: pipe.zadd(tenant_key(tenant), {session_id: created_ms}).zremrangebyscore(
+                tenant_key(tenant), "-inf", expired_ms
+            )
+        )
         return await self.get(session_id)
 
     async def _claim_request(self, key: str, session_id: str) -> str:
@@ -104,17 +112,21 @@ class SessionStore(FleetStore):
         return codec.record_from_fields(session_id, fields)
 
     async def list_sessions(self, tenant: str = "local", *, limit: int = 50, token: str = "") -> SessionPage:
-        """Return one page of a tenant's sessions; `token` is the `next_token` of the page before."""
+        """Return one page of a tenant's sessions, shorter where some have expired; `token` is the last `next_token`."""
         first = 0
         if token:
             (rank,) = await self._together(lambda pipe: pipe.zrevrank(tenant_key(tenant), token))
             if rank is None:
                 return SessionPage((), "")
             first = rank + 1
-        (ids,) = await self._together(lambda pipe: pipe.zrevrange(tenant_key(tenant), first, first + limit))
-        names = [name.decode() for name in ids]
-        records = await self._records(tenant, names[:limit])
-        return SessionPage(records, names[limit - 1] if len(names) > limit else "")
+        while True:
+            (ids,) = await self._together(lambda pipe: pipe.zrevrange(tenant_key(tenant), first, first + limit))
+            names = [name.decode() for name in ids]
+            records = await self._records(tenant, names[:limit])
+            if len(names) <= limit:
+                return SessionPage(records, "")
+            if records:  # else all of them had expired and have left the list: the next ones stand in their place
+                return SessionPage(records, records[-1].session_id)
 
     async def _records(self, tenant: str, names: Sequence[str]) -> tuple[SessionRecord, ...]:
         """Read the records of these sessions; those whose keys have expired leave the tenant's list."""

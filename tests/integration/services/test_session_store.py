@@ -95,6 +95,30 @@ async def test_list_forgets_expired_sessions(store: SessionStore, redis_url: str
         assert client.zcard("cuelight:tenant:local:sessions") == 0
 
 
+async def test_expired_sessions_do_not_end_a_listing(store: SessionStore, redis_url: str) -> None:
+    """A page whose sessions have all expired, or whose last one has, hides nothing that comes after it."""
+    for number in range(6):
+        await store.create_session(SessionConfig(), session_id=f"s{number}")
+        await asyncio.sleep(0.002)
+    with redis_client.Redis.from_url(redis_url) as client:
+        client.delete(*session_keys("s5"), *session_keys("s4"), *session_keys("s2"))
+    names, token = [], ""
+    for _ in range(6):
+        page = await store.list_sessions(limit=2, token=token)
+        names += [record.session_id for record in page.sessions]
+        if not (token := page.next_token):
+            break
+    assert names == ["s3", "s1", "s0"]
+
+
+async def test_a_list_nobody_reads_does_not_grow_for_ever(store: SessionStore, redis_url: str) -> None:
+    """Creating a session takes those off the tenant's list that must have expired long ago."""
+    with redis_client.Redis.from_url(redis_url) as client:
+        client.zadd("cuelight:tenant:local:sessions", {"ancient": 1})
+        await store.create_session(SessionConfig(), session_id="new")
+        assert client.zrange("cuelight:tenant:local:sessions", 0, -1) == [b"new"]
+
+
 async def test_close_is_idempotent_and_final(teller: Teller) -> None:
     """A closed session stays closed: nothing advances it, and closing again is no error."""
     commit = await teller.prepare("one two")
