@@ -45,7 +45,9 @@ log = get_logger(__name__)
 _LEASE_POLL_S = 0.25
 _BACKOFF_S = (0.2, 5.0)
 _GIVE_UP_S = 120.0
-"""A session whose orchestrator or store is away for this long has failed."""
+"""A session whose orchestrator or store is away for this long, or that stands again and makes no chunk, has failed."""
+_STEADY_S = 30.0
+"""Standing for this long without a fault is going on, even where nothing is to be said."""
 _WATCH_S = 1.0
 
 
@@ -136,12 +138,11 @@ class Performer:
                 log.exception("performer_broke")
                 error = CuelightError("the worker has a fault; its log says more")
             finally:
-                await self._station.bridge.close(self.session_id)
                 if not self._hosted.done():
                     self._hosted.set_exception(error)
-                is_final = self._state.is_final
-                self._ring.close(None if is_final else error)
+                self._ring.close(None if self._state.is_final else error)
                 log.info("session_let_go", state=self._state.value, reason=type(error).__name__)
+                await self._station.bridge.close(self.session_id)
 
     async def _hold(self) -> Exception:
         """Take the lease, perform under it, give it back. Returns what ended it."""
@@ -229,10 +230,11 @@ class Performer:
         """Stand and perform; after a fault that passes, stand again."""
         lost_at, tries, reason = self._station.now(), 0, ""
         while True:
+            stood: tuple[float, int] | None = None
             try:
                 snapshot = await play.stand()
                 await self._standing(keeper, snapshot.next_chunk_index, snapshot.generation, reason)
-                lost_at, tries = self._station.now(), 0
+                stood = (self._station.now(), snapshot.next_chunk_index)
                 return await play.run()
             except (StaleGeneration, CommitConflict) as fault:
                 log.warning("standing_again", error=type(fault).__name__)
@@ -241,6 +243,8 @@ class Performer:
                 reason = "ORCHESTRATOR_LOST" if isinstance(fault, OrchestratorUnavailable) else "STORE_LOST"
                 play.close()
                 await self._recovering(keeper.lease, reason)
+            if stood is not None and (play.next_chunk_index > stood[1] or self._station.now() - stood[0] > _STEADY_S):
+                tries = 0  # it did go on: this is another loss
             if tries == 0:
                 lost_at = self._station.now()
             if self._station.now() - lost_at > _GIVE_UP_S:
@@ -291,14 +295,7 @@ class Performer:
         if take.asked_at is not None:
             station.figures.answered(station.now() - take.asked_at)
         if self._state is SessionState.READY:
-            await self._begin_active()
-
-    async def _begin_active(self) -> None:
-        self._announce(SessionState.ACTIVE)
-        try:
-            await self._station.store.set_state(self.session_id, SessionState.ACTIVE)
-        except StoreUnavailable:
-            log.warning("state_not_written", state=SessionState.ACTIVE.value)
+            self._announce(SessionState.ACTIVE)  # the store knows it by the commit
 
     async def _watch(self, record: SessionRecord) -> None:
         """End a session that nobody follows any more, or whose time is up."""

@@ -61,6 +61,8 @@ class MediaPipeline:
         self._publish = publish
         self._work: asyncio.Queue[Take | Cut] = asyncio.Queue(_WAITING_CHUNKS)
         self._retired: set[int] = set()
+        self._newest = -1
+        """The chunk that was published, or let go, last: indices only rise."""
 
     async def put(self, work: Take | Cut) -> None:
         """Hand over what comes next on the timeline; waits while decoding is behind."""
@@ -68,7 +70,7 @@ class MediaPipeline:
 
     def retire(self, chunk_indices: Collection[int]) -> None:
         """What is still on its way of these chunks is not published."""
-        self._retired.update(chunk_indices)
+        self._retired = {index for index in (*self._retired, *chunk_indices) if index > self._newest}
 
     async def drain(self) -> None:
         """Wait until everything handed over is published."""
@@ -81,14 +83,20 @@ class MediaPipeline:
             work = await self._work.get()
             if isinstance(work, Cut):
                 await loop.run_in_executor(self._executor, self._writer.start, work.position, work.parent_audio)
-            elif work.commit.chunk_index not in self._retired:
+            else:
                 await self._take(loop, work)
             self._work.task_done()
 
     async def _take(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
-        position = take.commit.position
+        index, position = take.commit.chunk_index, take.commit.position
         began_at = loop.time()
-        with self._metrics.stage("media"):
-            encoded = await loop.run_in_executor(self._executor, self._writer.write, position, take.video, take.audio)
-        if take.commit.chunk_index not in self._retired:
-            await self._publish(take, encoded, loop.time() - began_at)
+        if index not in self._retired:
+            with self._metrics.stage("media"):
+                encoded = await loop.run_in_executor(
+                    self._executor, self._writer.write, position, take.video, take.audio
+                )
+            if index not in self._retired:
+                await self._publish(take, encoded, loop.time() - began_at)
+        if index in self._retired:
+            self._metrics.drops.labels("retired_chunk").inc()
+        self._newest = index

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from cuelight.v1 import worker_pb2
 from services.errors import OffsetExpired
 
+MOST_EVENTS = 1024
+"""Messages kept beside the media: a session that makes no media may still be told of many things."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -98,6 +101,14 @@ class MediaRing:
         return next((entry for entry in self._entries if entry.number >= number), None)
 
     def _trim(self) -> None:
+        self._trim_chunks()
+        while len(self._entries) > 3 * self._chunks_kept + MOST_EVENTS:
+            gone = self._entries.popleft()
+            self._first_number = gone.number + 1
+            if gone.chunk_index is not None:
+                self._first_kept = 2 * (gone.chunk_index + 1)
+
+    def _trim_chunks(self) -> None:
         chunks = sorted({entry.chunk_index for entry in self._entries if entry.chunk_index is not None})
         if len(chunks) <= self._chunks_kept:
             return

@@ -10,9 +10,11 @@ from grpc import aio
 from PIL import Image
 
 from cuelight.v1 import worker_pb2, worker_pb2_grpc
-from services.errors import CuelightError
+from dit_worker.service import performer
+from dit_worker.service.direction import Direction, Plan
+from services.errors import CuelightError, OrchestratorUnavailable
 from services.serving import error_from_rpc
-from services.session import ChunkPolicy, CueKind, Regime
+from services.session import ChunkPolicy, CueKind, Regime, SessionState
 from tests.integration.dit_worker.conftest import CHUNK_S, Theatre, until
 
 SHORT = "hello there my friend."
@@ -148,6 +150,23 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(theatre: Theatre)
     assert audience.words == LONG.split()
     assert [media.offset for media in audience.media] == list(range(len(audience.media)))
     assert len({media.epoch for media in audience.media}) == 1
+
+
+async def test_a_session_that_stands_again_and_makes_nothing_fails_in_the_end(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orchestrator that opens and never plans is no recovery: the session does not try for ever."""
+
+    async def no_answer(*_: object) -> Plan:
+        raise OrchestratorUnavailable("the orchestrator did not answer")
+
+    monkeypatch.setattr(Direction, "begin", no_answer)
+    monkeypatch.setattr(performer, "_GIVE_UP_S", 1.0)
+    name = await theatre.session("stuck")
+    await theatre.cue(name, CueKind.SAY, SHORT)
+    async with theatre.audience(name) as audience:
+        await until(lambda: "FAILED" in audience.states)
+    assert (await theatre.store.get(name)).state is SessionState.FAILED
 
 
 async def test_several_sessions_share_the_worker_and_none_knows(theatre: Theatre) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cuelight.v1 import session_pb2, worker_pb2
-from dit_worker.service.ring import MediaRing
+from dit_worker.service.ring import MOST_EVENTS, MediaRing
 from services.errors import OffsetExpired, StaleEpoch
 
 
@@ -61,6 +61,22 @@ async def test_what_is_gone_is_refused_with_the_oldest_offset() -> None:
     assert expired.value.oldest_offset == 4
     with pytest.raises(OffsetExpired):
         await anext(slow)
+
+
+async def test_messages_without_media_do_not_pile_up() -> None:
+    """A session that stands still and is told of many things keeps the newest; a reader that far behind is told."""
+    ring = MediaRing(2)
+    publish(ring, 0)
+    slow = ring.read(0)
+    await anext(slow)
+    for index in range(5 * MOST_EVENTS):
+        ring.publish(progress(index))
+    assert len(ring._entries) <= MOST_EVENTS + 6
+    with pytest.raises(OffsetExpired) as expired:
+        await anext(slow)
+    assert expired.value.oldest_offset == 2
+    ring.close()
+    assert len(await read_all(ring, ring.next_offset)) == len(ring._entries)
 
 
 async def test_a_ring_taken_over_begins_where_the_store_does() -> None:
