@@ -7,7 +7,6 @@ It knows workers and the ring; who reads, and over what transport, it does not k
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -37,6 +36,8 @@ class HostingPolicy:
     """A worker that has not answered the claim by then counts as gone."""
     give_up_s: float = 45.0
     """A session that no worker takes for this long has failed."""
+    steady_s: float = 10.0
+    """A worker that kept a session for this long, or sent media of it, did take it."""
     backoff_s: float = 0.25
     backoff_most_s: float = 2.0
     ring_s: float = 30.0
@@ -78,7 +79,7 @@ class Hosting:
         self._error: CuelightError | None = None
         self._is_over = False
         self._is_recovering = False
-        self._is_up = False
+        self._up_at: float | None = None
         self._gone: set[str] = set()
 
     @property
@@ -103,6 +104,11 @@ class Hosting:
         """True when nothing more will come."""
         return self._is_over
 
+    @property
+    def has_failed(self) -> bool:
+        """True when it ended for a reason of its own, and not because the session did."""
+        return self._error is not None
+
     async def start(self, media_offset: int | None) -> None:
         """Claim the session, media from `media_offset` on. Returns when a worker has it; several may wait here."""
         if self._task is None:
@@ -117,8 +123,7 @@ class Hosting:
             subscription.end(error)
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     def subscribe(self, first_offset: int, credit: int | None = None) -> Subscription:
         """Add a reader. Raises OffsetExpired when media at `first_offset` are no longer kept."""
@@ -171,7 +176,7 @@ class Hosting:
         tries = 0
         cause: CuelightError | None = None
         while True:
-            self._is_up = False
+            self._up_at, offset = None, self._ring.next_offset if self._ring else 0
             fault: CuelightError = WorkerUnavailable("the worker ended the stream")
             try:
                 await self._host_once()
@@ -179,7 +184,7 @@ class Hosting:
                 fault = raised
             if self._is_over:
                 return
-            if self._is_up:
+            if self._went_on(offset):
                 lost_at, tries, cause = loop.time(), 0, None
             if cause is None or not isinstance(fault, NoCapacity):
                 cause = fault  # that no worker is left tells less than what happened to the last one
@@ -188,6 +193,13 @@ class Hosting:
             self._lost(fault, tries)
             await asyncio.sleep(min(self._policy.backoff_most_s, self._policy.backoff_s * 2**tries))
             tries += 1
+
+    def _went_on(self, offset: int) -> bool:
+        """True when the last worker did more than take the session: one that breaks at once is no recovery."""
+        if self._up_at is None:
+            return False
+        kept_s = asyncio.get_running_loop().time() - self._up_at
+        return self.ring.next_offset > offset or kept_s > self._policy.steady_s
 
     @property
     def _patience_s(self) -> float:
@@ -247,7 +259,7 @@ class Hosting:
         log.info("session_hosted", worker_id=slot.worker_id, epoch=hosted.epoch, preserved=hosted.state_preserved)
         self.epoch = max(self.epoch, hosted.epoch)
         self.generation = max(self.generation, hosted.generation)
-        self._is_up = True
+        self._up_at = asyncio.get_running_loop().time()
         self._gone.clear()
         if self._ring is None:
             first = self._wanted if self._wanted is not None else 2 * hosted.next_chunk_index

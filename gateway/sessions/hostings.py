@@ -14,7 +14,7 @@ from cuelight.v1 import session_pb2 as pb
 from gateway.sessions.hosting import Backstage, Hosting
 from services.errors import CuelightError, Draining, NoCapacity
 from services.logs import get_logger
-from services.session import SessionRecord
+from services.session import SessionRecord, SessionState
 from services.wire import duration_from_seconds
 
 log = get_logger(__name__)
@@ -50,7 +50,8 @@ class Hostings:
             hosting.visitors -= 1
             if hosting.is_over:
                 self._forget(hosting)
-            elif hosting.visitors == 0:
+            is_left = hosting.visitors == 0 and self._hostings.get(session_id) in (None, hosting)
+            if is_left and (hosting.has_failed or not hosting.is_over) and not self._is_draining:
                 self.expect(session_id, record.detach_ttl_s)
 
     def find(self, session_id: str) -> Hosting | None:
@@ -87,8 +88,10 @@ class Hostings:
     def _find(self, record: SessionRecord) -> Hosting:
         session_id = record.session_id
         hosting = self._hostings.get(session_id)
-        if hosting is not None and not hosting.is_over:
-            return hosting
+        if hosting is not None:
+            if not hosting.is_over:
+                return hosting
+            self._forget(hosting)
         if self._is_draining:
             raise Draining("this gateway is shutting down; attach to another one")
         if len(self._hostings) >= self._most:
@@ -128,9 +131,12 @@ class Hostings:
         self._part(hosting.session_id)
 
     async def _close_deserted(self, session_id: str) -> None:
-        log.info("session_closing", session_id=session_id)
+        was_here = session_id in self._hostings
         await self.let_go(session_id)
         try:
+            if not was_here and (await self._backstage.store.get(session_id)).state is not SessionState.PENDING:
+                return  # created here and attached at another gateway, whose worker sees when it is deserted
+            log.info("session_closing", session_id=session_id)
             await self._backstage.store.close(session_id)
         except CuelightError as fault:
             # Its keys expire by themselves, and its slot when the worker no longer confirms it.

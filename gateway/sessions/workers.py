@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Self, cast
 
@@ -52,26 +53,38 @@ class HostResponses:
 
 
 class WorkerLines:
-    """Channels to workers, opened when first needed."""
+    """Channels to workers, opened when first needed and closed after their last stream: workers come and go."""
 
     def __init__(self, max_message_bytes: int) -> None:
         self._options = channel_options(max_message_bytes)
         self._channels: dict[str, aio.Channel] = {}
+        self._streams: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
     async def host(self, address: str, requests: AsyncIterator[worker_pb2.HostRequest]) -> AsyncIterator[HostResponses]:
         """A Host stream to the worker at `address`; it is cancelled on leaving."""
-        call = worker_pb2_grpc.WorkerServiceStub(self._channel(address)).Host(requests)
+        channel = self._channel(address)
+        self._streams[address] += 1
+        call = worker_pb2_grpc.WorkerServiceStub(channel).Host(requests)
         try:
             yield HostResponses(call)
         finally:
             call.cancel()
+            await self._leave(address)
 
     async def aclose(self) -> None:
         """Close all channels."""
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             await channel.close()
+
+    async def _leave(self, address: str) -> None:
+        self._streams[address] -= 1
+        if self._streams[address] == 0:
+            del self._streams[address]
+            channel = self._channels.pop(address, None)
+            if channel is not None:
+                await channel.close()
 
     def _channel(self, address: str) -> aio.Channel:
         if address not in self._channels:

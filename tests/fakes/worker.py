@@ -112,6 +112,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     compute_s: float = 0.05
     claims: list[tuple[str, int | None]] = field(default_factory=list)
     refuse: CuelightError | None = None
+    is_breaking: bool = False
+    """Takes every session and has a fault at once."""
     silent_chunks: int = 0
     address: str = field(init=False, default="")
 
@@ -161,6 +163,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         listening = asyncio.create_task(_listen(requests, performance))
         try:
             yield worker_pb2.HostResponse(hosted=_hosted(performance))
+            if self.is_breaking:
+                await context.abort_with_status(rpc_status.to_status(status_from_error(CuelightError("it broke"))))
             first = 2 * performance.next_index if offset is None else offset
             for chunk in list(performance.timeline):
                 for response in _sent_again(chunk, performance, first):

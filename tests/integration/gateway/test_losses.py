@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
+from gateway.sessions.hosting import HostingPolicy
 from services.bundle import Bundle
 from services.errors import CuelightError, Draining
 from services.settings import GatewaySettings
@@ -206,6 +208,23 @@ async def test_a_worker_that_cannot_perform_is_told_apart(stub: SessionServiceSt
     fault = await client.refused()
     assert fault.code() is grpc.StatusCode.INTERNAL and "worker has a fault" in (fault.details() or "")
     assert len(worker.claims) == 1
+
+
+async def test_a_session_that_breaks_every_worker_ends(
+    gateway: Gateway, stub: SessionServiceStub, worker: FakeWorker
+) -> None:
+    """To take a session and break at once is no recovery: after `give_up_s` the client is told, and nobody tries on."""
+    gateway.hostings._backstage = replace(gateway.hostings._backstage, policy=HostingPolicy(give_up_s=1.0))
+    worker.is_breaking = True
+    client = await created(stub, **SCRIPTED)
+    async with asyncio.timeout(20):
+        await client.attached()
+        with pytest.raises(aio.AioRpcError) as caught:
+            await client.next("response_ended")
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    claims = len(worker.claims)
+    await asyncio.sleep(2.5)
+    assert len(worker.claims) == claims
 
 
 async def test_a_worker_that_is_busy_for_a_moment_is_asked_again(stub: SessionServiceStub, worker: FakeWorker) -> None:

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
+from services.session import SessionState
 from tests.fakes.worker import FakeWorker
 from tests.integration.gateway.conftest import Client, created, details
 
@@ -224,6 +225,21 @@ async def test_a_repeated_create_gives_the_same_session(stub: SessionServiceStub
     assert first.session.name == second.session.name and first.attach_token != second.attach_token
     await Client(stub, first.session.name, first.attach_token).attached()
     assert [fleet.used for fleet in await worker.store.list_workers()] == [1]
+
+
+async def test_a_session_attached_at_another_gateway_is_not_closed_here(
+    gateway: Gateway, stub: SessionServiceStub, worker: FakeWorker
+) -> None:
+    """The gateway that created a session closes it when nobody ever came, and not when another gateway has it."""
+    elsewhere, nowhere = await created(stub, **SCRIPTED), await created(stub, **SCRIPTED)
+    taken, left = (client.session.rsplit("/", 1)[1] for client in (elsewhere, nowhere))
+    await gateway.store.set_state(taken, SessionState.ACTIVE)
+    gateway.hostings.expect(taken, 0.05)
+    gateway.hostings.expect(left, 0.1)
+    async with asyncio.timeout(5):
+        while not (await gateway.store.get(left)).state.is_final:
+            await asyncio.sleep(0.05)
+    assert (await gateway.store.get(taken)).state is SessionState.ACTIVE
 
 
 async def test_a_deserted_session_is_closed(gateway: Gateway, stub: SessionServiceStub, worker: FakeWorker) -> None:
