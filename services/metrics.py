@@ -40,9 +40,6 @@ class Metrics:
         self.rtf = self._histogram("cuelight_rtf", "Compute time over length, by chunk", _RATIO_BUCKETS)
         self.ttfc_seconds = self._histogram("cuelight_ttfc_seconds", "Cue to first complete chunk", _LATENCY_BUCKETS)
         self.slack_seconds = self._histogram("cuelight_slack_seconds", "Deadline less completion", _SLACK_BUCKETS)
-        self.interaction_seconds = self._histogram(
-            "cuelight_interaction_seconds", "Cue to the first chunk that reflects it", _LATENCY_BUCKETS
-        )
         self.chunks = self._counter("cuelight_chunks_total", "Chunks committed", "kind")
         self.deadlines = self._counter("cuelight_chunk_deadlines_total", "Chunk deadlines, kept or missed", "result")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
