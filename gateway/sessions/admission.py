@@ -68,9 +68,10 @@ class Admission:
         )
         if record.state.is_final:
             raise SessionClosed("the session that this request_id created has ended; use a new request_id")
-        await self._reserve(record, queue_s)
         if self._hostings.find(record.session_id) is None:
-            self._hostings.expect(record.session_id, record.detach_ttl_s)
+            # Before the wait for a slot: the client may be gone by its end, and nobody else would close the session.
+            self._hostings.expect(record.session_id, queue_s + record.detach_ttl_s)
+        await self._reserve(record, queue_s)
         log.info("session_admitted", session_id=record.session_id)
         return pb.CreateSessionResponse(session=self._message(record), attach_token=token)
 

@@ -196,7 +196,7 @@ def check_voice(data: bytes) -> None:
             length = recording.getnframes() / recording.getframerate()
             held = len(recording.readframes(recording.getnframes()))
             is_whole = held == recording.getnframes() * recording.getnchannels() * recording.getsampwidth()
-    except (wave.Error, EOFError, ZeroDivisionError) as fault:
+    except (wave.Error, EOFError, ZeroDivisionError, RuntimeError) as fault:  # RuntimeError: a length that lies
         raise InvalidInput(f"{field} is not a WAV file with PCM samples", field=field) from fault
     if not is_whole:
         raise InvalidInput(f"{field} is a WAV file that was cut short", field=field)

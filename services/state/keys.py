@@ -6,7 +6,7 @@ one slot of a cluster.
 | key                             | type   | life                          | written by |
 |---------------------------------|--------|-------------------------------|----|
 | cuelight:{ID}:record            | hash   | limit + 1 h; closed, 10 min   | gateway creates, worker advances |
-| cuelight:{ID}:assets            | hash   | as record                     | gateway: portrait, voice |
+| cuelight:{ID}:assets            | hash   | as record; closed, at once    | gateway: portrait, voice |
 | cuelight:{ID}:lease             | string | 6 s, renewed every 2 s        | worker: owner |
 | cuelight:{ID}:cues              | stream | as record; trimmed by commits | gateway; id = client_seq |
 | cuelight:{ID}:chunks            | stream | as record; trimmed by commits | worker: end of the timeline; id = k + 1 |

@@ -9,7 +9,7 @@ if refused then return refused end
 redis.call('HSET', RECORD, 'state', ARGV[1], 'error', ARGV[2])
 changed()
 if ARGV[1] == 'closed' or ARGV[1] == 'failed' then
-  redis.call('DEL', LEASE)
+  redis.call('DEL', LEASE, ASSETS) -- portrait and voice are large, and of no use any more
   for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[4]) end
 end
 return {'OK'}

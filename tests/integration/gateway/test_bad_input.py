@@ -47,6 +47,8 @@ async def refused(stub: SessionServiceStub, request: pb.CreateSessionRequest) ->
         ({"portrait": fake_bundle.portrait("#fff", 8, 8)}, "config.portrait"),
         ({"portrait": bytes(4 * 1024 * 1024 + 1)}, "config.portrait"),
         ({"voice": b"RIFF nothing"}, "config.voice"),
+        ({"voice": fake_bundle.voice(3.0).replace(b"data", b"daTa", 1)}, "config.voice"),
+        ({"voice": fake_bundle.voice(3.0).replace(b"fmt \x10", b"fmt \x40", 1)}, "config.voice"),
         ({"voice": fake_bundle.voice(0.5)}, "config.voice"),
         ({"voice": fake_bundle.voice(3.0)[:9000]}, "config.voice"),
         ({"video": pb.VideoConfig(width=640)}, "config.video.width"),

@@ -76,6 +76,20 @@ async def test_a_queued_session_gets_the_next_free_slot(stub: SessionServiceStub
     assert (await waiting).session.state == pb.SESSION_STATE_PENDING
 
 
+async def test_a_client_that_leaves_the_queue_leaves_no_session(
+    gateway: Gateway, stub: SessionServiceStub, worker: FakeWorker
+) -> None:
+    """A CreateSession that is given up while it waits for a slot is closed like any session nobody attaches to."""
+    for _ in range(2):
+        await created(stub, **SCRIPTED)
+    request = pb.CreateSessionRequest(session_id="queued")
+    request.queue_timeout.seconds = 10
+    waiting = stub.CreateSession(request, timeout=15)
+    await asyncio.sleep(0.4)
+    waiting.cancel()
+    assert "queued" in gateway.hostings._partings
+
+
 async def test_a_killed_worker_is_replaced_in_mid_stream(
     stub: SessionServiceStub, worker: FakeWorker, store: SessionStore, gallery: Bundle
 ) -> None:

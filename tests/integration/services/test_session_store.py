@@ -119,6 +119,16 @@ async def test_a_list_nobody_reads_does_not_grow_for_ever(store: SessionStore, r
         assert client.zrange("cuelight:tenant:local:sessions", 0, -1) == [b"new"]
 
 
+async def test_portrait_and_voice_go_with_the_end(store: SessionStore, redis_url: str) -> None:
+    """What is refused or closed leaves no megabytes behind for the ten minutes in which its record can be read."""
+    await store.create_session(SessionConfig(portrait=bytes(1000), voice=bytes(1000)), session_id="s1")
+    with redis_client.Redis.from_url(redis_url) as client:
+        assert client.exists(session_keys("s1").assets)
+        await store.close("s1")
+        assert not client.exists(session_keys("s1").assets)
+    assert (await store.get("s1")).state is SessionState.CLOSED
+
+
 async def test_close_is_idempotent_and_final(teller: Teller) -> None:
     """A closed session stays closed: nothing advances it, and closing again is no error."""
     commit = await teller.prepare("one two")
