@@ -127,6 +127,10 @@ def session_config(config: pb.SessionConfig, manifest: Manifest) -> SessionConfi
     if config.planner not in ("", "rule"):
         raise InvalidInput("config.planner must be 'rule' or empty", field="config.planner")
     _check_size(config.instructions, INSTRUCTIONS_BYTES, "config.instructions")
+    if config.instructions.strip():
+        raise InvalidInput(
+            "config.instructions must be empty: the rule planner follows none", field="config.instructions"
+        )
     max_ahead = None
     if config.HasField("max_ahead"):
         max_ahead = seconds(config.max_ahead, "config.max_ahead", MAX_AHEAD_MOST_S)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Short speech-only runs, each without one option beyond the paper's equations: 5,120 samples, one voice, one seed.
+# Short runs, each without one option beyond the paper's equations, from one seed: 5,120 chunks of speech of one voice,
+# then 2,048 chunks with pictures after the speech stage.
 # Read the last val_ line of data/checkpoints/ablation-*/log.jsonl; docs/log.md keeps what was measured.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -8,4 +9,9 @@ common=(--samples 5120 --threads 1 --voices kal16:1)
 $python -m training.train_audio --name ablation-none "${common[@]}"
 for option in duration_bias context_in_condition text_kernel audio_motion; do
   $python -m training.train_audio --name "ablation-$option" --without "$option" "${common[@]}"
+done
+pictures=(--samples 2048 --threads 1 --start audio)
+$python -m training.train_joint --name ablation-pictures-none "${pictures[@]}"
+for option in condition_to_video learned_positions; do
+  $python -m training.train_joint --name "ablation-pictures-$option" --without "$option" "${pictures[@]}"
 done

@@ -114,7 +114,7 @@ class Client:
         Args:
             character: Name of one of the bundle's characters; empty takes the first.
             regime: ``scripted`` generates only while there is something to say; ``conversation`` goes on in silence.
-            instructions: Free-form guidance, at most 8 KiB.
+            instructions: Free-form guidance, at most 8 KiB; refused by the rule planner, which follows none.
             portrait: PNG, JPEG or WebP, as bytes or as the path of a file, instead of the character's own.
             voice: WAV of 3 to 15 s, as bytes or as the path of a file, instead of the character's own.
             seed: Makes the session repeatable.

@@ -41,6 +41,7 @@ async def refused(stub: SessionServiceStub, request: pb.CreateSessionRequest) ->
         ({"regime": "narrator"}, "config.regime"),
         ({"planner": "oracle"}, "config.planner"),
         ({"instructions": "x" * 8193}, "config.instructions"),
+        ({"instructions": "Be brief."}, "config.instructions"),
         ({"portrait": b"this is not a picture"}, "config.portrait"),
         ({"portrait": b"\x89PNG\r\n\x1a\n" + bytes(64)}, "config.portrait"),
         ({"portrait": fake_bundle.portrait("#fff")[:200]}, "config.portrait"),

@@ -259,7 +259,7 @@ class SessionConfig(_message.Message):
     character: _builtins.str
     """Name of a character of the bundle (portrait and voice); empty is the bundle's first."""
     instructions: _builtins.str
-    """Free-form guidance, UTF-8, at most 8 KiB."""
+    """Free-form guidance, UTF-8, at most 8 KiB; must be empty with the rule planner, which follows none."""
     regime: _builtins.str
     """Interaction regime, "scripted" (generates while transcript remains) or "conversation" (idles when there is nothing
     to say); empty is "conversation", any other is INVALID_ARGUMENT.
