@@ -49,6 +49,7 @@ _GIVE_UP_S = 120.0
 _STEADY_S = 30.0
 """Standing for this long without a fault is going on, even where nothing is to be said."""
 _WATCH_S = 1.0
+_CANCEL_AGAIN_S = 1.0
 
 
 class Performer:
@@ -338,9 +339,11 @@ async def _first_of(*parts: Coroutine[None, None, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending = set(tasks)
+        while pending:  # again and again: below us a library may lose a cancellation that comes with its answer
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
     for task in done:
         task.result()
 
