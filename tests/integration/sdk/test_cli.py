@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -119,6 +120,33 @@ async def test_a_session_that_breaks_leaves_its_part_and_says_so(tmp_path: Path)
     assert _duration_s(film) == pytest.approx(2 * 1.375)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stopped_render_says_so_and_leaves_its_part(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM are a sentence and status 130, and the film of what had come is there."""
+    (tmp_path / "t.txt").write_text("word " * 4000)
+    async with serve(FakeGateway()) as fake:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cuelight",
+            "render",
+            str(tmp_path / "t.txt"),
+            "-o",
+            str(tmp_path / "film.mp4"),
+            stderr=asyncio.subprocess.PIPE,
+            env={**clean_environment(tmp_path), "CUELIGHT_ADDRESS": fake.address},
+        )
+        async with asyncio.timeout(60):
+            while not any(session.words for session in fake.sessions.values()):
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            process.send_signal(number)
+            _, err = await process.communicate()
+    assert (process.returncode, "stopped" in err.decode()) == (130, True), err
+    assert "Traceback" not in err.decode()
+    assert _duration_s(tmp_path / "film.mp4") > 0
+
+
 def _run_here(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ran:
     """The command in this process: for what ends before anything is started."""
     monkeypatch.setattr(sys, "argv", ["cuelight", *arguments])
@@ -171,6 +199,14 @@ def test_status_without_a_gateway_says_how_to_start_one(
     """Nothing there: exit status 1 and the command that starts it."""
     ran = _run_here("status", "--address", "127.0.0.1:1", monkeypatch=monkeypatch, capsys=capsys)
     assert (ran.code, "cuelight up" in ran.err) == (1, True)
+
+
+async def test_characters_of_a_page_that_is_none(tmp_path: Path) -> None:
+    """Nothing there, or something that speaks no HTTP: one sentence with the address."""
+    async with serve(FakeGateway()) as fake:
+        for address in ("127.0.0.1:1", fake.address):
+            ran = await _cuelight("characters", "--page", f"http://{address}", home=tmp_path)
+            assert (ran.code, f"answers at http://{address}" in ran.err) == (1, True), ran.err
 
 
 async def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import json
 import sys
 import urllib.request
 from collections.abc import Coroutine
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
-from cuelight.cli.console import UsageError, exit_status, explain, out, run_async
+from cuelight.cli.console import StackError, UsageError, exit_status, explain, out, run_async
 from cuelight.cli.house import gateway, print_line
 from cuelight.cli.performance import Cast, perform, print_notices
 from cuelight.cli.server import read_manifest
@@ -230,7 +231,10 @@ def _bundle_characters(bundle: Path | None) -> list[tuple[str, str]]:
 def _page_characters(page: str) -> list[tuple[str, str]]:
     if not page.startswith(("http://", "https://")):
         raise UsageError(f"--page {page} is not an http URL")
-    with urllib.request.urlopen(f"{page.rstrip('/')}/api/characters", timeout=5) as answer:  # noqa: S310
-        found = json.load(answer)
-    listed = found["characters"] if isinstance(found, dict) else found
-    return [(entry["name"], entry.get("description", "")) for entry in listed]
+    try:
+        with urllib.request.urlopen(f"{page.rstrip('/')}/api/characters", timeout=5) as answer:  # noqa: S310
+            found = json.load(answer)
+        listed = found["characters"] if isinstance(found, dict) else found
+        return [(entry["name"], entry.get("description", "")) for entry in listed]
+    except (OSError, HTTPException, ValueError, TypeError, KeyError) as error:
+        raise StackError(f"no page of a running stack answers at {page}") from error

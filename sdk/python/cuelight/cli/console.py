@@ -82,4 +82,15 @@ def run_async(work: Coroutine[object, object, _RESULT]) -> _RESULT:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work
 
-    return asyncio.run(cancellable())
+    try:
+        return asyncio.run(cancellable())
+    except KeyboardInterrupt as error:  # typer would make a silent success of it
+        raise _stopped(error) from error
+
+
+def _stopped(error: KeyboardInterrupt) -> asyncio.CancelledError:
+    """The same as SIGTERM gives, with what was noted on the way out."""
+    stopped = asyncio.CancelledError()
+    for note in getattr(error.__context__, "__notes__", ()):
+        stopped.add_note(note)
+    return stopped

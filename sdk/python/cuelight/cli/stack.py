@@ -190,15 +190,13 @@ class Stack:
             self._failure.set_result(message)
 
     async def _stop(self) -> None:
-        """Stops who takes work first and who keeps state last; all at once what is not up yet."""
+        """Stops all processes at once with one grace, and Redis, which keeps state, after them."""
         for watcher in self._watchers:
             watcher.cancel()
         if self._watchers:
             await asyncio.wait(self._watchers)
-        groups = _stop_order(self._children) if self._is_up else [self._children]
         grace_s = _STOP_GRACE_S if self._is_up else _ABORT_GRACE_S
-        for group in groups:
-            await asyncio.gather(*(child.stop(grace_s) for child in group))
+        await asyncio.gather(*(child.stop(grace_s) for child in self._children))
         if self._redis is not None:
             await asyncio.to_thread(self._redis.stop)
         if self._state_file is not None:
@@ -263,8 +261,3 @@ def _free_port(host: str) -> int:
         except OSError as error:
             raise UsageError(f"host {host} cannot be listened on: {error.strerror}") from error
         return int(probe.getsockname()[1])
-
-
-def _stop_order(children: list[Child]) -> list[list[Child]]:
-    order = ("gateway", "dit_worker", "orchestrator_llm")
-    return [[child for child in children if child.spec.module == module] for module in order]
