@@ -4,7 +4,9 @@ Starts orchestrator, worker, gateway and Redis as `cuelight up` does, and is the
 the worker's own compute time over the chunk's length, of a transcript spoken as fast as it comes. Time to first chunk
 is from the first `say` to the first chunk with speech complete at the client, on a warm stack.
 
-    python benchmarks/session_speed.py --out out/benchmarks [--bundle bundles/pocket] [--openings 5] [--repeats 4]
+    python benchmarks/session_speed.py --out out/benchmarks [--bundle bundles/pocket] [--runs 3]
+
+Each run starts a stack of its own; every figure is the median over runs, which are kept beside it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import asyncio
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +71,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {**shares, "max": round(max(values), 4), "count": len(values)}
 
 
+def median_of(runs: Sequence[Any]) -> Any:
+    """The median of each number in equally built runs."""
+    if isinstance(runs[0], dict):
+        return {name: median_of([run[name] for run in runs]) for name in runs[0]}
+    return round(float(np.median(runs)), 4)
+
+
 async def measure(options: argparse.Namespace) -> dict[str, object]:
     """Starts the stack, warms it with one session, measures, stops it."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,11 +118,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder for the JSON file")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/pocket"))
+    parser.add_argument("--runs", type=int, default=3, help="stacks to start and measure, one after the other")
     parser.add_argument("--openings", type=int, default=5, help="sessions for the time to first chunk")
     parser.add_argument("--repeats", type=int, default=4, help="times the text is spoken for the real-time factor")
     options = parser.parse_args()
-    figures = asyncio.run(measure(options))
-    result = {**provenance(), **describe(load_manifest(options.bundle)), "figures": figures}
+    runs = [asyncio.run(measure(options)) for _ in range(options.runs)]
+    figures = median_of(runs)
+    result = {**provenance(), **describe(load_manifest(options.bundle)), "figures": figures, "runs": runs}
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "session_speed.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
