@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,11 +71,12 @@ def spread(values: list[float]) -> dict[str, float]:
     return {**shares, "max": round(max(values), 4), "count": len(values)}
 
 
-def median_of(runs: Sequence[Any]) -> Any:
+def median_of(runs: Sequence[object]) -> object:
     """The median of each number in equally built runs."""
-    if isinstance(runs[0], dict):
-        return {name: median_of([run[name] for run in runs]) for name in runs[0]}
-    return round(float(np.median(runs)), 4)
+    equal = [run for run in runs if isinstance(run, dict)]
+    if equal:
+        return {name: median_of([run[name] for run in equal]) for name in equal[0]}
+    return round(float(np.median(np.array(runs, dtype=float))), 4)
 
 
 async def measure(options: argparse.Namespace) -> dict[str, object]:
