@@ -57,8 +57,9 @@ def alignment_losses(tail: Tail, conditioner: Conditioner, window: Window) -> Lo
     end = F.smooth_l1_loss(conditioner.point(tail), window.end)
     losses = {"attention": 0.3 * attention, "positions": 0.1 * positions, "end": 0.1 * end}
     if alignment.log_durations is not None:
-        known = window.durations > 0
-        losses["durations"] = 0.3 * F.l1_loss(alignment.log_durations[known], (window.durations[known] + 0.1).log())
+        known = window.durations > 0  # none at all in a batch of idle chunks
+        error = (alignment.log_durations - (window.durations + 0.1).log()).abs() * known
+        losses["durations"] = 0.3 * error.sum() / known.sum().clamp(min=1)
     return losses
 
 
