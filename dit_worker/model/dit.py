@@ -2,18 +2,19 @@
 
     reference ─┐ sink ─┐ motion ─┐            t = 0, causal, once per session or chunk: `encode_condition` ─▶ Memory
                ▼       ▼         ▼
-    noisy video ──patchify──────────▶ ┌ shared attention + FFN expert per modality ┐ x L ─▶ v_video
-    noisy audio + c_a ─audio encoder─▶└────────────── time t ──────────────────────┘ ─audio decoder─▶ v_audio
+    noisy video ──patchify──────────▶ ┌ shared attention ─ prompt ─ FFN expert ┐ x L ─────────────▶ v_video
+    noisy audio + c_a ─audio encoder─▶└ shared attention ────────── FFN expert ┘ ─audio decoder─▶ v_audio
 
 Noisy tokens attend to everything; condition tokens never attend to noisy ones, so their keys and values are a cache.
-`velocity` reads them; `forward` is the same in one masked sequence, the plain path the fast one is proven against.
-B batch, L tokens, D width, C video channels, T video latents, A audio latents, H heads, K head width.
+Only noisy video reads the prompt, so that a changed one leaves that cache valid. `velocity` reads the cache; `forward`
+is the same in one masked sequence, the plain path the fast one is proven against.
+B batch, L tokens, D width, C video channels, T video latents, A audio latents, S words, H heads, K head width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dit_worker.model.prompt import Attention, PromptAttention
 from dit_worker.model.rope import audio_positions, phases, rotate, video_positions
 
 Kind = Literal["reference", "sink", "motion"]
 KINDS: tuple[Kind, ...] = ("reference", "sink", "motion")
 VIDEO, AUDIO = 0, 1
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Queries, keys, values (B, H, L, K) and a mask (L, P), True where a query may look."""
+Words = tuple[Tensor, Tensor, Tensor]
+"""What one block reads of a prompt: keys, values (B, H, 1 + S, K) and mask (B, 1, 1, 1 + S)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class DiTConfig:
     """Add learned vectors for patch place and condition kind to the rotary positions."""
     condition_to_video: bool = False
     """Add c_a, four frames a latent, to the video tokens too, besides what shared attention carries."""
+    prompt_width: int = 0
+    """Width of the text states that video tokens read by cross-attention; 0 for a model without prompts."""
 
     @property
     def patches(self) -> int:
@@ -89,6 +93,17 @@ class Memory:
         return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
 
 
+class PromptMemory(NamedTuple):
+    """Keys and values (B, H, 1 + S, K) of a prompt, one pair per block, and their mask (B, 1, 1, 1 + S).
+
+    The first is a learned one that stands for saying nothing: it is there in every prompt and is all of an empty one.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    mask: Tensor
+
+
 class Velocity(NamedTuple):
     """v = noise - clean for video (B, C, T, h, w) and audio (B, A, Ca)."""
 
@@ -104,9 +119,12 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Shared attention, one FFN expert per modality, modulated by time (AdaLN, a table per modality)."""
+    """Shared attention, one FFN expert per modality, modulated by time (AdaLN, a table per modality).
 
-    def __init__(self, config: DiTConfig, modalities: int, attention: Attention) -> None:
+    With `prompt_width` noisy video reads a prompt between the two, where the body of the full size reads one.
+    """
+
+    def __init__(self, config: DiTConfig, modalities: int, attention: Attention, prompt_width: int = 0) -> None:
         super().__init__()
         width = config.width
         self.attention = attention
@@ -118,6 +136,12 @@ class Block(nn.Module):
             for _ in range(modalities)
         )
         self.tables = nn.Parameter(torch.randn(modalities, 6, width) / width**0.5)
+        if prompt_width:
+            self.prompt = PromptAttention(config.width, config.heads, prompt_width, attention)
+
+    def words(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What this block reads of a prompt: states (B, S, P) -> keys and values (B, H, S, K)."""
+        return self.prompt.encode(states)
 
     def modulation(self, time: Tensor, modality: int) -> Sequence[Tensor]:
         """Shift, scale, gate of attention and of FFN for one modality: time (B, 6, D) -> six of (B, 1, D)."""
@@ -137,7 +161,11 @@ class Block(nn.Module):
         return rotate(query, phase), rotate(key, phase), value
 
     def forward(
-        self, groups: Sequence[Group], memory: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+        self,
+        groups: Sequence[Group],
+        memory: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None = None,
+        prompt: Words | None = None,
     ) -> tuple[list[Group], tuple[Tensor, Tensor]]:
         """Runs the groups as one sequence after `memory`. Returns them, and the sequence's own keys and values."""
         modulations = [self.modulation(g.time, g.modality) for g in groups]
@@ -147,11 +175,13 @@ class Block(nn.Module):
             key, value = torch.cat([memory[0], key], 2), torch.cat([memory[1], value], 2)
         attended = self.out(self.attention(query, key, value, mask).transpose(1, 2).flatten(2))
         parts = attended.split([g.x.shape[1] for g in groups], 1)
-        return [self._feed(g, part, m) for g, part, m in zip(groups, parts, modulations, strict=True)], own
+        return [self._feed(g, part, m, prompt) for g, part, m in zip(groups, parts, modulations, strict=True)], own
 
-    def _feed(self, group: Group, attended: Tensor, modulation: Sequence[Tensor]) -> Group:
+    def _feed(self, group: Group, attended: Tensor, modulation: Sequence[Tensor], prompt: Words | None) -> Group:
         _, _, gate, shift, scale, gate_ffn = modulation
         x = group.x + gate * attended
+        if prompt is not None and group.reads_prompt:
+            x = x + self.prompt(x, *prompt)
         normed = F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
         return group._replace(x=x + gate_ffn * self.experts[group.modality](normed))
 
@@ -163,6 +193,7 @@ class Group(NamedTuple):
     phase: Tensor
     time: Tensor
     modality: int
+    reads_prompt: bool = False
 
 
 class JointDiT(nn.Module):
@@ -178,7 +209,7 @@ class JointDiT(nn.Module):
         self.time_in = nn.Sequential(nn.Linear(c.time_width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.time_out = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
         self.audio_encoder = nn.ModuleList(Block(c, 1, attention) for _ in range(c.audio_encoder_layers))
-        self.blocks = nn.ModuleList(Block(c, 2, attention) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(Block(c, 2, attention, c.prompt_width) for _ in range(c.layers))
         self.audio_decoder = nn.ModuleList(Block(c, 1, attention) for _ in range(c.audio_decoder_layers))
         self.heads_table = nn.Parameter(torch.randn(2, 2, c.width) / c.width**0.5)
         if c.audio_motion:
@@ -189,6 +220,8 @@ class JointDiT(nn.Module):
             self.kinds = nn.ParameterDict({kind: torch.randn(c.width) * 0.02 for kind in KINDS})
         if c.condition_to_video:
             self.condition_to_video = nn.Linear(4 * c.condition_width, c.width)
+        if c.prompt_width:
+            self.no_prompt = nn.Parameter(torch.randn(c.prompt_width) * 0.02)
         for layer in (self.video_out, self.audio_out, self.time_out[1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -209,6 +242,14 @@ class JointDiT(nn.Module):
             values.append(value)
         return Memory(tuple(keys), tuple(values))
 
+    def encode_prompt(self, states: Tensor, mask: Tensor) -> PromptMemory:
+        """Keys and values of a prompt, once for all its steps: states (B, S, P), mask (B, S), True where a word is."""
+        count = len(states)
+        states = torch.cat([self.no_prompt.to(states.dtype).expand(count, 1, -1), states], 1)
+        known = torch.cat([mask.new_ones(count, 1), mask], 1)[:, None, None]
+        keys, values = zip(*(block.words(states) for block in self.blocks), strict=True)
+        return PromptMemory(keys, values, known)
+
     # one step ---------------------------------------------------------------------------------------------------------
 
     def velocity(
@@ -220,19 +261,21 @@ class JointDiT(nn.Module):
         condition: Tensor,
         audio_motion: Tensor | None = None,
         audio_motion_mask: Tensor | None = None,
+        prompt: PromptMemory | None = None,
     ) -> Velocity:
         """One denoising step against cached condition tokens.
 
         noisy_video (B, C, T, h, w), noisy_audio (B, A, Ca), t (B,), condition c_a (B, A, Dc), audio_motion (B, M, Ca)
-        with its mask (B, M), read only where the bundle has audio motion.
+        with its mask (B, M), read only where the bundle has audio motion; no prompt asks nothing of the picture.
         """
+        prompts = self._prompts(prompt, len(noisy_video))
         time = self._time(t)
         groups = [
             self._video_group(noisy_video, condition, time),
             self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time),
         ]
         for index, block in enumerate(self.blocks):
-            groups, _ = block(groups, (memory.keys[index], memory.values[index]))
+            groups, _ = block(groups, (memory.keys[index], memory.values[index]), prompt=prompts[index])
         return self._heads(groups, time)
 
     def audio_velocity(
@@ -259,8 +302,10 @@ class JointDiT(nn.Module):
         condition: Tensor,
         audio_motion: Tensor | None = None,
         audio_motion_mask: Tensor | None = None,
+        prompt: PromptMemory | None = None,
     ) -> Velocity:
         """The same step without caches: one sequence under the asymmetric mask."""
+        prompts = self._prompts(prompt, len(noisy_video))
         time = self._time(t)
         groups = [self._condition_group(kind, conditions[kind]) for kind in KINDS if kind in conditions]
         clean = len(groups)
@@ -269,14 +314,24 @@ class JointDiT(nn.Module):
             self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time),
         ]
         mask = asymmetric_mask([g.x.shape[1] for g in groups], clean)
-        for block in self.blocks:
-            groups, _ = block(groups, None, mask)
+        for block, words in zip(self.blocks, prompts, strict=True):
+            groups, _ = block(groups, None, mask, words)
         return self._heads(groups[clean:], time)
 
     # tokens in and out ------------------------------------------------------------------------------------------------
 
     def _time(self, t: Tensor) -> Tensor:
         return self.time_out(self.time_in(time_embedding(t, self.config.time_width))).unflatten(-1, (6, -1))
+
+    def _prompts(self, prompt: PromptMemory | None, count: int) -> Sequence[Words | None]:
+        """What each block's video tokens read; None in a model without prompts."""
+        width = self.config.prompt_width
+        if not width:
+            assert prompt is None, "this model reads no prompt"
+            return [None] * len(self.blocks)
+        if prompt is None:
+            prompt = self.encode_prompt(torch.zeros(count, 0, width), torch.zeros(count, 0, dtype=torch.bool))
+        return [(key, value, prompt.mask) for key, value in zip(prompt.keys, prompt.values, strict=True)]
 
     def _patchify(self, latents: Tensor) -> Tensor:
         b, c, t, h, w = latents.shape
@@ -312,7 +367,7 @@ class JointDiT(nn.Module):
             by_latent = torch.cat([condition[:, :1].expand(-1, 3, -1), condition], 1)
             by_latent = self.condition_to_video(by_latent.reshape(x.shape[0], self.config.video_latents, -1))
             x = x + by_latent.repeat_interleave(self.config.patches, 1)
-        return Group(x, phase, time, VIDEO)
+        return Group(x, phase, time, VIDEO, reads_prompt=True)
 
     def _encode_audio(
         self, noisy: Tensor, condition: Tensor, motion: Tensor | None, mask: Tensor | None, time: Tensor

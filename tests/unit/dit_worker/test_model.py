@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
-from dit_worker.model.dit import DiTConfig, JointDiT, Memory, asymmetric_mask, plain_attention
+from dit_worker.model.dit import DiTConfig, JointDiT, Memory, PromptMemory, asymmetric_mask, plain_attention
+from dit_worker.model.prompt import PromptEncoder, PromptEncoderConfig
 from dit_worker.model.sampler import euler, timesteps
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 
@@ -27,6 +29,7 @@ CONFIG = DiTConfig(
     learned_positions=True,
     condition_to_video=True,
 )
+PROMPTED = replace(CONFIG, prompt_width=24)
 
 
 def random_dit(config: DiTConfig = CONFIG) -> JointDiT:
@@ -88,6 +91,77 @@ def test_every_condition_block_is_read(kind: str) -> None:
     before = dit.velocity(remember(dit, s), *shared)
     after = dit.velocity(remember(dit, {**s, kind: s[kind] + 1}), *shared)
     assert (before.video - after.video).abs().max() > 1e-3
+
+
+def prompt(dit: JointDiT, words: int = 3, padding: int = 0, seed: int = 5) -> PromptMemory:
+    """Memory of a drawn prompt for a batch of two; the padding's states are drawn too."""
+    states = torch.randn(2, 16, dit.config.prompt_width, generator=torch.Generator().manual_seed(seed))
+    return dit.encode_prompt(states[:, : words + padding], torch.arange(words + padding).expand(2, -1) < words)
+
+
+def step(dit: JointDiT, read: PromptMemory | None) -> tuple[Tensor, Tensor]:
+    """One cached step of the scene under a prompt."""
+    s = scene()
+    shared = (s["video"], s["audio"], torch.tensor([0.3, 0.9]), s["condition"], s["audio_motion"], torch.ones(2, 4))
+    return dit.velocity(remember(dit, s), *shared, prompt=read)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("words", [None, 0, 3])
+def test_the_cached_step_equals_the_masked_sequence_under_a_prompt(words: int | None) -> None:
+    """If condition tokens read the prompt, or the two paths read it elsewhere, these two would part."""
+    dit, s = random_dit(PROMPTED), scene()
+    read = None if words is None else prompt(dit, words, padding=2)
+    shared = (s["video"], s["audio"], torch.tensor([0.3, 0.9]), s["condition"], s["audio_motion"], torch.ones(2, 4))
+    plain = dit({kind: s[kind] for kind in ("reference", "sink", "motion")}, *shared, prompt=read)
+    for one, other in zip(step(dit, read), plain, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prompt_is_read_and_its_padding_is_not() -> None:
+    """Other words change the picture; what stands beyond the last word changes nothing, nor does an empty prompt."""
+    dit = random_dit(PROMPTED)
+    bare = step(dit, prompt(dit))[0]
+    assert (bare - step(dit, prompt(dit, seed=6))[0]).abs().max() > 1e-3
+    torch.testing.assert_close(bare, step(dit, prompt(dit, padding=9))[0], atol=1e-5, rtol=1e-4)
+    for empty in (prompt(dit, words=0), prompt(dit, words=0, padding=7)):
+        torch.testing.assert_close(step(dit, None)[0], step(dit, empty)[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_only_noisy_video_reads_the_prompt() -> None:
+    """With a single block sound cannot have heard of the prompt through the picture: its velocity must stand."""
+    dit = random_dit(replace(PROMPTED, layers=1))
+    one, other = step(dit, prompt(dit)), step(dit, prompt(dit, seed=6))
+    assert (one[0] - other[0]).abs().max() > 1e-3
+    assert torch.equal(one[1], other[1])
+
+
+@torch.no_grad()
+def test_weights_without_prompts_carry_on_with_them() -> None:
+    """A model that learned without prompts and is given them begins exactly where it was, whatever the prompt."""
+    before, after = random_dit(), JointDiT(PROMPTED).eval()
+    missing, unexpected = after.load_state_dict(before.state_dict(), strict=False)
+    assert not unexpected and all("prompt" in name for name in missing)
+    assert torch.equal(step(before, None)[0], step(after, prompt(after))[0])
+
+
+@torch.no_grad()
+def test_the_prompt_encoder_reads_both_ways_and_no_padding() -> None:
+    """Its states do not depend on the batch's padding, but each on the words before and after; none is well defined."""
+    torch.manual_seed(7)
+    encoder = PromptEncoder(PromptEncoderConfig(words=20)).eval()
+    ids = torch.tensor([[4, 9, 2, 0, 0], [4, 9, 3, 1, 5]])
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    states = encoder(ids, mask)
+    torch.testing.assert_close(states[:1, :3], encoder(ids[:1, :3], mask[:1, :3]), atol=1e-5, rtol=1e-4)
+    assert not states[0, 3:].any()
+    assert (states[0, 0] - states[1, 0]).abs().max() > 1e-3
+    assert encoder(ids[:, :0], mask[:, :0]).shape == (2, 0, 128)
+    assert not encoder(ids, torch.zeros_like(mask)).any()
+    with pytest.raises(ValueError, match="49 words"):
+        encoder(torch.zeros(1, 49, dtype=torch.long), torch.ones(1, 49, dtype=torch.bool))
 
 
 def test_condition_tokens_never_see_noise() -> None:
