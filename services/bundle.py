@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -85,6 +85,8 @@ class Sampler(_Frozen):
     """How noise becomes latents."""
 
     steps: PositiveInt
+    kind: Literal["euler", "renoise"] = "euler"
+    """Along the velocity, or to the clean latents and back by fresh noise."""
     noise_scale_audio: PositiveFloat
     noise_scale_video: PositiveFloat
     shift: PositiveFloat

@@ -22,6 +22,7 @@ from dit_worker.engine.performance import Sampling
 from dit_worker.engine.voice import read_voice
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.dit import DiTConfig, JointDiT
+from dit_worker.model.sampler import SAMPLERS
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 from services.bundle import Bundle, Manifest
 
@@ -89,6 +90,7 @@ def sampling_of(manifest: Manifest) -> Sampling:
         audio_shape=geometry.audio_shape,
         video_noise_scale=sampler.noise_scale_video,
         audio_noise_scale=sampler.noise_scale_audio,
+        advance=SAMPLERS[sampler.kind],
     )
 
 

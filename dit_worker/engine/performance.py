@@ -14,7 +14,7 @@ from dit_worker.engine.arrays import Floats, to_array, to_tensor
 from dit_worker.engine.cache import Conditions, Latents
 from dit_worker.engine.noise import Modality, draw_noise
 from dit_worker.model.dit import JointDiT
-from dit_worker.model.sampler import euler, timesteps
+from dit_worker.model.sampler import Advance, Draw, euler, timesteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,15 @@ class ChunkAddress:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How chunks are sampled: the time shift, and per modality the shape and scale of the first noise."""
+    """How chunks are sampled: the time shift, per modality the shape of the latents and the scale of all noise drawn
+    for them, and what carries them from one time to the next."""
 
     shift: float
     video_shape: tuple[int, ...]
     audio_shape: tuple[int, ...]
     video_noise_scale: float
     audio_noise_scale: float
+    advance: Advance = euler
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,11 @@ class Performance:
     """The steps of one chunk, in order."""
 
     def __init__(self, dit: JointDiT, sampling: Sampling, address: ChunkAddress) -> None:
-        self._dit = dit
+        self._dit, self._sampling, self._address = dit, sampling, address
         self._times = timesteps(address.steps, sampling.shift)
         self.chunk_index = address.chunk_index
         self._step = 0
-        self._video = _first_noise(address, Modality.VIDEO, sampling.video_shape, sampling.video_noise_scale)
-        self._audio = _first_noise(address, Modality.AUDIO, sampling.audio_shape, sampling.audio_noise_scale)
+        self._video, self._audio = self._draw(Modality.VIDEO)(), self._draw(Modality.AUDIO)()
 
     @property
     def is_finished(self) -> bool:
@@ -82,7 +83,7 @@ class Performance:
         return StepRequest(self.chunk_index, self._step, self._times[self._step], to_array(self._audio))
 
     def step(self, conditions: Conditions, condition: Tensor) -> None:
-        """Velocity, then one Euler step, for both modalities together. condition: (1, A, width)."""
+        """Velocity, then one step of the sampler, for both modalities together. condition: (1, A, width)."""
         now, then = self._times[self._step : self._step + 2]
         v_video, v_audio = self._dit.velocity(
             conditions.memory,
@@ -93,15 +94,21 @@ class Performance:
             conditions.audio_motion,
             conditions.audio_motion_mask,
         )
-        self._video = euler(self._video, v_video, now, then)
-        self._audio = euler(self._audio, v_audio, now, then)
-        self._step += 1
+        self._step += 1  # what is drawn from here on belongs to the step that comes next
+        advance = self._sampling.advance
+        self._video = advance(self._video, v_video, now, then, self._draw(Modality.VIDEO))
+        self._audio = advance(self._audio, v_audio, now, then, self._draw(Modality.AUDIO))
 
     def latents(self) -> Latents:
         """The clean latents, once finished."""
         assert self.is_finished, "steps are left"
         return Latents(self._video, self._audio)
 
-
-def _first_noise(address: ChunkAddress, modality: Modality, shape: tuple[int, ...], scale: float) -> Tensor:
-    return to_tensor(draw_noise(address.seed, address.chunk_index, 0, modality, shape)) * scale
+    def _draw(self, modality: Modality) -> Draw:
+        """Draws the noise of one modality that the next step starts from."""
+        sampling, address, step = self._sampling, self._address, self._step
+        shape, scale = {
+            Modality.VIDEO: (sampling.video_shape, sampling.video_noise_scale),
+            Modality.AUDIO: (sampling.audio_shape, sampling.audio_noise_scale),
+        }[modality]
+        return lambda: to_tensor(draw_noise(address.seed, address.chunk_index, step, modality, shape)) * scale

@@ -2,7 +2,7 @@
 
 A sampler is a function that carries noisy latents from one time to the next. `euler` follows the velocity, as suits a
 teacher of many steps; `renoise` goes to the clean latents the velocity points at and adds fresh noise, as suits a
-student that was distilled to know them (DMD2, arXiv 2405.14867, §4.5). Which one a bundle uses is named in its manifest.
+student that was distilled to know them (DMD2, arXiv 2405.14867, §4.4). The manifest of a bundle names its sampler.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def timesteps(steps: int, shift: float = 1.0) -> list[float]:
     return [shift * t / (1 + (shift - 1) * t) for t in even]
 
 
-def euler(x: Tensor, v: Tensor, t: float, t_next: float, draw: Draw | None = None) -> Tensor:
+def euler(x: Tensor, v: Tensor, t: float, t_next: float, draw: Draw | None = None) -> Tensor:  # noqa: ARG001  (an Advance)
     """One step along v; no noise is drawn."""
     return x + (t_next - t) * v
 
