@@ -181,6 +181,11 @@ class Loop:
         self.module.load_state_dict(kept)
         return measured
 
+    def begin_from(self, weights: dict[str, Tensor]) -> None:
+        """Takes weights to start from; the average starts there too."""
+        self.module.load_state_dict(weights)
+        self.average = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
     def resume(self) -> bool:
         """Goes on from the stage's own checkpoint when there is one."""
         path = self.folder / "state.safetensors"

@@ -21,6 +21,11 @@ from training.corpora.text import TextSource, collect
 
 HELD_OUT = Path(__file__).parent.parent / "evaluation" / "sentences.txt"
 PASSAGES_PER_SHARD = 200
+VOICES = ",".join(
+    ["kal16:20", "slt:14", "rms:14", "awb:14"]
+    + [f"{voice}@{percent}:2" for voice in ("kal16", "slt", "rms", "awb") for percent in (86, 94, 108, 116)]
+)
+"""The four voices, and each at four other pitches; 90, 104 and 112 percent are kept for the test of voice following."""
 
 
 @functools.cache
@@ -52,7 +57,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/corpus"), help="folder of the shards")
-    parser.add_argument("--voices", default="kal16:15,slt:10", help="flite voices and how many shards of each")
+    parser.add_argument(
+        "--voices", default=VOICES, help="speakers, voice or voice@percent, and how many shards of each"
+    )
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -62,8 +62,13 @@ class ChunkPrefix(Protocol):
 class Voice(Protocol):
     """A reference voice, made ready once and shared by every session that speaks with it."""
 
-    def prefix(self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk]) -> ChunkPrefix:
-        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history`, oldest first and as heard."""
+    def prefix(
+        self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk], offset: int = 0
+    ) -> ChunkPrefix:
+        """The prefix of a chunk that begins at `pointer` in `tokens`, after `history`, oldest first and as heard.
+
+        `offset` is the absolute index of the first token given: history tells its pointers absolute.
+        """
 
 
 class Backend(Protocol):

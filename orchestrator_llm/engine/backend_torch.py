@@ -9,7 +9,6 @@ H history frames, T chunk frames, R reference frames, C latent channels, D width
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -82,11 +81,15 @@ class TorchVoice:
         self._backend = backend
         self._cache = cache
 
-    def prefix(self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk]) -> TorchPrefix:
+    def prefix(
+        self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk], offset: int = 0
+    ) -> TorchPrefix:
         """The prefix of a chunk that begins at `pointer` in `tokens`, after `history`, oldest first and as heard."""
         backend = self._backend
-        window = backend.conditioner.window(tokens, pointer)
         frames, mask = backend.history(history)
+        chunks = frames.shape[1] // backend.geometry.frames
+        oldest = history[0].pointer_before - offset if history else None
+        window = backend.conditioner.window(tokens, pointer, chunks, oldest)
         device = torch.device(backend.options.device)
         start = window.start.to(device, torch.float32)
         with backend.computing():
@@ -132,11 +135,13 @@ class TorchBackend:
             return self.conditioner.reference_cache(latents)
 
     def history(self, chunks: Sequence[HistoryChunk]) -> tuple[Tensor, Tensor]:
-        """History (1, H, C) with the newest frame last, and its mask (1, H), 0 where there is none."""
-        length, channels = self.conditioner.config.history_frames, self.geometry.channels
+        """History (1, H, C), newest frame last, and its mask (1, H): as long as there is, but one chunk at least, whose
+        mask is 0 where there is none."""
+        channels = self.geometry.channels
+        length = self.geometry.frames * max(1, min(len(chunks), self.geometry.history_chunks))
         frames = torch.zeros(1, length, channels)
         mask = torch.zeros(1, length)
-        if chunks and length:
+        if chunks:
             latents = np.concatenate([chunk.latents for chunk in chunks])[-length:]
             frames[0, -len(latents) :] = torch.tensor(latents)
             mask[0, -len(latents) :] = 1
@@ -160,7 +165,7 @@ def _geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
         channels=config.latent_channels,
         reference_frames=config.reference_frames,
         chunk_seconds=sizes.chunk_seconds,
-        history_chunks=math.ceil(config.history_frames / config.chunk_frames),
+        history_chunks=config.history_chunks,
         text_back=config.text_back,
         text_ahead=config.text_ahead,
         end_margin=config.end_margin,

@@ -103,7 +103,7 @@ class Director:
         notices = self._accept(say)
         plan = self._planner.plan(self._transcript, self._pointer)
         tokens, offset = self._transcript.retained
-        prefix = voice.prefix(tokens, self._pointer - offset, tuple(self._history))
+        prefix = voice.prefix(tokens, self._pointer - offset, tuple(self._history), offset)
         self._chunk = _Chunk(chunk_index, plan.is_idle, offset, prefix)
         self._last_index = chunk_index
         return Action(

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator_llm.model.causal_lm import BodyConfig, CausalBody, KVCache
+from orchestrator_llm.model.causal_lm import AttentionFunction, BodyConfig, CausalBody, KVCache, fused_attention
 from orchestrator_llm.model.pointer import Alignment, Pointer, PointerConfig
 
 PAD, BEFORE, AFTER = 0, 1, 2
@@ -35,6 +35,9 @@ class ConditionerConfig:
     chunk_frames: int = 33
     reference_frames: int = 24
     history_frames: int = 33
+    """At most so many audio latents of history, whole chunks: 330 are 13.75 s of the paper's 15 s."""
+    text_per_chunk: int = 0
+    """Slots of already spoken text before the window for each chunk of history, so that it is read beside its sound."""
     text_back: int = 4
     text_ahead: int = 28
     condition_width: int = 192
@@ -49,8 +52,17 @@ class ConditionerConfig:
 
     @property
     def text_slots(self) -> int:
-        """Text slots W."""
+        """Text slots W of the window that the pointer reads."""
         return self.text_back + self.text_ahead
+
+    @property
+    def history_chunks(self) -> int:
+        """Chunks of history at most."""
+        return math.ceil(self.history_frames / self.chunk_frames)
+
+    def earlier_slots(self, chunks: int) -> int:
+        """Text slots before the window when there are `chunks` of history."""
+        return self.text_per_chunk * chunks
 
 
 class Prefix(NamedTuple):
@@ -58,6 +70,13 @@ class Prefix(NamedTuple):
 
     cache: KVCache
     text: Tensor
+
+    def repeat(self, count: int) -> Prefix:
+        """Each row `count` times, one after the other: several steps of one chunk as one batch."""
+        keys, values = (
+            tuple(x.repeat_interleave(count, 0) for x in layers) for layers in (self.cache.keys, self.cache.values)
+        )
+        return Prefix(KVCache(keys, values), self.text.repeat_interleave(count, 0))
 
 
 class Tail(NamedTuple):
@@ -78,7 +97,8 @@ class Tail(NamedTuple):
 
 
 class TextWindow(NamedTuple):
-    """The transcript around the pointer: ids (1, W), start (1,) the pointer in slots, slot 0's absolute index."""
+    """The transcript around the pointer: ids (1, E + W), E of them spoken while the history was; start (1,) the pointer
+    in slots of the window, and the absolute index of the window's slot 0."""
 
     ids: Tensor
     start: Tensor
@@ -96,7 +116,7 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
 class Conditioner(nn.Module):
     """Embeddings, causal body, pointer and the projection to c_a."""
 
-    def __init__(self, config: ConditionerConfig) -> None:
+    def __init__(self, config: ConditionerConfig, attention: AttentionFunction = fused_attention) -> None:
         super().__init__()
         self.config = config
         body = BodyConfig(**config.body)
@@ -110,33 +130,53 @@ class Conditioner(nn.Module):
         self.no_history = nn.Parameter(torch.randn(width) * 0.02)
         self.reference_slots, self.text_slots, self.history_slots, self.noisy_slots = (
             nn.Parameter(torch.randn(count, width) * 0.02)
-            for count in (config.reference_frames, config.text_slots, config.history_frames, config.chunk_frames)
+            for count in (
+                config.reference_frames,
+                config.text_slots,
+                min(config.history_frames, config.chunk_frames),
+                config.chunk_frames,
+            )
         )
-        self.body = CausalBody(body)
+        if config.text_per_chunk:
+            self.earlier_slot = nn.Parameter(torch.randn(width) * 0.02)
+        if config.history_frames > config.chunk_frames:
+            self.older_slot = nn.Parameter(torch.randn(width) * 0.02)
+        self.body = CausalBody(body, attention)
         self.pointer = Pointer(PointerConfig(width=width, slots=config.text_slots, **config.pointer))
         self.condition_out = nn.Linear(2 * width if config.context_in_condition else width, config.condition_width)
 
-    def window(self, tokens: Sequence[int], pointer: float) -> TextWindow:
-        """Cuts the text window anchored at an absolute pointer into the transcript's tokens."""
+    def window(self, tokens: Sequence[int], pointer: float, chunks: int = 1, oldest: float | None = None) -> TextWindow:
+        """Cuts E_txt out of the transcript's tokens: the window anchored at the pointer, and before it what was spoken
+        from `oldest` on, the pointer when the oldest of `chunks` chunks of history began."""
         origin = int(pointer) - self.config.text_back
         slots = range(origin, origin + self.config.text_slots)
         ids = [BEFORE if i < 0 else tokens[i] if i < len(tokens) else AFTER for i in slots]
-        return TextWindow(torch.tensor([ids]), torch.tensor([pointer - origin]), origin)
+        spoken = range(origin - self.config.earlier_slots(chunks), origin)
+        first = len(tokens) if oldest is None else max(0, math.floor(oldest))
+        earlier = [tokens[i] if first <= i < len(tokens) else PAD for i in spoken]
+        return TextWindow(torch.tensor([earlier + ids]), torch.tensor([pointer - origin]), origin)
 
     def embed_reference(self, reference: Tensor) -> Tensor:
         """e_ref: (B, R, C) -> (B, R, D)."""
         return self.reference_in(reference) + self.reference_slots
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """E_txt: (B, W) -> (B, W, D)."""
+        """E_txt: (B, E + W) -> (B, E + W, D)."""
         text = self.tokens(ids)
         if self.config.text_kernel:
             text = text + self.neighbours(text.transpose(1, 2)).transpose(1, 2)
-        return text + self.text_slots
+        earlier = ids.shape[1] - self.config.text_slots
+        if not earlier:
+            return text + self.text_slots
+        return text + torch.cat([self.earlier_slot.expand(earlier, -1), self.text_slots])
 
     def embed_history(self, history: Tensor, mask: Tensor) -> Tensor:
-        """e_hist: (B, H, C), mask (B, H) 1 where there is history -> (B, H, D)."""
-        return torch.where(mask[..., None] > 0, self.history_in(history), self.no_history) + self.history_slots
+        """e_hist: (B, H, C), whole chunks, mask (B, H) 1 where there is history -> (B, H, D)."""
+        embedded = torch.where(mask[..., None] > 0, self.history_in(history), self.no_history)
+        older = history.shape[1] - len(self.history_slots)
+        if older <= 0:
+            return embedded + self.history_slots
+        return embedded + torch.cat([self.older_slot.expand(older, -1), self.history_slots])
 
     def embed_noisy(self, noisy: Tensor, t: Tensor) -> Tensor:
         """E_cond(t): (B, T, C), t (B,) -> (B, T, D)."""
@@ -151,7 +191,8 @@ class Conditioner(nn.Module):
         """Keys and values up to the tail, once per chunk; `cache` is left as it was."""
         text = self.embed_text(ids)
         states, grown = self.body(torch.cat([text, self.embed_history(history, history_mask)], 1), cache)
-        return Prefix(grown, states[:, : ids.shape[1]] + text)
+        window = slice(ids.shape[1] - self.config.text_slots, ids.shape[1])
+        return Prefix(grown, states[:, window] + text[:, window])
 
     def tail(self, prefix: Prefix, noisy: Tensor, t: Tensor, start: Tensor) -> Tail:
         """c_a of one step: noisy (B, T, C), t (B,), start (B,) the pointer in slots; `prefix` is left as it was."""
@@ -177,8 +218,9 @@ class Conditioner(nn.Module):
             self.embed_noisy(noisy, t),
         ]
         states, _ = self.body(torch.cat(blocks, 1))
-        begin = self.config.reference_frames
-        text_states = states[:, begin : begin + ids.shape[1]] + text
+        end = self.config.reference_frames + ids.shape[1]
+        slots = self.config.text_slots
+        text_states = states[:, end - slots : end] + text[:, -slots:]
         return self._condition(states[:, -noisy.shape[1] :], text_states, start)
 
     def _condition(self, states: Tensor, text: Tensor, start: Tensor) -> Tail:

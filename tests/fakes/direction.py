@@ -94,7 +94,9 @@ class ScriptedBackend:
         """Any voice will do."""
         return self
 
-    def prefix(self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk]) -> ScriptedPrefix:
+    def prefix(
+        self, tokens: list[int], pointer: float, history: Sequence[HistoryChunk], offset: int = 0
+    ) -> ScriptedPrefix:
         """Notes what the model would have been shown."""
         start = int(pointer)
         self.windows.append(tokens[max(0, start - self.geometry.text_back) : start + 28])

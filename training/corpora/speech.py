@@ -43,15 +43,36 @@ def phones_of(text: str) -> tuple[str, ...]:
     return tuple(flite("-voice", "kal16", "-ps", "-t", text, "-o", "/dev/null").split())
 
 
-def speak(text: str, voice: str, sample_rate: int) -> Utterance:
-    """Speaks a text, resampled to `sample_rate` Hz and brought to one level."""
+class Speaker(NamedTuple):
+    """A flite voice, and how its pitch and formants are moved together: `rms@116` is rms, 16 % higher."""
+
+    voice: str
+    pitch_percent: int
+
+    @staticmethod
+    def parse(name: str) -> Speaker:
+        """`voice` or `voice@percent`. Raises ValueError when the percentage is not between 50 and 200."""
+        voice, _, percent = name.partition("@")
+        if percent and not (percent.isdecimal() and 50 <= int(percent) <= 200):
+            raise ValueError(f"{name!r} is no speaker: a voice, or voice@percent with a percentage from 50 to 200")
+        return Speaker(voice, int(percent or 100))
+
+
+def speak(text: str, speaker: str, sample_rate: int) -> Utterance:
+    """Speaks a text, resampled to `sample_rate` Hz and brought to one level.
+
+    A moved pitch is a replay at another speed of speech drawn out by as much, so the tempo stays the voice's own.
+    """
+    voice, percent = Speaker.parse(speaker)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        printed = flite("-voice", voice, "-psdur", "-t", text, "-o", str(path))
+        stretch = ("--setf", f"duration_stretch={percent / 100}") if percent != 100 else ()
+        printed = flite("-voice", voice, *stretch, "-psdur", "-t", text, "-o", str(path))
         rate, raw = wavfile.read(path)
     timed = [item.rsplit(":", 1) for item in printed.split()]
-    divisor = int(np.gcd(rate, sample_rate))
-    samples = resample_poly(raw.astype(np.float32) / 32768, sample_rate // divisor, rate // divisor)
+    up, down = sample_rate * 100, rate * percent
+    divisor = int(np.gcd(up, down))
+    samples = resample_poly(raw.astype(np.float32) / 32768, up // divisor, down // divisor)
     samples *= LEVEL / (np.sqrt(np.mean(samples**2)) + 1e-6)
-    ends = np.array([float(end) for _, end in timed], np.float32)
+    ends = np.array([float(end) for _, end in timed], np.float32) * (100 / percent)
     return Utterance(np.clip(samples, -1, 1).astype(np.float32), tuple(name for name, _ in timed), ends)
