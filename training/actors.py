@@ -1,0 +1,133 @@
+"""A conditioner and a DiT acting as one denoiser: what they are given of a chunk, and the velocity they answer with.
+
+Teacher, student and fake score of a distillation are three of these under the same context; the conditioner reads the
+noisy audio too, so it is part of each. Condition tokens and the conditioner's prefix are computed once per chunk.
+B batch, R reference frames, H history frames, A audio latents, M audio motion latents, S words of a prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dit_worker.model.dit import JointDiT, Memory, PromptMemory
+from orchestrator_llm.model.conditioner import Prefix, Tail
+from training.objectives.rollout import Latents
+from training.train_audio import AudioModel
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a batch of chunks is made from.
+
+    voice (B, R, Ca), ids (B, E + W) text slots, start (B,) the pointer in slots of the window, history (B, H, Ca) with its
+    mask (B, H); portrait (B, C, 1, h, w), None for speech without pictures; sink and motion (B, C, T, h, w), None where
+    there is no such chunk; words (B, S) of a prompt with their mask, None where nothing is asked of the picture.
+    """
+
+    voice: Tensor
+    ids: Tensor
+    start: Tensor
+    history: Tensor
+    history_mask: Tensor
+    portrait: Tensor | None = None
+    sink: Tensor | None = None
+    motion: Tensor | None = None
+    words: Tensor | None = None
+    words_mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Prepared(NamedTuple):
+    """What all steps of a chunk share; `memory` is None for speech without pictures."""
+
+    prefix: Prefix
+    start: Tensor
+    audio_motion: Tensor
+    audio_motion_mask: Tensor
+    memory: Memory | None
+    prompt: PromptMemory | None
+
+    def repeat(self, count: int) -> Prepared:
+        """Each row `count` times, one after the other: several timesteps of each chunk as one batch."""
+
+        def rows(x: Tensor) -> Tensor:
+            return x.repeat_interleave(count, 0)
+
+        def layers(xs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(map(rows, xs))
+
+        memory, prompt = self.memory, self.prompt
+        return Prepared(
+            self.prefix.repeat(count),
+            rows(self.start),
+            rows(self.audio_motion),
+            rows(self.audio_motion_mask),
+            memory and Memory(layers(memory.keys), layers(memory.values)),
+            prompt and PromptMemory(layers(prompt.keys), layers(prompt.values), rows(prompt.mask)),
+        )
+
+
+def roughen(context: Context, history: float = 0.25, motion: float = 0.2, start: float = 0.25) -> Context:
+    """The context as a model's own outputs will be: history and motion with some noise, the pointer a little off."""
+    count = len(context)
+    past = context.history + torch.randn_like(context.history) * (history * torch.rand(count, 1, 1))
+    seen = context.motion
+    if seen is not None:
+        seen = seen + torch.randn_like(seen) * (motion * torch.rand(count, 1, 1, 1, 1))
+    begun = (context.start + start * torch.randn(count)).clamp(min=0)
+    return replace(context, history=past * context.history_mask[..., None], motion=seen, start=begun)
+
+
+def autocast(x: Tensor) -> torch.autocast:
+    """Mixed precision on the device of a tensor."""
+    return torch.autocast(x.device.type, torch.bfloat16)
+
+
+def prepare(model: AudioModel, context: Context) -> Prepared:
+    """Prefix and condition tokens of a batch of chunks."""
+    c, count = context, model.dit.config.audio_motion
+    with autocast(c.voice):
+        cache = model.conditioner.reference_cache(c.voice)
+        prefix = model.conditioner.prefix(cache, c.ids, c.history, c.history_mask)
+        memory = None if c.portrait is None else remember(model.dit, c)
+        prompt = None
+        if c.words is not None and c.words_mask is not None:
+            prompt = model.dit.encode_prompt(model.prompt(c.words, c.words_mask), c.words_mask)
+    first = c.history.shape[1] - count
+    return Prepared(prefix, c.start, c.history[:, first:], c.history_mask[:, first:], memory, prompt)
+
+
+def remember(dit: JointDiT, context: Context) -> Memory:
+    """Reference, sink and motion in causal order; a block that is not there is left out."""
+    assert context.portrait is not None, "a picture has a portrait"
+    memory = dit.encode_condition("reference", context.portrait)
+    if context.sink is not None:
+        memory = Memory.join([memory, dit.encode_condition("sink", context.sink, memory)])
+    if context.motion is not None:
+        memory = Memory.join([memory, dit.encode_condition("motion", context.motion, memory)])
+    return memory
+
+
+def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor) -> Latents:
+    """Velocity of noisy latents at times t (B,), float32."""
+    p = prepared
+    with autocast(noisy.audio):
+        condition = model.conditioner.tail(p.prefix, noisy.audio, t, p.start).condition
+        sound = (p.audio_motion, p.audio_motion_mask)
+        if p.memory is None or noisy.video is None:
+            return Latents(model.dit.audio_velocity(noisy.audio, t, condition, *sound))
+        prompt = {} if p.prompt is None else {"prompt": p.prompt}
+        v = model.dit.velocity(p.memory, noisy.video, noisy.audio, t, condition, *sound, **prompt)
+    return Latents(v.audio, v.video)
+
+
+def hear(model: AudioModel, prepared: Prepared, audio: Tensor) -> Tail:
+    """What the conditioner makes of clean audio (B, A, Ca): the pointer's alignment at t = 0."""
+    with autocast(audio):
+        return model.conditioner.tail(prepared.prefix, audio, audio.new_zeros(len(audio)), prepared.start)
