@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from orchestrator_llm.model.causal_lm import BodyConfig, CausalBody
-from orchestrator_llm.model.conditioner import AFTER, BEFORE, Conditioner, ConditionerConfig
+from orchestrator_llm.model.conditioner import AFTER, BEFORE, PAD, Conditioner, ConditionerConfig
 from orchestrator_llm.model.pointer import frames_to_token
 
 CONFIG = ConditionerConfig(
@@ -53,6 +53,36 @@ def test_cached_prefix_and_tail_equal_one_pass(kernel: int) -> None:
         plain = model(**{**x, "t": t})
         torch.testing.assert_close(cached.condition, plain.condition, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(model.point(cached), model.point(plain), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_long_history_is_read_from_the_cache_too(chunks: int) -> None:
+    """With history and earlier text of any length the cached path answers as the plain one, repeated rows included."""
+    torch.manual_seed(2)
+    model = Conditioner(ConditionerConfig(**{**vars(CONFIG), "history_frames": 330, "text_per_chunk": 5})).eval()
+    x = inputs()
+    x["ids"] = torch.cat([torch.randint(3, 12, (2, 5 * chunks)), x["ids"]], 1)
+    x["history"], x["history_mask"] = torch.randn(2, 33 * chunks, 24), torch.ones(2, 33 * chunks)
+    prefix = model.prefix(model.reference_cache(x["reference"]), x["ids"], x["history"], x["history_mask"])
+    plain = model(**x)
+    cached = model.tail(prefix, x["noisy"], x["t"], x["start"])
+    torch.testing.assert_close(cached.condition, plain.condition, atol=1e-5, rtol=1e-4)
+    twice = {name: x[name].repeat_interleave(2, 0) for name in ("noisy", "t", "start")}
+    repeated = model.tail(prefix.repeat(2), **twice)
+    torch.testing.assert_close(repeated.condition[1::2], plain.condition, atol=1e-5, rtol=1e-4)
+    changed = {**x, "ids": torch.cat([x["ids"][:, :1] * 0 + PAD, x["ids"][:, 1:]], 1)}
+    assert (model(**changed).condition - plain.condition).abs().max() > 1e-5
+
+
+def test_text_before_the_window_begins_with_the_oldest_history() -> None:
+    """The oldest audio and its transcript are dropped together: what was spoken before it is not shown."""
+    model = Conditioner(ConditionerConfig(vocabulary=60, history_frames=330, text_per_chunk=10))
+    tokens = list(range(3, 53))
+    window = model.window(tokens, 30.5, chunks=2, oldest=12.25)
+    assert window.ids.shape == (1, 20 + 32) and window.origin == 26
+    assert window.ids[0, :20].tolist() == [PAD] * 6 + tokens[12:26]
+    assert model.window(tokens, 30.5, chunks=1).ids[0, :10].tolist() == [PAD] * 10
 
 
 @torch.no_grad()
