@@ -1,15 +1,19 @@
 """Stage 3: renders a face for each of some passages and encodes it: `python -m training.make_video`.
 
-Resumable by shard. A passage is cut into chunks from its first word on; what follows its last word is silence with a
-closed mouth. Some passages are silence throughout, so that idling is learned.
+Resumable by shard; the voices come in turns, so that every one is there early. A passage is cut into chunks from its
+first word on; what follows its last word is silence with a closed mouth. Some passages are silence throughout, so that
+idling is learned. Each has a plan of states; beside a shard stand the captions of its chunks, as NAME.json: a list over
+passages of a list over chunks, "" where nothing is asked.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from multiprocessing import Pool
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +22,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
-from training.corpora.faces import GALLERY, Identity, Pose, draw, poses, render
+from training.corpora.captions import captions
+from training.corpora.faces import Pose, draw, poses, render
+from training.corpora.identities import GALLERY, Identity
 from training.corpora.shards import Passage, read_shard
+from training.corpora.states import State, looks, plan
 from training.train_vae import SIZE, any_identity
 
 FRAMES = 33
 RATE = 24.0
 MEL_RATE = 96
 SILENT_SHARE = 0.08
+LONGEST = 8
+"""Chunks of a passage that are rendered at most."""
 
 
 def loudness(log_mel: np.ndarray, frames: int) -> np.ndarray:
@@ -37,21 +46,32 @@ def loudness(log_mel: np.ndarray, frames: int) -> np.ndarray:
 
 
 def to_frames(pictures: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) to (1, 3, N, H, W) in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
+    """uint8 (K, N, H, W, 3) to (K, 3, N, H, W) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)
 
 
-def perform(passage: Passage, identity: Identity, rng: random.Random) -> np.ndarray:
-    """Frames of a passage from its first word, a whole number of chunks: uint8 (N, SIZE, SIZE, 3)."""
+class Performance(NamedTuple):
+    """A rendered passage: uint8 (K, FRAMES, SIZE, SIZE, 3), and the state in force in each chunk."""
+
+    pictures: np.ndarray
+    states: list[State]
+
+
+def perform(passage: Passage, identity: Identity, rng: random.Random) -> Performance:
+    """A passage from its first word, a whole number of chunks."""
     begins_with_pause = passage.phones[0] == "pau"
     cut = int(passage.ends[0] * RATE) if begins_with_pause else 0
     phones = passage.phones[1:] if begins_with_pause else passage.phones
     edges = passage.ends if begins_with_pause else np.concatenate([[0], passage.ends])
     if rng.random() < SILENT_SHARE:
         phones, edges = ("pau",), np.array([0.0, 0.1])
-    frames = -(-(int(passage.ends[-1] * RATE) - cut) // FRAMES) * FRAMES
+    chunks = min(LONGEST, -(-(int(passage.ends[-1] * RATE) - cut) // FRAMES))
+    frames = chunks * FRAMES
     loud = loudness(passage.log_mel[cut * MEL_RATE // int(RATE) :], frames)
-    return render(identity, poses(phones, np.maximum(edges - cut / RATE, 0), loud, frames, rng), SIZE)
+    track = poses(phones, np.maximum(edges - cut / RATE, 0), loud, frames, rng)
+    states = plan(rng, chunks)
+    pictures = render(identity, track, SIZE, looks(states, FRAMES))
+    return Performance(pictures.reshape(chunks, FRAMES, SIZE, SIZE, 3), states)
 
 
 @torch.no_grad()
@@ -66,22 +86,27 @@ def encode_shard(job: tuple[Path, Path, Path, int]) -> None:
     torch.set_num_threads(1)
     vae = VideoVAE(VideoVAEConfig())
     vae.load_state_dict(load_file(weights))
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng = random.Random(shard.stem)
     named = [identity for _, _, identity in GALLERY.values()]
-    tensors = {}
+    tensors, said = {}, []
     for i, passage in zip(range(count), read_shard(shard), strict=False):
         identity = rng.choice(named) if rng.random() < 0.3 else any_identity(rng)
         silent = random.Random(f"{shard.stem}-{i}").random() < SILENT_SHARE
-        pictures = perform(passage, identity, random.Random(f"{shard.stem}-{i}"))
+        performance = perform(passage, identity, random.Random(f"{shard.stem}-{i}"))
         with torch.autocast("cpu", torch.bfloat16):
-            chunks = [vae.encode(to_frames(pictures[k : k + FRAMES]))[0] for k in range(0, len(pictures), FRAMES)]
+            chunks = torch.cat([vae.encode(part) for part in to_frames(performance.pictures).split(4)])
             shift = rng.uniform(-0.005, 0.005), rng.uniform(-0.005, 0.005)
             pose = Pose(0, 0.7, 0, 0, 0.5, *shift, rng.uniform(-0.5, 0.5))
-            reference = vae.encode(to_frames(draw(identity, pose, SIZE)[None]))[0]
-        tensors[f"video.{i}"] = torch.stack(chunks).half()
+            reference = vae.encode(to_frames(draw(identity, pose, SIZE)[None, None]))[0]
+        tensors[f"video.{i}"] = chunks.half()
         tensors[f"reference.{i}"] = reference.half()
         tensors[f"silent.{i}"] = torch.tensor(silent)
-    save_file(tensors, out)
+        said.append(captions(performance.states, rng))
+    out.with_suffix(".json").write_text(json.dumps(said))
+    partial = out.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.rename(out)
 
 
 def main() -> None:
@@ -90,11 +115,14 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae/model.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("data/video"))
-    parser.add_argument("--passages", type=int, default=45, help="passages of each speech shard")
+    parser.add_argument("--voices", default="kal16,slt,rms,awb", help="speakers whose shards get pictures")
+    parser.add_argument("--passages", type=int, default=50, help="passages of each speech shard")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    shards = sorted(options.corpus.glob("*.npz"))
+    voices = options.voices.split(",")
+    found = [shard for shard in options.corpus.glob("*.npz") if shard.stem.rsplit("-", 1)[0] in voices]
+    shards = sorted(found, key=lambda shard: shard.stem.rsplit("-", 1)[::-1])
     jobs = [(shard, options.out / f"{shard.stem}.safetensors", options.vae, options.passages) for shard in shards]
     with Pool(options.processes) as pool:
         list(tqdm(pool.imap_unordered(encode_shard, jobs), total=len(jobs), unit="shard"))

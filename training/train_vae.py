@@ -1,4 +1,4 @@
-"""Stage 1b: the video VAE on procedural faces: `python -m training.train_vae`."""
+"""Stage 1b: the video VAE on procedural faces in every state: `python -m training.train_vae`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
-from training.corpora.faces import GALLERY, VISEMES, Identity, blend, poses, random_identity, render
+from training.corpora.faces import VISEMES, poses, render
+from training.corpora.identities import GALLERY, Identity, blend, random_identity
+from training.corpora.states import State, any_state, change, looks
 from training.loop import Budget, Loop, Losses
 
 SIZE = 128
 MOUTH = (slice(68, 106), slice(38, 90))
-"""Rows and columns the mouth moves in; counted three times in the loss."""
+"""Rows and columns the mouth moves in."""
+MOUTH_WEIGHT = 8.0
+"""How often the mouth counts in the loss against the rest of the picture."""
 CLIP = 40
+NEW_CLIPS = 1
+"""Clips rendered anew at each step, in place of old ones."""
 
 
 def any_identity(rng: random.Random) -> Identity:
@@ -30,12 +37,18 @@ def any_identity(rng: random.Random) -> Identity:
     return blend(named, random_identity(rng), rng.uniform(0.05, 0.5)) if chance < 0.6 else random_identity(rng)
 
 
-def random_clip(rng: random.Random, identity: Identity) -> np.ndarray:
-    """Frames of a face babbling: uint8 (CLIP, SIZE, SIZE, 3)."""
+def states_of_clip(rng: random.Random) -> tuple[State, State]:
+    """The state in the first and in the second half of a clip."""
+    first = any_state(rng, rng.choice((0, 1, 1, 2, 3)))
+    return first, change(rng, first, 1) if rng.random() < 0.5 else first
+
+
+def random_clip(rng: random.Random, identity: Identity, has_states: bool = True) -> np.ndarray:
+    """Frames of a face babbling, in random states unless it stays as in its portrait: uint8 (CLIP, SIZE, SIZE, 3)."""
     phones = [rng.choice(list(VISEMES)) for _ in range(24)]
     edges = np.concatenate([[0], np.cumsum([rng.uniform(0.04, 0.16) for _ in phones])])
     track = poses(phones, edges, np.full(CLIP, rng.uniform(0.3, 1.0)), CLIP, rng)
-    return render(identity, track, SIZE)
+    return render(identity, track, SIZE, looks(states_of_clip(rng), CLIP // 2) if has_states else None)
 
 
 def to_groups(clip: np.ndarray) -> Tensor:
@@ -54,6 +67,26 @@ def peak_ratio(a: Tensor, b: Tensor) -> float:
     return float(10 * torch.log10(4 / (a - b).square().mean()))
 
 
+class Pool:
+    """Rendered groups to draw batches from; some are replaced at each draw, so that none is learned by heart."""
+
+    def __init__(self, clips: int, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.groups = torch.stack([self._clip() for _ in tqdm(range(clips), unit="clip", desc="rendering")])
+        self.oldest = 0
+
+    def _clip(self) -> Tensor:
+        return to_groups(random_clip(self.rng, any_identity(self.rng)))
+
+    def draw(self, count: int) -> Tensor:
+        """uint8 groups (count, 4, 3, H, W)."""
+        for _ in range(NEW_CLIPS):
+            self.groups[self.oldest] = self._clip()
+            self.oldest = (self.oldest + 1) % len(self.groups)
+        flat: Tensor = self.groups.flatten(0, 1)
+        return flat[torch.randint(len(flat), (count,))]
+
+
 def reconstruction(vae: VideoVAE, groups: Tensor, weight: Tensor) -> Losses:
     """Absolute and squared error, the mouth weighted, latents kept small and jittered so that the decoder forgives."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -70,46 +103,72 @@ def reconstruction(vae: VideoVAE, groups: Tensor, weight: Tensor) -> Losses:
 def quality(vae: VideoVAE, groups: Tensor) -> dict[str, float]:
     """PSNR over the whole picture and the mouth."""
     with torch.autocast("cpu", torch.bfloat16):
-        frames = vae.decode_groups(vae.encode_groups(groups)).float().clamp(-1, 1)
+        frames = torch.cat([vae.decode_groups(vae.encode_groups(part)).float() for part in groups.split(16)])
+    frames = frames.clamp(-1, 1)
     mouth = (..., *MOUTH)
-    return {"val_psnr": peak_ratio(frames, groups), "val_psnr_mouth": peak_ratio(frames[mouth], groups[mouth])}
+    return {"psnr": peak_ratio(frames, groups), "psnr_mouth": peak_ratio(frames[mouth], groups[mouth])}
+
+
+def held_out(has_states: bool) -> Tensor:
+    """Groups of 24 faces that no training sees: (N, 4, 3, H, W) in [-1, 1]."""
+    rng = random.Random("held out")
+    clips = [random_clip(rng, random_identity(rng), has_states) for _ in range(24)]
+    return normalise(torch.cat([to_groups(clip)[::3] for clip in clips]))
+
+
+def warm_start(vae: VideoVAE, path: Path) -> None:
+    """Begins with the weights of a VAE that may have fewer residual blocks; those it lacks begin as the identity."""
+    own, old = vae.state_dict(), load_file(path)
+    for name in own:
+        part, index, *rest = name.split(".")
+        if name in old:
+            own[name] = old[name]
+        elif rest[0] == "0":
+            own[name] = old[".".join((part, index, *rest[1:]))]
+        elif rest[1] == "mix":
+            own[name].zero_()
+    vae.load_state_dict(own)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
+    parser.add_argument("--name", default="vae", help="folder of this run under the checkpoints")
+    parser.add_argument("--start", type=Path, help="weights to begin with")
     parser.add_argument("--samples", type=int, default=90_000, help="groups of four frames to train on")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
-    parser.add_argument("--clips", type=int, default=700, help="clips to render")
+    parser.add_argument("--clips", type=int, default=700, help="clips to hold")
     parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    rng = random.Random(0)
-    clips = [random_clip(rng, any_identity(rng)) for _ in tqdm(range(options.clips), unit="clip", desc="rendering")]
-    data = torch.cat([to_groups(c) for c in clips])
-    unseen = random.Random("held out")
-    held_out = normalise(torch.cat([to_groups(random_clip(unseen, random_identity(unseen)))[::3] for _ in range(24)]))
+    pool = Pool(options.clips, 0)
+    unseen = {"val": held_out(False), "val_states": held_out(True)}
     weight = torch.ones(SIZE, SIZE)
-    weight[MOUTH] = 3
+    weight[MOUTH] = MOUTH_WEIGHT
+    weight /= weight.mean()
     vae = VideoVAE(VideoVAEConfig())
-    budget = Budget(options.samples, options.minutes, options.batch, rate=2e-3, warmup_steps=50, hold=0.2)
-    loop = Loop(vae, options.checkpoints / "vae", budget, lambda _: False)
+    if options.start:
+        warm_start(vae, options.start)
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, warmup_steps=50, hold=0.2)
+    loop = Loop(vae, options.checkpoints / options.name, budget, lambda _: False)
     loop.resume()
     loop.run(
-        lambda: reconstruction(vae, normalise(data[torch.randint(len(data), (options.batch,))]), weight),
-        lambda: quality(vae, held_out),
+        lambda: reconstruction(vae, normalise(pool.draw(options.batch)), weight),
+        lambda: {f"{kind}_{n}": v for kind, groups in unseen.items() for n, v in quality(vae, groups).items()},
     )
-    finish(vae, loop, normalise(data[:400]))
+    finish(vae, loop, normalise(pool.draw(400)))
 
 
 @torch.no_grad()
 def finish(vae: VideoVAE, loop: Loop, sample: Tensor) -> None:
     """Measures the latents' mean and deviation and saves them with the weights."""
     vae.load_state_dict(loop.average)
-    latents = vae.encode_groups(sample)
+    latents = torch.cat([vae.encode_groups(part) for part in sample.split(16)])
     loop.average["mean"] = latents.mean((0, 2, 3))
     loop.average["deviation"] = latents.std((0, 2, 3))
     loop.checkpoint()

@@ -25,6 +25,10 @@ class VideoVAEConfig:
     """Raw latents are kept within +-bound by a scaled tanh."""
     group: int = 16
     """Channels per group of the grouped convolutions."""
+    encoder_depth: int = 1
+    """Residual blocks at each size in the encoder."""
+    fine_depth: int = 1
+    """Residual blocks at the decoder's finest size."""
 
 
 class Residual(nn.Module):
@@ -54,8 +58,9 @@ class VideoVAE(nn.Module):
         self.config = c = config
         w, pixels = c.width, 12 * c.frames_per_latent
 
-        def residual(width: int) -> Residual:
-            return Residual(width, c.group)
+        def residual(width: int, depth: int = 1) -> nn.Module:
+            blocks = [Residual(width, c.group) for _ in range(depth)]
+            return nn.Sequential(*blocks) if depth > 1 else blocks[0]
 
         def down(width: int, out: int) -> nn.Conv2d:
             return nn.Conv2d(width, out, 3, stride=2, padding=1)
@@ -64,11 +69,11 @@ class VideoVAE(nn.Module):
             nn.Conv2d(pixels, 2 * w, 3, padding=1),
             nn.GELU(),
             down(2 * w, 2 * w),
-            residual(2 * w),
+            residual(2 * w, c.encoder_depth),
             down(2 * w, 3 * w),
-            residual(3 * w),
+            residual(3 * w, c.encoder_depth),
             down(3 * w, 4 * w),
-            residual(4 * w),
+            residual(4 * w, c.encoder_depth),
             nn.Conv2d(4 * w, c.channels, 1),
         )
         self.decoder = nn.Sequential(
@@ -81,7 +86,7 @@ class VideoVAE(nn.Module):
             upsample(3 * w, 2 * w),
             residual(2 * w),
             upsample(2 * w, 2 * w),
-            residual(2 * w),
+            residual(2 * w, c.fine_depth),
             nn.Conv2d(2 * w, pixels, 3, padding=1),
         )
         self.register_buffer("mean", torch.zeros(c.channels))

@@ -1,7 +1,9 @@
 """Procedural portraits that speak: the pictures of the synthetic corpus.
 
-A face is an `Identity` (colours and proportions) and a `Pose` per frame; the mouth follows the phones that are spoken
-and how loud they are, blinks and sway are random. Only the corpus and the gallery use it; serving never imports it.
+A face is an `Identity` (colours and proportions), a `Pose` per frame and a `Look` per frame (what a prompt asked for);
+the mouth follows the phones that are spoken and how loud they are, blinks and sway are random. The look decides how
+mouth, brows, eyes, head, wall and light differ from the portrait; speech still opens the mouth. Only the corpus and the
+gallery use it; serving never imports it.
 Lengths are shares of the picture's side; colours are RGB, 0 to 255.
 """
 
@@ -10,13 +12,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-Colour = tuple[int, int, int]
+from training.corpora.identities import GALLERY, Colour, Identity, blend, random_identity
+from training.corpora.states import PLAIN, Look
+
+__all__ = ["GALLERY", "VISEMES", "Identity", "Pose", "blend", "draw", "poses", "random_identity", "render"]
+
+YAW = 0.28
+"""How far a turned head is turned, in radians."""
 
 VISEMES: dict[str, tuple[float, float, float]] = {
     phone: shape
@@ -37,29 +44,6 @@ VISEMES: dict[str, tuple[float, float, float]] = {
 """How open, how wide and how toothy the mouth is for each phone."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What stays the same about a face."""
-
-    skin: Colour
-    hair: Colour
-    eyes: Colour
-    shirt: Colour
-    wall_top: Colour
-    wall_bottom: Colour
-    lips: Colour
-    face_width: float = 0.21
-    face_height: float = 0.27
-    eye_size: float = 0.035
-    eye_gap: float = 0.085
-    mouth_width: float = 0.095
-    mouth_height: float = 0.065
-    hair_height: float = 0.05
-    hair_length: float = 0.0
-    brow: float = 0.012
-    glasses: bool = False
-
-
 class Pose(NamedTuple):
     """What changes by frame: open, wide, teeth, lids shut, brows raised in [0, 1]; head shift; roll (degrees)."""
 
@@ -71,151 +55,6 @@ class Pose(NamedTuple):
     x: float
     y: float
     roll: float
-
-
-GALLERY: dict[str, tuple[str, str, Identity]] = {
-    "ada": (
-        "A calm lecturer in front of a green wall.",
-        "slt",
-        Identity(
-            (233, 190, 160),
-            (92, 52, 30),
-            (60, 90, 50),
-            (40, 90, 110),
-            (196, 214, 196),
-            (150, 178, 158),
-            (190, 84, 84),
-            hair_height=0.06,
-            hair_length=0.30,
-        ),
-    ),
-    "bruno": (
-        "A cheerful storyteller with round glasses.",
-        "kal16",
-        Identity(
-            (214, 160, 122),
-            (40, 30, 26),
-            (70, 46, 28),
-            (170, 60, 50),
-            (236, 216, 180),
-            (214, 184, 140),
-            (168, 86, 76),
-            face_width=0.225,
-            mouth_width=0.105,
-            glasses=True,
-        ),
-    ),
-    "chiara": (
-        "A lively guide with copper hair.",
-        "slt",
-        Identity(
-            (246, 210, 188),
-            (176, 84, 40),
-            (50, 110, 140),
-            (90, 60, 120),
-            (190, 206, 232),
-            (148, 168, 206),
-            (206, 90, 92),
-            eye_size=0.040,
-            hair_length=0.22,
-            hair_height=0.07,
-        ),
-    ),
-    "dario": (
-        "A night-time news reader in a dark suit.",
-        "kal16",
-        Identity(
-            (150, 104, 76),
-            (24, 20, 22),
-            (50, 34, 24),
-            (44, 48, 64),
-            (92, 104, 134),
-            (52, 60, 86),
-            (140, 70, 68),
-            face_height=0.28,
-            brow=0.016,
-        ),
-    ),
-    "emi": (
-        "A museum voice with short black hair.",
-        "slt",
-        Identity(
-            (240, 204, 168),
-            (34, 32, 44),
-            (44, 36, 36),
-            (226, 226, 220),
-            (232, 200, 204),
-            (206, 164, 172),
-            (200, 88, 96),
-            face_width=0.2,
-            eye_gap=0.08,
-            hair_length=0.12,
-            hair_height=0.055,
-        ),
-    ),
-    "felix": (
-        "A silver-haired teacher.",
-        "kal16",
-        Identity(
-            (226, 184, 158),
-            (188, 188, 192),
-            (70, 100, 130),
-            (70, 100, 80),
-            (206, 200, 188),
-            (168, 160, 146),
-            (176, 92, 86),
-            face_width=0.215,
-            face_height=0.285,
-            hair_height=0.035,
-            glasses=True,
-        ),
-    ),
-}
-"""The named characters: description, voice, face."""
-
-
-def random_identity(rng: random.Random) -> Identity:
-    """A face nobody has seen."""
-
-    def colour(low: int, high: int) -> Colour:
-        return rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)
-
-    tone = rng.uniform(0.35, 1.0)
-    skin = (int(215 * tone + 30), int(175 * tone + 28), int(140 * tone + 32))
-    top = colour(80, 240)
-    bottom = (int(top[0] * 0.8), int(top[1] * 0.8), int(top[2] * 0.8))
-    return Identity(
-        skin,
-        colour(15, 190),
-        colour(20, 140),
-        colour(30, 230),
-        top,
-        bottom,
-        (int(skin[0] * 0.85), int(skin[1] * 0.48), int(skin[2] * 0.52)),
-        rng.uniform(0.19, 0.235),
-        rng.uniform(0.25, 0.29),
-        rng.uniform(0.03, 0.042),
-        rng.uniform(0.075, 0.095),
-        rng.uniform(0.08, 0.11),
-        rng.uniform(0.055, 0.075),
-        rng.uniform(0.03, 0.075),
-        rng.choice((0.0, 0.0, 0.12, 0.22, 0.3)),
-        rng.uniform(0.009, 0.017),
-        rng.random() < 0.25,
-    )
-
-
-def blend(a: Identity, b: Identity, share: float) -> Identity:
-    """An identity between two: used to give the gallery near neighbours in training."""
-
-    def mix(x: object, y: object) -> object:
-        if isinstance(x, bool) or not isinstance(x, (int, float, tuple)):
-            return x
-        if isinstance(x, tuple) and isinstance(y, tuple):
-            return tuple(round(p * (1 - share) + q * share) for p, q in zip(x, y, strict=True))
-        return x * (1 - share) + y * share  # type: ignore[operator]
-
-    return Identity(*(mix(getattr(a, f.name), getattr(b, f.name)) for f in fields(Identity)))  # type: ignore[arg-type]
 
 
 def poses(
@@ -267,10 +106,15 @@ def blinks(frames: int, frames_per_second: float, rng: random.Random) -> np.ndar
 class Canvas:
     """Draws antialiased shapes in shares of the side, in the head's own frame."""
 
-    def __init__(self, size: int, identity: Identity, pose: Pose) -> None:
+    def __init__(self, size: int, identity: Identity, pose: Pose, look: Look) -> None:
         self.size, self.pose = size, pose
+        self.yaw, self.radius = YAW * look.turn, identity.face_width * 1.15
         rows = np.linspace(0, 1, size)[:, None, None]
-        wall = (1 - rows) * np.array(identity.wall_top) + rows * np.array(identity.wall_bottom)
+        top, bottom = np.array(identity.wall_top, float), np.array(identity.wall_bottom, float)
+        if look.wall_share:
+            colour = np.array([look.wall_red, look.wall_green, look.wall_blue])
+            top, bottom = ((1 - look.wall_share) * end + part * colour for end, part in ((top, 1.0), (bottom, 0.84)))
+        wall = (1 - rows) * top + rows * bottom
         self.image = np.ascontiguousarray(np.broadcast_to(wall, (size, size, 3)).astype(np.uint8))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -282,6 +126,13 @@ class Canvas:
             0.82 + self.pose.y + x * math.sin(angle) + down * math.cos(angle),
         )
 
+    def turned(self, x: float, a: float) -> tuple[float, float]:
+        """Where something at `x` on the front of a turned head appears, and how wide its half width `a` is there."""
+        if not self.yaw:
+            return x, a
+        angle = math.asin(max(-0.95, min(0.95, x / self.radius)))
+        return self.radius * math.sin(angle + self.yaw), a * max(0.3, math.cos(angle + self.yaw) / math.cos(angle))
+
     def ellipse(
         self,
         x: float,
@@ -292,8 +143,9 @@ class Canvas:
         in_head: bool = True,
         arc: tuple[float, float] = (0, 360),
         thickness: float = 0.0,
+        slant: float = 0.0,
     ) -> None:
-        """A filled ellipse, or its outline when `thickness` is given."""
+        """A filled ellipse, slanted by some degrees, or its outline when `thickness` is given."""
         centre = self.place(x, y) if in_head else (x, y)
         unit = self.size * 16
 
@@ -304,7 +156,7 @@ class Canvas:
             self.image,
             (units(centre[0]), units(centre[1])),
             (units(a), units(b)),
-            self.pose.roll if in_head else 0.0,
+            self.pose.roll + slant if in_head else 0.0,
             *arc,
             tuple(map(int, colour)),
             max(1, round(thickness * self.size)) if thickness else -1,
@@ -312,75 +164,134 @@ class Canvas:
             4,
         )
 
+    def feature(
+        self, x: float, y: float, a: float, b: float, colour: Sequence[int], thickness: float = 0.0, slant: float = 0.0
+    ) -> None:
+        """An ellipse on the front of the head, which moves and narrows as the head turns."""
+        x, a = self.turned(x, a)
+        self.ellipse(x, y, a, b, colour, thickness=thickness, slant=slant)
+
+    def bow(self, y: float, a: float, b: float, bend: float, colour: Sequence[int]) -> None:
+        """An ellipse in the middle of the face whose ends are bent up by `bend` against its middle."""
+        if not bend:
+            self.feature(0, y, a, b, colour)
+            return
+        x, a = self.turned(0, a)
+        turns = np.linspace(0, 2 * math.pi, 28, endpoint=False)
+        across, down = a * np.cos(turns), b * np.sin(turns) + bend * (0.4 - np.cos(turns) ** 2)
+        points = [self.place(x + right, y + low) for right, low in zip(across, down, strict=True)]
+        corners = np.round(np.array(points) * self.size * 16).astype(np.int32)
+        cv2.fillPoly(self.image, [corners], tuple(map(int, colour)), cv2.LINE_AA, 4)
+
 
 def shade(colour: Colour, factor: float) -> Colour:
     """A darker or lighter colour."""
     return tuple(int(min(255, max(0, c * factor))) for c in colour)  # type: ignore[return-value]
 
 
-def draw(identity: Identity, pose: Pose, size: int, oversampling: int = 2) -> np.ndarray:
+def express(pose: Pose, look: Look) -> Pose:
+    """The pose as the look changes it: speech opens the mouth from where the expression holds it."""
+    return pose._replace(
+        open=look.part + (1 - look.part) * pose.open,
+        wide=pose.wide + look.wide,
+        shut=1 - (1 - pose.shut) * (1 - look.squint),
+        roll=pose.roll + look.tilt,
+    )
+
+
+def draw(identity: Identity, pose: Pose, size: int, oversampling: int = 2, look: Look = PLAIN) -> np.ndarray:
     """One frame: uint8 (size, size, 3) RGB."""
-    canvas, i = Canvas(size * oversampling, identity, pose), identity
-    top = -i.face_height * 0.62
+    i, pose = identity, pose if look == PLAIN else express(pose, look)
+    canvas = Canvas(size * oversampling, identity, pose, look)
+    top, turn = -i.face_height * 0.62, look.turn
     if i.hair_length:
         canvas.ellipse(
-            0, i.hair_length * 0.35, i.face_width + 0.045, i.face_height * 0.8 + i.hair_length * 0.5, shade(i.hair, 0.8)
+            -0.02 * turn,
+            i.hair_length * 0.35,
+            i.face_width + 0.045,
+            i.face_height * 0.8 + i.hair_length * 0.5,
+            shade(i.hair, 0.8),
         )
     canvas.ellipse(0.5, 1.10, 0.36, 0.25, i.shirt, in_head=False)
     canvas.ellipse(0.5, 1.10, 0.16, 0.20, shade(i.shirt, 0.85), in_head=False)
     canvas.ellipse(0, 0.25, 0.075, 0.14, shade(i.skin, 0.82))
     for side in (-1, 1):
-        canvas.ellipse(side * i.face_width, 0.01, 0.028, 0.048, shade(i.skin, 0.9))
+        # The far ear goes behind the head, the near one comes forward.
+        canvas.ellipse(
+            side * i.face_width - 0.03 * turn * (side * turn > 0) - 0.006 * turn, 0.01, 0.028, 0.048, shade(i.skin, 0.9)
+        )
+    skull, fringe = -0.012 * turn, canvas.turned(0, i.face_width * 0.9)[0] * 0.14
     canvas.ellipse(
-        0, top * 0.32 - i.hair_height * 0.4, i.face_width + 0.022, i.face_height * 0.88 + i.hair_height * 0.3, i.hair
+        skull,
+        top * 0.32 - i.hair_height * 0.4,
+        i.face_width + 0.022,
+        i.face_height * 0.88 + i.hair_height * 0.3,
+        i.hair,
     )
-    canvas.ellipse(0, 0.02, i.face_width, i.face_height - 0.01, i.skin)
-    canvas.ellipse(-i.face_width * 0.5, 0.09, 0.05, 0.04, shade(i.skin, 0.965))
-    canvas.ellipse(i.face_width * 0.5, 0.09, 0.05, 0.04, shade(i.skin, 0.965))
-    canvas.ellipse(0, top - i.hair_height * 0.1, i.face_width * 0.9, i.face_height * 0.3 + i.hair_height * 0.4, i.hair)
-    draw_eyes(canvas, identity, pose)
-    canvas.ellipse(0, 0.075, 0.02, 0.032, shade(i.skin, 0.86))
-    canvas.ellipse(0, 0.066, 0.016, 0.032, i.skin)
-    draw_mouth(canvas, identity, pose)
-    return cv2.resize(canvas.image, (size, size), interpolation=cv2.INTER_AREA)
+    canvas.ellipse(0.014 * turn, 0.02, i.face_width, i.face_height - 0.01, i.skin)
+    canvas.feature(-i.face_width * 0.5, 0.09, 0.05, 0.04, shade(i.skin, 0.965))
+    canvas.feature(i.face_width * 0.5, 0.09, 0.05, 0.04, shade(i.skin, 0.965))
+    canvas.ellipse(
+        fringe, top - i.hair_height * 0.1, i.face_width * 0.9, i.face_height * 0.3 + i.hair_height * 0.4, i.hair
+    )
+    draw_eyes(canvas, identity, pose, look)
+    nose = 0.02 * turn
+    canvas.feature(nose, 0.075, 0.02, 0.032, shade(i.skin, 0.86))
+    canvas.feature(nose, 0.066, 0.016, 0.032, i.skin)
+    draw_mouth(canvas, identity, pose, look)
+    return light(cv2.resize(canvas.image, (size, size), interpolation=cv2.INTER_AREA), look)
 
 
-def draw_eyes(canvas: Canvas, identity: Identity, pose: Pose) -> None:
-    """Whites, iris, pupil, lids that shut, brows that rise, glasses."""
-    i, size = identity, identity.eye_size
-    opening = max(0.12, 1 - pose.shut)
+def draw_eyes(canvas: Canvas, identity: Identity, pose: Pose, look: Look) -> None:
+    """Whites, iris, pupil, lids that shut, brows that rise and slant, glasses."""
+    i, size = identity, identity.eye_size * (1 + look.stare)
+    opening, hair = max(0.12, 1 - pose.shut), shade(i.hair, 1 - 0.5 * look.ink) if look.ink else i.hair
     for side in (-1, 1):
-        x = side * i.eye_gap
-        canvas.ellipse(x, -0.02, size * 1.12, size * 0.9, shade(i.skin, 0.88))
+        x, gaze_x, gaze_y = side * i.eye_gap, 0.46 * size * look.gaze_x, 0.3 * size * look.gaze_y
+        canvas.feature(x, -0.02, size * 1.12, size * 0.9, shade(i.skin, 0.88))
         if pose.shut < 0.85:
-            canvas.ellipse(x, -0.018, size, size * 0.72 * opening, (250, 250, 248))
-            canvas.ellipse(x, -0.018, size * 0.5, size * 0.55 * opening, i.eyes)
-            canvas.ellipse(x, -0.018, size * 0.24, size * 0.28 * opening, (16, 14, 18))
+            canvas.feature(x, -0.018, size, size * 0.72 * opening, (250, 250, 248))
+            canvas.feature(x + gaze_x, -0.018 + gaze_y * opening, size * 0.5, size * 0.55 * opening, i.eyes)
+            canvas.feature(x + gaze_x, -0.018 + gaze_y * opening, size * 0.24, size * 0.28 * opening, (16, 14, 18))
         else:
-            canvas.ellipse(x, -0.008, size, size * 0.12, shade(i.skin, 0.6))
-        canvas.ellipse(x, -0.085 - 0.012 * pose.brows, 0.045, i.brow, i.hair)
+            canvas.feature(x, -0.008, size, size * 0.12, shade(i.skin, 0.6))
+        # A slanted brow turns about its middle: its inner end goes down when the slant is positive.
+        canvas.feature(
+            x, -0.085 - 0.012 * pose.brows - look.lift, 0.045, i.brow + 0.002 * look.ink, hair, slant=-side * look.slant
+        )
         if i.glasses:
-            canvas.ellipse(x, -0.018, size * 1.5, size * 1.35, (40, 38, 44), thickness=0.009)
+            canvas.feature(x, -0.018, identity.eye_size * 1.5, identity.eye_size * 1.35, (40, 38, 44), thickness=0.009)
     if i.glasses:
-        canvas.ellipse(0, -0.018, max(0.012, i.eye_gap - size * 1.5), 0.006, (40, 38, 44))
+        canvas.feature(0, -0.018, max(0.012, i.eye_gap - identity.eye_size * 1.5), 0.006, (40, 38, 44))
 
 
-def draw_mouth(canvas: Canvas, identity: Identity, pose: Pose) -> None:
-    """Lips, the dark inside, teeth and tongue."""
-    i = identity
+def draw_mouth(canvas: Canvas, identity: Identity, pose: Pose, look: Look) -> None:
+    """Lips, the dark inside, teeth and tongue; the corners go up or down with the expression."""
+    i, bend = identity, look.bend
     wide, tall = i.mouth_width * (0.5 + 0.5 * pose.wide), i.mouth_height * pose.open
-    canvas.ellipse(0, 0.16, wide, tall + 0.016, i.lips)
+    canvas.bow(0.16, wide, tall + 0.016, bend, i.lips)
     if tall < 0.004:
-        canvas.ellipse(0, 0.16, wide * 0.9, 0.003, shade(i.lips, 0.6))
+        canvas.bow(0.16, wide * 0.9, 0.003, bend * 0.9, shade(i.lips, 0.6))
         return
-    canvas.ellipse(0, 0.16, wide * 0.84, tall, (62, 20, 26))
+    canvas.bow(0.16, wide * 0.84, tall, bend * 0.8, (62, 20, 26))
     if pose.teeth > 0.25 and tall > 0.008:
-        canvas.ellipse(0, 0.16 - tall * 0.55, wide * 0.62, tall * 0.34, (244, 242, 238))
+        canvas.bow(0.16 - tall * 0.55, wide * 0.62, tall * 0.34, bend * 0.5, (244, 242, 238))
     if pose.open > 0.5:
-        canvas.ellipse(0, 0.16 + tall * 0.55, wide * 0.5, tall * 0.35, (186, 84, 88))
+        canvas.bow(0.16 + tall * 0.55, wide * 0.5, tall * 0.35, bend * 0.3, (186, 84, 88))
 
 
-def render(identity: Identity, track: Sequence[Pose], size: int) -> np.ndarray:
-    """Frames uint8 (N, size, size, 3) RGB."""
+def light(image: np.ndarray, look: Look) -> np.ndarray:
+    """The picture under the look's light: a gain per colour, a slope from left to right, a glow over everything."""
+    if not (look.red or look.green or look.blue or look.slope or look.glow):
+        return image
+    side = 1 + look.slope * np.linspace(-1, 1, image.shape[1], dtype=np.float32)[:, None]
+    gain = side * (1 + np.array([look.red, look.green, look.blue], np.float32))
+    lit: np.ndarray = np.clip(image * gain + look.glow, 0, 255).astype(np.uint8)
+    return lit
+
+
+def render(identity: Identity, track: Sequence[Pose], size: int, looks: Sequence[Look] | None = None) -> np.ndarray:
+    """Frames uint8 (N, size, size, 3) RGB; one look a frame, or the portrait's own throughout."""
     cv2.setNumThreads(1)
-    return np.stack([draw(identity, pose, size) for pose in track])
+    looks = looks or [PLAIN] * len(track)
+    return np.stack([draw(identity, pose, size, look=look) for pose, look in zip(track, looks, strict=True)])
