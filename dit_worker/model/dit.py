@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dit_worker.model.prompt import Attention, PromptAttention
+from dit_worker.model.prompt import Attention, PromptAttention, heads_of
 from dit_worker.model.rope import audio_positions, phases, rotate, video_positions
 
 Kind = Literal["reference", "sink", "motion"]
@@ -63,6 +63,20 @@ class DiTConfig:
     """Add c_a, four frames a latent, to the video tokens too, besides what shared attention carries."""
     prompt_width: int = 0
     """Width of the text states that video tokens read by cross-attention; 0 for a model without prompts."""
+    prompt_source_width: int = 0
+    """Width of the text encoder's states where two layers make `prompt_width` of them first, as in Wan; 0 for none."""
+    projection_bias: bool = False
+    """Queries, keys, values and outputs of attention have biases, as in Wan."""
+    full_width_norm: bool = False
+    """Queries and keys are normalised over the whole width, not head by head, as in Wan."""
+    norm_eps: float = 1e-5
+    """Of the layer norms; Wan has 1e-6."""
+    time_scale: float = 50.0
+    """Fastest angle of the time embedding at t = 1; Wan has 1000."""
+    time_period: float = 1000.0
+    """Ratio of its fastest to its slowest angle; Wan has 10,000."""
+    heads_read_time: bool = False
+    """The heads are modulated by the time embedding itself, not by the first two of its six projections, as in Wan."""
 
     @property
     def patches(self) -> int:
@@ -111,10 +125,10 @@ class Velocity(NamedTuple):
     audio: Tensor
 
 
-def time_embedding(t: Tensor, width: int) -> Tensor:
+def time_embedding(t: Tensor, width: int, scale: float = 50.0, period: float = 1000.0) -> Tensor:
     """Sines and cosines of timesteps in [0, 1]: (B,) -> (B, width)."""
     half = width // 2
-    angles = t[:, None] * 50 * torch.exp(torch.arange(half) * (-math.log(1000) / half))
+    angles = t[:, None] * scale * torch.exp(torch.arange(half) * (-math.log(period) / half))
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
@@ -129,15 +143,18 @@ class Block(nn.Module):
         width = config.width
         self.attention = attention
         self.heads = config.heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
-        self.query_norm, self.key_norm = (nn.Parameter(torch.ones(width // config.heads)) for _ in range(2))
+        self.eps, self.norm_width = config.norm_eps, width if config.full_width_norm else width // config.heads
+        bias = config.projection_bias
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=bias) for _ in range(4))
+        self.query_norm, self.key_norm = (nn.Parameter(torch.ones(self.norm_width)) for _ in range(2))
         self.experts = nn.ModuleList(
             nn.Sequential(nn.Linear(width, config.ffn), nn.GELU("tanh"), nn.Linear(config.ffn, width))
             for _ in range(modalities)
         )
         self.tables = nn.Parameter(torch.randn(modalities, 6, width) / width**0.5)
         if prompt_width:
-            self.prompt = PromptAttention(config.width, config.heads, prompt_width, attention)
+            sizes = (config.width, config.heads, prompt_width, attention)
+            self.prompt = PromptAttention(*sizes, self.norm_width, self.eps)
 
     def words(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """What this block reads of a prompt: states (B, S, P) -> keys and values (B, H, S, K)."""
@@ -145,20 +162,23 @@ class Block(nn.Module):
 
     def modulation(self, time: Tensor, modality: int) -> Sequence[Tensor]:
         """Shift, scale, gate of attention and of FFN for one modality: time (B, 6, D) -> six of (B, 1, D)."""
-        return (time + self.tables[modality])[:, :, None].unbind(1)
+        return (time[:, :6] + self.tables[modality])[:, :, None].unbind(1)
 
     def attend(self, groups: Sequence[Group], modulations: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values (B, H, L, K) of all groups' tokens."""
         normed = [
-            F.layer_norm(g.x, g.x.shape[-1:]) * (1 + m[1]) + m[0] for g, m in zip(groups, modulations, strict=True)
+            F.layer_norm(g.x, g.x.shape[-1:], eps=self.eps) * (1 + m[1]) + m[0]
+            for g, m in zip(groups, modulations, strict=True)
         ]
         x, phase = torch.cat(normed, 1), torch.cat([g.phase for g in groups], 1)
-        query, key, value = (
-            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.query, self.key, self.value)
-        )
-        query = F.rms_norm(query, query.shape[-1:], self.query_norm.to(query.dtype), 1e-6)
-        key = F.rms_norm(key, key.shape[-1:], self.key_norm.to(key.dtype), 1e-6)
-        return rotate(query, phase), rotate(key, phase), value
+        query = heads_of(self.query(x), self.heads, self.query_norm)
+        key = heads_of(self.key(x), self.heads, self.key_norm)
+        return rotate(query, phase), rotate(key, phase), heads_of(self.value(x), self.heads)
+
+    def keys_values(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """Keys and values of the groups' tokens alone, where nothing reads what the block would make of them."""
+        _, key, value = self.attend(groups, [self.modulation(g.time, g.modality) for g in groups])
+        return key, value
 
     def forward(
         self,
@@ -182,7 +202,7 @@ class Block(nn.Module):
         x = group.x + gate * attended
         if prompt is not None and group.reads_prompt:
             x = x + self.prompt(x, *prompt)
-        normed = F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift
         return group._replace(x=x + gate_ffn * self.experts[group.modality](normed))
 
 
@@ -220,6 +240,9 @@ class JointDiT(nn.Module):
             self.kinds = nn.ParameterDict({kind: torch.randn(c.width) * 0.02 for kind in KINDS})
         if c.condition_to_video:
             self.condition_to_video = nn.Linear(4 * c.condition_width, c.width)
+        if c.prompt_source_width:
+            wide = nn.Linear(c.prompt_source_width, c.prompt_width)
+            self.prompt_in = nn.Sequential(wide, nn.GELU("tanh"), nn.Linear(c.prompt_width, c.prompt_width))
         if c.prompt_width:
             self.no_prompt = nn.Parameter(torch.randn(c.prompt_width) * 0.02)
         for layer in (self.video_out, self.audio_out, self.time_out[1]):
@@ -237,7 +260,7 @@ class JointDiT(nn.Module):
             if index < len(self.blocks) - 1:
                 groups, (key, value) = block(groups, memory)
             else:  # nothing reads what comes out of the last block: its keys and values are enough
-                _, key, value = block.attend(groups, [block.modulation(g.time, g.modality) for g in groups])
+                key, value = block.keys_values(groups)
             keys.append(key)
             values.append(value)
         return Memory(tuple(keys), tuple(values))
@@ -245,6 +268,8 @@ class JointDiT(nn.Module):
     def encode_prompt(self, states: Tensor, mask: Tensor) -> PromptMemory:
         """Keys and values of a prompt, once for all its steps: states (B, S, P), mask (B, S), True where a word is."""
         count = len(states)
+        if self.config.prompt_source_width:
+            states = self.prompt_in(states)
         states = torch.cat([self.no_prompt.to(states.dtype).expand(count, 1, -1), states], 1)
         known = torch.cat([mask.new_ones(count, 1), mask], 1)[:, None, None]
         keys, values = zip(*(block.words(states) for block in self.blocks), strict=True)
@@ -321,11 +346,15 @@ class JointDiT(nn.Module):
     # tokens in and out ------------------------------------------------------------------------------------------------
 
     def _time(self, t: Tensor) -> Tensor:
-        return self.time_out(self.time_in(time_embedding(t, self.config.time_width))).unflatten(-1, (6, -1))
+        """Six vectors for each block's modulation and, where the heads read time itself, that twice: (B, 6 or 8, D)."""
+        c = self.config
+        time = self.time_in(time_embedding(t, c.time_width, c.time_scale, c.time_period))
+        projected = self.time_out(time).unflatten(-1, (6, -1))
+        return torch.cat([projected, time[:, None].expand(-1, 2, -1)], 1) if c.heads_read_time else projected
 
     def _prompts(self, prompt: PromptMemory | None, count: int) -> Sequence[Words | None]:
         """What each block's video tokens read; None in a model without prompts."""
-        width = self.config.prompt_width
+        width = self.config.prompt_source_width or self.config.prompt_width
         if not width:
             assert prompt is None, "this model reads no prompt"
             return [None] * len(self.blocks)
@@ -397,8 +426,9 @@ class JointDiT(nn.Module):
         return self.audio_out(self._final(groups[0].x, time, AUDIO)).float()
 
     def _final(self, x: Tensor, time: Tensor, modality: int) -> Tensor:
-        shift, scale = (time[:, :2] + self.heads_table[modality])[:, :, None].unbind(1)
-        return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+        ours = time[:, 6:] if self.config.heads_read_time else time[:, :2]
+        shift, scale = (ours + self.heads_table[modality])[:, :, None].unbind(1)
+        return F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps) * (1 + scale) + shift
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -74,26 +74,37 @@ class _Layer(nn.Module):
         return x + self.ffn(self.norm_ffn(x))
 
 
+def heads_of(x: Tensor, heads: int, gain: Tensor | None = None) -> Tensor:
+    """Projections (B, L, D) head by head (B, H, L, K), their root mean square brought to `gain`.
+
+    A gain (K,) normalises each head by itself, a gain (D,) all of them together.
+    """
+    if gain is not None and gain.shape[0] == x.shape[-1]:
+        x, gain = F.rms_norm(x, x.shape[-1:], gain.to(x.dtype), 1e-6), None
+    split = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split if gain is None else F.rms_norm(split, split.shape[-1:], gain.to(split.dtype), 1e-6)
+
+
 class PromptAttention(nn.Module):
     """Cross-attention to a prompt. Its output begins at zero, so that weights trained without prompts carry on."""
 
-    def __init__(self, width: int, heads: int, prompt_width: int, attention: Attention) -> None:
+    def __init__(
+        self, width: int, heads: int, prompt_width: int, attention: Attention, norm_width: int = 0, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.attention, self.heads = attention, heads
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps)
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.key, self.value = nn.Linear(prompt_width, width), nn.Linear(prompt_width, width)
-        self.query_norm, self.key_norm = (nn.Parameter(torch.ones(width // heads)) for _ in range(2))
+        self.query_norm, self.key_norm = (nn.Parameter(torch.ones(norm_width or width // heads)) for _ in range(2))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def encode(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, K) of states (B, S, P)."""
-        key, value = (p(states).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.key, self.value))
-        return F.rms_norm(key, key.shape[-1:], self.key_norm.to(key.dtype), 1e-6), value
+        return heads_of(self.key(states), self.heads, self.key_norm), heads_of(self.value(states), self.heads)
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """What tokens x (B, L, D) take from the prompt; mask (B, 1, 1, S)."""
-        query = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        query = F.rms_norm(query, query.shape[-1:], self.query_norm.to(query.dtype), 1e-6)
+        query = heads_of(self.query(self.norm(x)), self.heads, self.query_norm)
         return self.out(self.attention(query, key, value, mask).transpose(1, 2).flatten(2))
