@@ -6,18 +6,22 @@ import argparse
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from scipy.io import wavfile
+from torch import Tensor
 
 from dit_worker.model.codec import AudioCodecConfig
 from dit_worker.model.dit import DiTConfig
 from dit_worker.model.vae import VideoVAEConfig
+from training.corpora.captions import SLOTS
 from training.corpora.faces import GALLERY, Pose, draw
 from training.corpora.speech import FLITE_RATE, speak
 
@@ -46,14 +50,27 @@ def write_gallery(bundle: Path) -> list[dict[str, str]]:
     return entries
 
 
+def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision, as they lie in a bundle: loaded modules are float32, rounded to 11 bits."""
+    return {n: (v.half() if v.dtype == torch.float32 else v).contiguous() for n, v in weights.items()}
+
+
 def split_weights(run: Path, bundle: Path) -> None:
-    """One file per package from a run's averaged weights."""
+    """One file per package from a run's averaged weights; `prompt` only where prompts act."""
     weights = load_file(run / "model.safetensors")
-    for part in ("conditioner", "dit"):
-        own = {
-            name[len(part) + 1 :]: value.contiguous() for name, value in weights.items() if name.startswith(f"{part}.")
-        }
-        save_file(own, bundle / f"{part}.safetensors")
+    for part in sorted({name.partition(".")[0] for name in weights}):
+        own = {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{part}.")}
+        save_file(halved(own), bundle / f"{part}.safetensors")
+
+
+def prompts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's section on prompts: the encoder, its words, and what each phrase of the captions speaks of."""
+    return {
+        "encoder": config["prompt"],
+        "words": config["prompt_words"],
+        "slots": {phrase: slot for phrase, (slot, _) in SLOTS.items()},
+        "max_words": config["prompt"]["max_words"],
+    }
 
 
 def geometry(dit: DiTConfig, codec: AudioCodecConfig) -> dict[str, int]:
@@ -83,7 +100,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
-    parser.add_argument("--run", default="joint", help="the run whose weights are packed")
+    parser.add_argument("--run", default="joint2", help="the run whose weights are packed")
+    parser.add_argument("--vae", default="vae2", help="the run of the video VAE")
+    parser.add_argument("--codec", default="audio_codec_v2.safetensors", help="the fitted audio codec")
     parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
     parser.add_argument("--version", default="0.1.0")
     parser.add_argument("--noise-scale-audio", type=float, default=0.2)
@@ -94,18 +113,20 @@ def main() -> None:
     )
     options = parser.parse_args()
     run, out = options.checkpoints / options.run, options.out
+    shutil.rmtree(out / "characters", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = json.loads((run / "config.json").read_text())
     split_weights(run, out)
     for source, name in (
-        ("vae/model.safetensors", "video_vae.safetensors"),
-        ("audio_codec.safetensors",) * 2,
+        (f"{options.vae}/model.safetensors", "video_vae.safetensors"),
+        (options.codec, "audio_codec.safetensors"),
         ("letters/model.safetensors", "letters.safetensors"),
-        ("lexicon.txt.gz",) * 2,
     ):
-        shutil.copyfile(options.checkpoints / source, out / name)
+        save_file(halved(load_file(options.checkpoints / source)), out / name)
+    shutil.copyfile(options.checkpoints / "lexicon.txt.gz", out / "lexicon.txt.gz")
     characters = write_gallery(out)
-    dit, codec = DiTConfig(**config["dit"]), AudioCodecConfig()
+    dit = DiTConfig(**config["dit"])
+    codec = AudioCodecConfig(channels=dit.audio_channels)
     paths = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
     manifest = {
         "name": "pocket",
@@ -123,6 +144,7 @@ def main() -> None:
             "noise_scale_video": options.noise_scale_video,
             "shift": options.shift,
         },
+        **({"prompt": prompts(config)} if "prompt" in config else {}),
         "files": {str(p.relative_to(out)): digest(p) for p in paths},
         "characters": characters,
         "training": options.training,
