@@ -1,8 +1,8 @@
 """A bundle: a directory of weights with one `manifest.json` that says what they are.
 
 `load_manifest` validates, `Bundle.verify` compares the files with their digests. All geometry comes from here.
-Knows nothing of the architectures: `text`, `conditioner`, `dit`, `video_vae` and `audio_codec` are validated by the
-configurations of the model packages that read them.
+Knows nothing of the architectures: `text`, `conditioner`, `dit`, `video_vae`, `audio_codec` and `prompt.encoder` are
+validated by the configurations of the model packages that read them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from services.errors import BundleInvalid
+from services.prompts import split_words
 
-__all__ = ["Bundle", "Character", "Geometry", "Manifest", "Sampler", "load_bundle", "load_manifest"]
+__all__ = ["Bundle", "Character", "Geometry", "Manifest", "Prompts", "Sampler", "load_bundle", "load_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 
@@ -101,6 +102,27 @@ class Character(_Frozen):
     voice: str
 
 
+class Prompts(_Frozen):
+    """How a bundle reads prompts. `encoder` is validated by the package that has the encoder."""
+
+    encoder: dict[str, Any]
+    words: tuple[str, ...] = ()
+    """The words it knows, each one's id being its place; empty when it knows every word."""
+    slots: Mapping[str, str] = {}
+    """What words or phrases speak of, as in {"smiles": "expression"}: of one slot only the newest phrase holds."""
+    max_words: PositiveInt = 48
+    """Words it reads of what is asked at one time."""
+
+    @model_validator(mode="after")
+    def _words_are_words(self) -> Self:
+        for text in (*self.words, *self.slots):
+            if " ".join(split_words(text)) != text or not text:
+                raise ValueError(f"{text!r} is not written in lower-case words")
+        if len(set(self.words)) != len(self.words) or any(" " in word for word in self.words):
+            raise ValueError("words holds a word twice, or several as one")
+        return self
+
+
 class Manifest(_Frozen):
     """What a bundle says of itself."""
 
@@ -118,6 +140,8 @@ class Manifest(_Frozen):
     files: Mapping[str, str]
     """SHA-256 in hexadecimal by path inside the bundle."""
     characters: tuple[Character, ...] = ()
+    prompt: Prompts | None = None
+    """None for a bundle whose pictures no prompt changes."""
     training: dict[str, Any] = {}
 
     _bytes: bytes = b""

@@ -154,6 +154,10 @@ class Action:
     words_total: int = 0
     notices: tuple[str, ...] = ()
     """Sentences for the client, for instance on words that had to be spelled out."""
+    prompt: str | None = None
+    """All that is asked of the picture from this chunk on; None when it is what was asked of the chunk before."""
+    prompt_notices: tuple[Notice, ...] = ()
+    """What was done with prompts that could not be taken literally."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,10 @@ class ChunkInputs:
     steps: int
     response_seq: int = 0
     """client_seq of the cue that the response it belongs to answers; 0 when nothing is said."""
+    prompts: tuple[str, ...] = ()
+    """Prompts that this chunk accepts."""
+    prompt: str = ""
+    """All that is asked of its picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,8 @@ class ChunkCommit:
     say: tuple[str, ...]
     response_seq: int = 0
     """As in its inputs."""
+    prompt: str = ""
+    """As in its inputs: it holds until another chunk is committed, whatever is cut off the timeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +245,8 @@ class Snapshot:
     pointer_word: int
     history: tuple[HistoryChunk, ...]
     """Oldest first."""
+    prompt: str = ""
+    """What was asked of the picture and still holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +285,12 @@ class SessionSnapshot:
     """The end of the timeline, oldest first: what can be decoded again."""
     pending: ChunkInputs | None
     """Inputs of the next chunk, when a worker wrote them and did not come to commit."""
+    prompt: str = ""
+    """What was asked of the picture and still holds."""
 
     def for_orchestrator(self) -> Snapshot:
         """Return the part the orchestrator opens a session from."""
-        return Snapshot(self.transcript, self.pointer_token, self.pointer_word, self.history)
+        return Snapshot(self.transcript, self.pointer_token, self.pointer_word, self.history, self.prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from orchestrator_llm.engine.backend import Backend, ChunkPrefix, Voice
 from orchestrator_llm.engine.errors import OutOfTurn
 from orchestrator_llm.engine.planner import RulePlanner
+from orchestrator_llm.engine.prompts import PromptPlanner
 from orchestrator_llm.engine.timing import ChunkClock
 from orchestrator_llm.engine.transcript import Transcript
-from services.session import Action, ChunkProgress, HistoryChunk, Snapshot, TimedWord
+from services.session import Action, ChunkProgress, HistoryChunk, Notice, Snapshot, TimedWord
 
 MAX_ABSOLUTE = 1e4
 """Latents beyond this are no latents: they would overflow the model."""
@@ -36,7 +37,7 @@ STALLED_CHUNKS = 4
 MAX_NOTICES = 8
 """Notices given for one begin; a last one counts the others."""
 MAX_PIECE_BYTES = 16 * 1024
-"""UTF-8 bytes of one piece of transcript."""
+"""UTF-8 bytes of one piece of transcript, or of one prompt."""
 
 
 @dataclass(slots=True)
@@ -52,9 +53,12 @@ class _Chunk:
 class Director:
     """State of one session. Calls out of turn raise OutOfTurn, arguments that will not do ValueError."""
 
-    def __init__(self, backend: Backend, planner: RulePlanner) -> None:
+    def __init__(self, backend: Backend, planner: RulePlanner, prompts: PromptPlanner | None = None) -> None:
+        """`prompts` is None for a bundle that reads none."""
         self._backend = backend
         self._planner = planner
+        self._prompts = prompts
+        self._asked = ""
         self._geometry = backend.geometry
         self._voice: Voice | None = None
         self._chunk: _Chunk | None = None
@@ -91,15 +95,16 @@ class Director:
         self._restore(snapshot)
         self._chunk, self._last_index = None, -1
 
-    def begin(self, chunk_index: int, say: Sequence[str]) -> Action:
-        """Plans a chunk and prepares its prefix. `say` is the transcript accepted since the last begin."""
+    def begin(self, chunk_index: int, say: Sequence[str], prompts: Sequence[str] = ()) -> Action:
+        """Plans a chunk and prepares its prefix. `say` and `prompts` are what was accepted since the last begin."""
         voice = self._opened()
         if self._chunk is not None:
             raise OutOfTurn(f"chunk {self._chunk.index} has not ended")
         if chunk_index <= self._last_index:
             raise ValueError(f"chunk_index {chunk_index} is not above {self._last_index}, which was used before")
-        for piece in say:
+        for piece in (*say, *prompts):
             _check_piece(piece)
+        prompt, prompt_notices = self._ask(prompts)
         notices = self._accept(say)
         plan = self._planner.plan(self._transcript, self._pointer)
         tokens, offset = self._transcript.retained
@@ -113,6 +118,8 @@ class Director:
             is_idle=plan.is_idle,
             words_total=self._transcript.words_total,
             notices=notices,
+            prompt=prompt,
+            prompt_notices=prompt_notices,
         )
 
     def denoise(self, chunk_index: int, timestep: float, noisy: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -157,6 +164,15 @@ class Director:
         if len(found) > MAX_NOTICES:
             found[MAX_NOTICES - 1 :] = [f"and {len(found) - MAX_NOTICES + 1} more of the kind"]
         return tuple(found)
+
+    def _ask(self, prompts: Sequence[str]) -> tuple[str | None, tuple[Notice, ...]]:
+        """Adds prompts to what is asked of the picture; None when it is the same as before, which is not sent twice."""
+        if self._prompts is None:
+            if prompts:
+                raise ValueError("this bundle reads no prompts")
+            return None, ()
+        before, (self._asked, notices) = self._asked, self._prompts.add(self._asked, prompts)
+        return None if self._asked == before else self._asked, notices
 
     def _move(self, chunk: _Chunk, clean: NDArray[np.float32]) -> NDArray[np.float64]:
         """Sets the pointer, monotone within [0, N]; returns the positions (T,) in absolute tokens."""
@@ -213,6 +229,7 @@ class Director:
         transcript.read_on(self._read_until(snapshot.pointer_token), more_segments=1)
         for chunk in snapshot.history:
             _check_latents(chunk.latents, self._shape, "history")
+        self._asked = snapshot.prompt
         self._transcript = transcript
         self._pointer = min(snapshot.pointer_token, float(transcript.tokens_read))
         self._history = deque(snapshot.history, maxlen=self._geometry.history_chunks)
@@ -247,4 +264,4 @@ def _check_latents(latents: NDArray[np.float32], shape: tuple[int, ...], name: s
 def _check_piece(piece: str) -> None:
     size = len(piece.encode(errors="replace"))
     if size > MAX_PIECE_BYTES:
-        raise ValueError(f"a piece of transcript is {size} bytes, at most {MAX_PIECE_BYTES} are allowed")
+        raise ValueError(f"a piece of text is {size} bytes, at most {MAX_PIECE_BYTES} are allowed")

@@ -14,6 +14,7 @@ from cuelight.v1.orchestrator_pb2_grpc import add_OrchestratorServiceServicer_to
 from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.planner import PlannerOptions, RulePlanner
+from orchestrator_llm.engine.prompts import PromptPlanner
 from orchestrator_llm.engine.warmup import warm_up
 from orchestrator_llm.service.bridge import Bridge
 from orchestrator_llm.service.servicer import OrchestratorServicer
@@ -63,8 +64,9 @@ class Orchestrator:
         backend = await self.bridge.run(self._load, timeout_s=LOAD_TIMEOUT_S)
         look_ahead_s = LOOK_AHEAD_CHUNKS * self._bundle.manifest.chunk_seconds
         planner = RulePlanner(backend.vowels, PlannerOptions(self._settings.syllable_budget, look_ahead_s))
+        reads = self._bundle.manifest.prompt
         self.servicer = OrchestratorServicer(
-            partial(Director, backend, planner),
+            partial(Director, backend, planner, PromptPlanner(reads) if reads else None),
             self._bundle.manifest,
             self.bridge,
             self.metrics,

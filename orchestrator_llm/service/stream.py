@@ -23,7 +23,7 @@ from services.wire import (
 
 MAX_SESSION_ID = 128
 MAX_PIECES = 100_000
-"""Pieces of transcript in one message."""
+"""Pieces of transcript, or prompts, in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,10 @@ class DirectStream:
 
     def _begin(self, message: pb.Begin) -> Callable[[], pb.DirectResponse]:
         _check_count(len(message.say), "begin.say")
+        _check_count(len(message.prompts), "begin.prompts")
 
         def run() -> pb.DirectResponse:
-            action = self._director.begin(message.chunk_index, tuple(message.say))
+            action = self._director.begin(message.chunk_index, tuple(message.say), tuple(message.prompts))
             self.chunk_index = message.chunk_index
             return pb.DirectResponse(action=action_to_proto(action, message.chunk_index))
 
@@ -146,4 +147,4 @@ class DirectStream:
 
 def _check_count(count: int, field: str) -> None:
     if count > MAX_PIECES:
-        raise InvalidInput(f"{count} pieces of transcript, at most {MAX_PIECES} are allowed", field=field)
+        raise InvalidInput(f"{count} pieces of text, at most {MAX_PIECES} are allowed", field=field)

@@ -49,6 +49,10 @@ class StoredSession:
         """Return the accepted transcript."""
         return tuple(piece.decode() for piece in self.transcript)
 
+    def prompt(self) -> str:
+        """Return what was asked of the picture and still holds."""
+        return self.record.get(b"prompt", b"").decode()  # a session begun by an earlier version has none
+
     def pending(self) -> ChunkInputs | None:
         """Return the inputs of the next chunk, when they were written."""
         return None if self.inputs is None else codec.inputs_from_json(self.inputs)
@@ -106,6 +110,7 @@ def build_snapshot(session_id: str, stored: StoredSession) -> SessionSnapshot:
         history=_history(chunks, int(stored.text("history_chunks"))),
         chunks=chunks,
         pending=stored.pending(),
+        prompt=stored.prompt(),
     )
 
 

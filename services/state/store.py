@@ -227,7 +227,7 @@ class SessionStore(FleetStore):
             _keys(lease.session_id),
             *(lease.epoch, commit.generation, commit.chunk_index, _or_empty(commit.parent), commit.position),
             *(codec.commit_to_json(commit), repr(float(progress.pointer_token)), progress.pointer_word),
-            *(spoken[-1] if spoken else "", commit.cue_cursor, policy.run_ahead_chunks + 1, keep_audio),
+            *(spoken[-1] if spoken else "", commit.cue_cursor, policy.run_ahead_chunks + 1, keep_audio, commit.prompt),
             *commit.say,
         )
 
@@ -252,13 +252,14 @@ class SessionStore(FleetStore):
         return StoredSession(*read)
 
     async def interrupt(
-        self, lease: Lease, playhead_s: float, *, cue_cursor: int, say: tuple[str, ...] = ()
+        self, lease: Lease, playhead_s: float, *, cue_cursor: int, say: tuple[str, ...] = (), prompt: str = ""
     ) -> Retired:
         """Cut the session where the client heard it stop, and settle every cue up to `cue_cursor` with that.
 
         The chunk under the playhead becomes the parent of the next; unplayed chunks retire; unheard words leave the
         transcript, those of an uncommitted chunk too; the generation rises. `say` then joins the transcript, so that
-        a barge-in happens at once.
+        a barge-in happens at once. What is asked of the picture still holds; `prompt`, if any, takes its place, so that
+        settled prompts of an uncommitted chunk are not lost.
         """
         for _ in range(CUT_TRIES):
             stored = await self._load(lease.session_id)
@@ -266,7 +267,7 @@ class SessionStore(FleetStore):
                 stored.timeline(), stored.position(), stored.pieces(), playhead_s, lease.policy.chunk_seconds
             )
             try:
-                return await self._cut(lease, stored, cut, cue_cursor=cue_cursor, say=say)
+                return await self._cut(lease, stored, cut, cue_cursor=cue_cursor, say=say, prompt=prompt)
             except StaleGeneration:
                 continue  # a commit of ours came in between; its chunk is part of what is cut
         raise StaleGeneration("the timeline changes too fast to be cut")
@@ -287,13 +288,20 @@ class SessionStore(FleetStore):
             if cut is None:
                 return None
             try:
-                return await self._cut(lease, stored, cut, cue_cursor=None, say=())
+                return await self._cut(lease, stored, cut)
             except StaleGeneration:
                 continue
         raise StaleGeneration("the timeline changes too fast to be cut")
 
     async def _cut(
-        self, lease: Lease, stored: StoredSession, cut: Cut, *, cue_cursor: int | None, say: tuple[str, ...]
+        self,
+        lease: Lease,
+        stored: StoredSession,
+        cut: Cut,
+        *,
+        cue_cursor: int | None = None,
+        say: tuple[str, ...] = (),
+        prompt: str = "",
     ) -> Retired:
         record, to = codec.record_from_fields(lease.session_id, stored.record), cut.to
         pieces: tuple[Argument, ...] = ("", "")
@@ -304,6 +312,7 @@ class SessionStore(FleetStore):
             *(_or_empty(to.head), to.next_position, repr(to.pointer_token), to.pointer_word, to.word_token),
             *(_or_empty(cue_cursor), "" if cut.heard_s is None else repr(cut.heard_s)),
             *pieces,
+            prompt,
             len(cut.retired),
             *cut.retired,
             *say,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cuelight.v1 import orchestrator_pb2 as pb
 from cuelight.v1.types_pb2 import Notice as NoticeMessage
 from services.session import Action, ChunkProgress, HistoryChunk, Snapshot, TimedWord
+from services.wire.media import notice_from_proto, notice_to_proto
 from services.wire.tensors import tensor_from_proto, tensor_to_proto
 
 TEXT_ADAPTED = "TEXT_ADAPTED"
@@ -26,6 +27,7 @@ def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
             pb.HistoryChunk(pointer_before=chunk.pointer_before, latents=tensor_to_proto(chunk.latents))
             for chunk in snapshot.history
         ],
+        prompt=snapshot.prompt,
     )
 
 
@@ -42,6 +44,7 @@ def snapshot_from_proto(message: pb.Snapshot, *, audio_shape: Sequence[int | Non
             )
             for chunk in message.history
         ),
+        prompt=message.prompt,
     )
 
 
@@ -53,8 +56,12 @@ def action_to_proto(action: Action, chunk_index: int) -> pb.Action:
         end_word=action.end_word,
         text=action.text,
         is_idle=action.is_idle,
-        notices=[NoticeMessage(code=TEXT_ADAPTED, text=text) for text in action.notices],
+        notices=[
+            *(NoticeMessage(code=TEXT_ADAPTED, text=text) for text in action.notices),
+            *map(notice_to_proto, action.prompt_notices),
+        ],
         words_total=action.words_total,
+        prompt=action.prompt,
     )
 
 
@@ -66,7 +73,9 @@ def action_from_proto(message: pb.Action) -> Action:
         text=message.text,
         is_idle=message.is_idle,
         words_total=message.words_total,
-        notices=tuple(notice.text for notice in message.notices),
+        notices=tuple(notice.text for notice in message.notices if notice.code == TEXT_ADAPTED),
+        prompt=message.prompt if message.HasField("prompt") else None,
+        prompt_notices=tuple(notice_from_proto(notice) for notice in message.notices if notice.code != TEXT_ADAPTED),
     )
 
 

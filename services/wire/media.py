@@ -82,6 +82,7 @@ def progress_to_proto(commit: ChunkCommit, *, chunk_seconds: float, compute_s: f
         generation=commit.generation,
         compute_time=duration_from_seconds(compute_s),
         chunk_duration=duration_from_seconds(chunk_seconds),
+        prompt=commit.prompt,
     )
 
 

@@ -20,7 +20,7 @@ redis.call('HSET', RECORD,
   'request_id', ARGV[1], 'token_digests', ARGV[2], 'state', 'pending', 'error', '', 'version', 1,
   'created_ms', now, 'expire_ms', ends, 'keep_until_ms', ends + tonumber(ARGV[4]),
   'epoch', 0, 'owner', '', 'generation', 0, 'next_chunk', 0, 'next_position', 0, 'head', '', 'sink', '',
-  'pointer_token', '0', 'pointer_word', 0, 'word_token', 0, 'cue_cursor', 0, 'last_client_seq', 0, 'cut_id', '',
+  'pointer_token', '0', 'pointer_word', 0, 'word_token', 0, 'cue_cursor', 0, 'last_client_seq', 0, 'cut_id', '', 'prompt', '',
   'history_chunks', 1, 'oldest_chunk', 0)
 for i = 7, #ARGV, 2 do redis.call('HSET', RECORD, ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', ASSETS, 'portrait', ARGV[5], 'voice', ARGV[6])

@@ -5,7 +5,8 @@
 -- ARGV 1 epoch  2 generation  3 next chunk  4 cut id  5 head or empty  6 next position  7 pointer_token  8 pointer_word
 --      9 token after the last word kept  10 cue cursor or empty  11 seconds heard of the head, or empty
 --      12 pieces kept or empty for all  13 text of the last piece kept, or empty to leave it
---      14 number of retired chunks  15... their indices, then accepted transcript pieces
+--      14 prompt in force from now on, or empty to leave it
+--      15 number of retired chunks  16... their indices, then accepted transcript pieces
 -- Answers {'OK', generation}
 local refused = refusal(ARGV[1])
 if refused then return refused end
@@ -14,12 +15,12 @@ if field('generation') ~= ARGV[2] or field('next_chunk') ~= ARGV[3] then
   return {'STALE_GENERATION', field('generation')}
 end
 
-local retired = tonumber(ARGV[14])
-for i = 15, 14 + retired do
+local retired = tonumber(ARGV[15])
+for i = 16, 15 + retired do
   redis.call('XDEL', CHUNKS, string.format('%.0f-0', tonumber(ARGV[i]) + 1))
 end
 for _, name in ipairs(redis.call('HKEYS', LATENTS)) do
-  for i = 15, 14 + retired do
+  for i = 16, 15 + retired do
     if string.match(name, '^%d+') == ARGV[i] then redis.call('HDEL', LATENTS, name) end
   end
 end
@@ -33,11 +34,12 @@ elseif ARGV[12] ~= '' then
   redis.call('LTRIM', TRANSCRIPT, 0, tonumber(ARGV[12]) - 1)
   if ARGV[13] ~= '' then redis.call('LSET', TRANSCRIPT, -1, ARGV[13]) end
 end
-for i = 15 + retired, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
+for i = 16 + retired, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
 redis.call('DEL', INPUTS)
 local generation = redis.call('HINCRBY', RECORD, 'generation', 1)
 redis.call('HSET', RECORD, 'cut_id', ARGV[4], 'head', ARGV[5], 'next_position', ARGV[6], 'pointer_token', ARGV[7],
   'pointer_word', ARGV[8], 'word_token', ARGV[9])
+if ARGV[14] ~= '' then redis.call('HSET', RECORD, 'prompt', ARGV[14]) end
 if ARGV[10] ~= '' then
   redis.call('HSET', RECORD, 'cue_cursor', ARGV[10])
   redis.call('XTRIM', CUES, 'MINID', string.format('%.0f-0', tonumber(ARGV[10]) + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,3 +223,15 @@ async def test_cut_can_be_repeated(teller: Teller, redis_url: str) -> None:
         retired = await stuttering.interrupt(teller.lease, WORD_S, cue_cursor=2, say=("again",))
     assert retired.generation == 1
     assert (await teller.store.load_snapshot("s1")).transcript == ("one", "again")
+
+
+async def test_what_is_asked_of_the_picture_outlives_a_cut(teller: Teller) -> None:
+    """A cut takes chunks and words back, never the prompt; prompts that it settles unperformed take effect with it."""
+    asked = replace(await teller.prepare("one two three four"), prompt="smiles")
+    await teller.store.commit(teller.lease, asked)
+    assert (await teller.store.load_snapshot("s1")).prompt == "smiles"
+    await teller.store.interrupt(teller.lease, 0.1, cue_cursor=2)
+    assert (await teller.store.load_snapshot("s1")).prompt == "smiles"
+    await teller.store.interrupt(teller.lease, 0.1, cue_cursor=3, prompt="smiles, looks left")
+    snapshot = await (await teller.handed_to("other")).store.load_snapshot("s1")
+    assert (snapshot.prompt, snapshot.for_orchestrator().prompt) == ("smiles, looks left", "smiles, looks left")

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.errors import OutOfTurn
 from orchestrator_llm.engine.planner import RulePlanner
+from orchestrator_llm.engine.prompts import PromptPlanner
 from orchestrator_llm.engine.transcript import SEGMENT_WORDS
+from services.bundle import Prompts
 from services.session import Action, ChunkProgress, HistoryChunk, Snapshot
 from tests.fakes.direction import GEOMETRY, VOWELS, ScriptedBackend
 
@@ -249,3 +251,31 @@ def test_a_pointer_that_stands_still_is_moved_on_word_by_word() -> None:
     assert told == ["three", "short", "words"]
     assert director.nudges == 3
     assert perform(director, 99)[0].is_idle
+
+
+def test_what_is_asked_of_the_picture_is_sent_when_it_changes_and_only_then() -> None:
+    """Each action tells the whole of it once; asking again for what holds tells nothing."""
+    prompts = PromptPlanner(Prompts(encoder={}, slots={"smiles": "mouth", "frowns": "mouth"}))
+    director = Director(ScriptedBackend.walking([1.0]), RulePlanner(VOWELS), prompts)
+    director.open(EMPTY, REFERENCE)
+    sent = []
+    for index, asked in enumerate([[], ["smiles"], [], ["Smiles!"], ["it rains"], ["frowns"]]):
+        sent.append(director.begin(index, [], asked).prompt)
+        director.end(index, LATENTS)
+    assert sent == [None, "smiles", None, None, "it rains, smiles", "it rains, frowns"]
+
+
+def test_a_replica_goes_on_with_what_was_asked() -> None:
+    """What the snapshot says still holds: asking for it again tells nothing, asking for more tells all."""
+    prompts = PromptPlanner(Prompts(encoder={}, slots={"smiles": "mouth", "wall": "wall"}))
+    director = Director(ScriptedBackend.walking([1.0]), RulePlanner(VOWELS), prompts)
+    director.open(replace(EMPTY, prompt="smiles"), REFERENCE)
+    assert director.begin(0, [], ["smiles"]).prompt is None
+    director.replace(replace(EMPTY, prompt="smiles"))
+    assert director.begin(1, [], ["the wall is blue"]).prompt == "smiles, the wall is blue"
+
+
+def test_a_bundle_without_prompts_refuses_them() -> None:
+    """A worker that sends prompts to a bundle that reads none has a fault, which is told and not ignored."""
+    with pytest.raises(ValueError, match="reads no prompts"):
+        opened(ScriptedBackend.walking([1.0])).begin(0, [], ["smiles"])

@@ -127,3 +127,20 @@ def test_parse_keeps_the_digest() -> None:
     """A manifest parsed from bytes has the digest of these bytes."""
     raw = json.dumps(_manifest()).encode()
     assert Manifest.parse(raw).digest == sha256(raw).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ({"encoder": {}, "words": ["smiles", "Left"]}, "'Left' is not written in lower-case words"),
+        ({"encoder": {}, "words": ["smiles", "smiles"]}, "a word twice"),
+        ({"encoder": {}, "words": ["looks left"]}, "several as one"),
+        ({"encoder": {}, "slots": {"": "gaze"}}, "'' is not written"),
+        ({"words": ["smiles"]}, "prompt.encoder"),
+    ],
+)
+def test_bad_word_lists_are_refused(tmp_path: Path, prompt: dict[str, Any], said: str) -> None:
+    """A word that no prompt can hold, or that has two ids, is found when the bundle is loaded."""
+    (tmp_path / "manifest.json").write_text(json.dumps(_manifest(prompt=prompt)))
+    with pytest.raises(BundleInvalid, match=said):
+        load_manifest(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,6 +78,8 @@ def test_snapshots_survive_the_wire() -> None:
 def test_actions_and_progress_survive_the_wire() -> None:
     """What the orchestrator answers is what the worker gets."""
     action = Action(2, 5, "three four five", is_idle=False, words_total=9, notices=("'xq' is spelled out",))
+    asked = replace(action, prompt="", prompt_notices=(Notice("PROMPT_WORDS_UNKNOWN", "It knows no rain.", 3),))
+    assert wire.action_from_proto(wire.action_to_proto(asked, 4)) == asked
     message = wire.action_to_proto(action, 7)
     assert message.chunk_index == 7
     assert wire.action_from_proto(message) == action

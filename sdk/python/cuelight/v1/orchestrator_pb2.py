@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cuelight.v1 import types_pb2 as cuelight_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63uelight/v1/orchestrator.proto\x12\x0b\x63uelight.v1\x1a\x17\x63uelight/v1/types.proto\"\xd5\x01\n\rDirectRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.cuelight.v1.OpenH\x00\x12#\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x12.cuelight.v1.BeginH\x00\x12\'\n\x07\x64\x65noise\x18\x03 \x01(\x0b\x32\x14.cuelight.v1.DenoiseH\x00\x12\x1f\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x10.cuelight.v1.EndH\x00\x12\'\n\x07replace\x18\x05 \x01(\x0b\x32\x14.cuelight.v1.ReplaceH\x00\x42\t\n\x07message\"\xc6\x01\n\x0e\x44irectResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.cuelight.v1.OpenedH\x00\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.ActionH\x00\x12+\n\tcondition\x18\x03 \x01(\x0b\x32\x16.cuelight.v1.ConditionH\x00\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.cuelight.v1.ChunkProgressH\x00\x42\t\n\x07message\"\x97\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_name\x18\x02 \x01(\t\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\'\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\x12&\n\treference\x18\x05 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"\x1f\n\x06Opened\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"w\n\x08Snapshot\x12\x12\n\ntranscript\x18\x01 \x03(\t\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.cuelight.v1.HistoryChunk\"L\n\x0cHistoryChunk\x12\x16\n\x0epointer_before\x18\x01 \x01(\x01\x12$\n\x07latents\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\")\n\x05\x42\x65gin\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0b\n\x03say\x18\x02 \x03(\t\"\x9d\x01\n\x06\x41\x63tion\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x12\n\nfirst_word\x18\x02 \x01(\r\x12\x10\n\x08\x65nd_word\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07is_idle\x18\x05 \x01(\x08\x12$\n\x07notices\x18\x06 \x03(\x0b\x32\x13.cuelight.v1.Notice\x12\x13\n\x0bwords_total\x18\x07 \x01(\r\"b\n\x07\x44\x65noise\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x10\n\x08timestep\x18\x03 \x01(\x02\x12\"\n\x05noisy\x18\x04 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"V\n\tCondition\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12&\n\tcondition\x18\x03 \x01(\x0b\x32\x13.cuelight.v1.Tensor\">\n\x03\x45nd\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\"\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"2\n\x07Replace\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\"\xa2\x01\n\rChunkProgress\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12%\n\x05words\x18\x04 \x03(\x0b\x32\x16.cuelight.v1.TimedWord\x12\x13\n\x0bwords_total\x18\x05 \x01(\r\x12\x13\n\x0bis_finished\x18\x06 \x01(\x08\"[\n\tTimedWord\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07start_s\x18\x03 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x04 \x01(\x01\x12\x11\n\ttoken_end\x18\x05 \x01(\r2\\\n\x13OrchestratorService\x12\x45\n\x06\x44irect\x12\x1a.cuelight.v1.DirectRequest\x1a\x1b.cuelight.v1.DirectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63uelight/v1/orchestrator.proto\x12\x0b\x63uelight.v1\x1a\x17\x63uelight/v1/types.proto\"\xd5\x01\n\rDirectRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.cuelight.v1.OpenH\x00\x12#\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x12.cuelight.v1.BeginH\x00\x12\'\n\x07\x64\x65noise\x18\x03 \x01(\x0b\x32\x14.cuelight.v1.DenoiseH\x00\x12\x1f\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x10.cuelight.v1.EndH\x00\x12\'\n\x07replace\x18\x05 \x01(\x0b\x32\x14.cuelight.v1.ReplaceH\x00\x42\t\n\x07message\"\xc6\x01\n\x0e\x44irectResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.cuelight.v1.OpenedH\x00\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.ActionH\x00\x12+\n\tcondition\x18\x03 \x01(\x0b\x32\x16.cuelight.v1.ConditionH\x00\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.cuelight.v1.ChunkProgressH\x00\x42\t\n\x07message\"\x97\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_name\x18\x02 \x01(\t\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\'\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\x12&\n\treference\x18\x05 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"\x1f\n\x06Opened\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"\x87\x01\n\x08Snapshot\x12\x12\n\ntranscript\x18\x01 \x03(\t\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.cuelight.v1.HistoryChunk\x12\x0e\n\x06prompt\x18\x05 \x01(\t\"L\n\x0cHistoryChunk\x12\x16\n\x0epointer_before\x18\x01 \x01(\x01\x12$\n\x07latents\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\":\n\x05\x42\x65gin\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0b\n\x03say\x18\x02 \x03(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\"\xbd\x01\n\x06\x41\x63tion\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x12\n\nfirst_word\x18\x02 \x01(\r\x12\x10\n\x08\x65nd_word\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07is_idle\x18\x05 \x01(\x08\x12$\n\x07notices\x18\x06 \x03(\x0b\x32\x13.cuelight.v1.Notice\x12\x13\n\x0bwords_total\x18\x07 \x01(\r\x12\x13\n\x06prompt\x18\x08 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_prompt\"b\n\x07\x44\x65noise\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x10\n\x08timestep\x18\x03 \x01(\x02\x12\"\n\x05noisy\x18\x04 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"V\n\tCondition\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12&\n\tcondition\x18\x03 \x01(\x0b\x32\x13.cuelight.v1.Tensor\">\n\x03\x45nd\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\"\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"2\n\x07Replace\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\"\xa2\x01\n\rChunkProgress\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12%\n\x05words\x18\x04 \x03(\x0b\x32\x16.cuelight.v1.TimedWord\x12\x13\n\x0bwords_total\x18\x05 \x01(\r\x12\x13\n\x0bis_finished\x18\x06 \x01(\x08\"[\n\tTimedWord\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07start_s\x18\x03 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x04 \x01(\x01\x12\x11\n\ttoken_end\x18\x05 \x01(\r2\\\n\x13OrchestratorService\x12\x45\n\x06\x44irect\x12\x1a.cuelight.v1.DirectRequest\x1a\x1b.cuelight.v1.DirectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,26 +40,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPEN']._serialized_end=641
   _globals['_OPENED']._serialized_start=643
   _globals['_OPENED']._serialized_end=674
-  _globals['_SNAPSHOT']._serialized_start=676
-  _globals['_SNAPSHOT']._serialized_end=795
-  _globals['_HISTORYCHUNK']._serialized_start=797
-  _globals['_HISTORYCHUNK']._serialized_end=873
-  _globals['_BEGIN']._serialized_start=875
-  _globals['_BEGIN']._serialized_end=916
-  _globals['_ACTION']._serialized_start=919
-  _globals['_ACTION']._serialized_end=1076
-  _globals['_DENOISE']._serialized_start=1078
-  _globals['_DENOISE']._serialized_end=1176
-  _globals['_CONDITION']._serialized_start=1178
-  _globals['_CONDITION']._serialized_end=1264
-  _globals['_END']._serialized_start=1266
-  _globals['_END']._serialized_end=1328
-  _globals['_REPLACE']._serialized_start=1330
-  _globals['_REPLACE']._serialized_end=1380
-  _globals['_CHUNKPROGRESS']._serialized_start=1383
-  _globals['_CHUNKPROGRESS']._serialized_end=1545
-  _globals['_TIMEDWORD']._serialized_start=1547
-  _globals['_TIMEDWORD']._serialized_end=1638
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=1640
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=1732
+  _globals['_SNAPSHOT']._serialized_start=677
+  _globals['_SNAPSHOT']._serialized_end=812
+  _globals['_HISTORYCHUNK']._serialized_start=814
+  _globals['_HISTORYCHUNK']._serialized_end=890
+  _globals['_BEGIN']._serialized_start=892
+  _globals['_BEGIN']._serialized_end=950
+  _globals['_ACTION']._serialized_start=953
+  _globals['_ACTION']._serialized_end=1142
+  _globals['_DENOISE']._serialized_start=1144
+  _globals['_DENOISE']._serialized_end=1242
+  _globals['_CONDITION']._serialized_start=1244
+  _globals['_CONDITION']._serialized_end=1330
+  _globals['_END']._serialized_start=1332
+  _globals['_END']._serialized_end=1394
+  _globals['_REPLACE']._serialized_start=1396
+  _globals['_REPLACE']._serialized_end=1446
+  _globals['_CHUNKPROGRESS']._serialized_start=1449
+  _globals['_CHUNKPROGRESS']._serialized_end=1611
+  _globals['_TIMEDWORD']._serialized_start=1613
+  _globals['_TIMEDWORD']._serialized_end=1704
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=1706
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=1798
 # @@protoc_insertion_point(module_scope)

@@ -191,10 +191,13 @@ class Snapshot(_message.Message):
     POINTER_TOKEN_FIELD_NUMBER: _builtins.int
     POINTER_WORD_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     pointer_token: _builtins.float
     """How far the generated speech has come, in tokens of the whole transcript; fractions are part of a token."""
     pointer_word: _builtins.int
     """The same in words: index of the first word not yet spoken."""
+    prompt: _builtins.str
+    """What has been asked of the picture and still holds, as text; empty when nothing was asked."""
     @_builtins.property
     def transcript(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Accepted pieces of the transcript, in order."""
@@ -210,10 +213,11 @@ class Snapshot(_message.Message):
         pointer_token: _builtins.float = ...,
         pointer_word: _builtins.int = ...,
         history: _abc.Iterable[Global___HistoryChunk] | None = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "pointer_token", b"pointer_token", "pointer_word", b"pointer_word", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "pointer_token", b"pointer_token", "pointer_word", b"pointer_word", "prompt", b"prompt", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,21 +259,29 @@ class Begin(_message.Message):
 
     CHUNK_INDEX_FIELD_NUMBER: _builtins.int
     SAY_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """Index of the chunk: 0, 1, 2 ... of the session, never used again."""
     @_builtins.property
     def say(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Pieces of transcript accepted since the last begin, in order."""
 
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prompts accepted since the last begin, in order: changes of what is asked of the picture. INVALID_ARGUMENT when the
+        bundle reads no prompts.
+        """
+
     def __init__(
         self,
         *,
         chunk_index: _builtins.int = ...,
         say: _abc.Iterable[_builtins.str] | None = ...,
+        prompts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "say", b"say"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "prompts", b"prompts", "say", b"say"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +300,7 @@ class Action(_message.Message):
     IS_IDLE_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     WORDS_TOTAL_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """Index of the chunk, as in begin."""
     first_word: _builtins.int
@@ -300,9 +313,11 @@ class Action(_message.Message):
     """True when there is nothing to say: a silent chunk of full length."""
     words_total: _builtins.int
     """Words of the transcript accepted so far."""
+    prompt: _builtins.str
+    """All that is asked of the picture from this chunk on, as text; unset when it is what was asked of the chunk before."""
     @_builtins.property
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Notice]:
-        """What was done with words that could not be taken literally, for the pieces given in begin."""
+        """What was done with words that could not be taken literally, for the pieces and prompts given in begin."""
 
     def __init__(
         self,
@@ -314,12 +329,15 @@ class Action(_message.Message):
         is_idle: _builtins.bool = ...,
         notices: _abc.Iterable[_types_pb2.Notice] | None = ...,
         words_total: _builtins.int = ...,
+        prompt: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "end_word", b"end_word", "first_word", b"first_word", "is_idle", b"is_idle", "notices", b"notices", "text", b"text", "words_total", b"words_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "chunk_index", b"chunk_index", "end_word", b"end_word", "first_word", b"first_word", "is_idle", b"is_idle", "notices", b"notices", "prompt", b"prompt", "text", b"text", "words_total", b"words_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
+    _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt) -> _WhichOneofReturnType__prompt | None: ...
 
 Global___Action: _TypeAlias = Action  # noqa: Y015
 

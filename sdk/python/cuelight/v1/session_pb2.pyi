@@ -896,7 +896,11 @@ class UserInput(_message.Message):
     say: _builtins.str
     """Words for the character to speak, appended to the transcript; UTF-8, at most 16 KiB a message, not blank."""
     prompt: _builtins.str
-    """A change of scene, look or sound, from the next chunk on; UTF-8, at most 4 KiB."""
+    """A change of the picture, for instance "smiles, looks left", from the next chunk made on; what was asked before of
+    other things still holds. UTF-8, at most 4 KiB. Notices tell of a bundle that reads no prompts
+    (PROMPT_NOT_SUPPORTED), of words that it does not know (PROMPT_WORDS_UNKNOWN) and of what was too long for it
+    (PROMPT_SHORTENED).
+    """
     pause: _builtins.bool
     """True holds generation where it stands, false goes on."""
     end: _builtins.bool
@@ -1141,6 +1145,7 @@ class Progress(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     COMPUTE_TIME_FIELD_NUMBER: _builtins.int
     CHUNK_DURATION_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """The generation chunk this speaks of: 0, 1, 2 ... of the session, not a media offset."""
     words_spoken: _builtins.int
@@ -1151,6 +1156,8 @@ class Progress(_message.Message):
     """Place of the chunk on the media timeline, in chunks."""
     generation: _builtins.int
     """Generation of the chunk; rises with every interrupt."""
+    prompt: _builtins.str
+    """What was asked of the picture of this chunk, as text: all prompts that hold; empty when nothing was asked."""
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpokenWord]:
         """The words that begin in this chunk, in order."""
@@ -1176,10 +1183,11 @@ class Progress(_message.Message):
         generation: _builtins.int = ...,
         compute_time: _duration_pb2.Duration | None = ...,
         chunk_duration: _duration_pb2.Duration | None = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk_duration", b"chunk_duration", "compute_time", b"compute_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_duration", b"chunk_duration", "chunk_index", b"chunk_index", "compute_time", b"compute_time", "generation", b"generation", "position", b"position", "words", b"words", "words_spoken", b"words_spoken", "words_total", b"words_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_duration", b"chunk_duration", "chunk_index", b"chunk_index", "compute_time", b"compute_time", "generation", b"generation", "position", b"position", "prompt", b"prompt", "words", b"words", "words_spoken", b"words_spoken", "words_total", b"words_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
