@@ -107,7 +107,7 @@ LOOKS: dict[tuple[str, str], Look] = {
     ("head", "tilted left"): Look(tilt=-15),
     ("head", "tilted right"): Look(tilt=15),
     ("light", "dark"): Look(red=-0.56, green=-0.54, blue=-0.48),
-    ("light", "bright"): Look(red=0.08, green=0.08, blue=0.08, glow=34),
+    ("light", "bright"): Look(red=-0.05, green=-0.05, blue=-0.05, glow=42),
     ("light", "warm"): Look(red=0.1, green=-0.06, blue=-0.34),
     ("light", "cool"): Look(red=-0.3, green=-0.06, blue=0.16),
     ("light", "left"): Look(slope=-0.56, red=-0.14, green=-0.14, blue=-0.14),
