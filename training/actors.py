@@ -23,9 +23,9 @@ from training.train_audio import AudioModel
 class Context:
     """What a batch of chunks is made from.
 
-    voice (B, R, Ca), ids (B, E + W) text slots, start (B,) the pointer in slots of the window, history (B, H, Ca) with its
-    mask (B, H); portrait (B, C, 1, h, w), None for speech without pictures; sink and motion (B, C, T, h, w), None where
-    there is no such chunk; words (B, S) of a prompt with their mask, None where nothing is asked of the picture.
+    voice (B, R, Ca), ids (B, E + W) text slots, start (B,) the pointer in slots of the window, history (B, H, Ca) and
+    its mask (B, H); portrait (B, C, 1, h, w), None for speech without pictures; sink and motion (B, C, T, h, w), None
+    where there is no such chunk; words (B, S) of a prompt and their mask, None where nothing is asked of the picture.
     """
 
     voice: Tensor
@@ -97,7 +97,7 @@ def prepare(model: AudioModel, context: Context) -> Prepared:
         prefix = model.conditioner.prefix(cache, c.ids, c.history, c.history_mask)
         memory = None if c.portrait is None else remember(model.dit, c)
         prompt = None
-        if c.words is not None and c.words_mask is not None:
+        if c.words is not None and c.words_mask is not None and c.words.shape[1]:
             prompt = model.dit.encode_prompt(model.prompt(c.words, c.words_mask), c.words_mask)
     first = c.history.shape[1] - count
     return Prepared(prefix, c.start, c.history[:, first:], c.history_mask[:, first:], memory, prompt)
@@ -122,8 +122,7 @@ def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor) ->
         sound = (p.audio_motion, p.audio_motion_mask)
         if p.memory is None or noisy.video is None:
             return Latents(model.dit.audio_velocity(noisy.audio, t, condition, *sound))
-        prompt = {} if p.prompt is None else {"prompt": p.prompt}
-        v = model.dit.velocity(p.memory, noisy.video, noisy.audio, t, condition, *sound, **prompt)
+        v = model.dit.velocity(p.memory, noisy.video, noisy.audio, t, condition, *sound, prompt=p.prompt)
     return Latents(v.audio, v.video)
 
 

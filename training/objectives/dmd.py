@@ -8,8 +8,8 @@ points at, so that the difference of scores is one of clean latents, up to a wei
     L(x) = 1/2 || x - sg(x - grad) ||^2,                 whose gradient with respect to x is grad
 
 z_real is the frozen teacher's, z_fake that of a model which learns by flow matching on what the student makes; it must
-keep pace with the student (two time scales: DMD2, arXiv 2405.14867, §4.2). No regression on pairs of noise and sample and
-no discriminator: StreamChar §4.2 asks for neither. It knows tensors alone, no model.
+keep pace with the student (two time scales: DMD2, arXiv 2405.14867, §4.2). There is no regression on pairs of noise and
+sample and no discriminator: StreamChar §4.2 asks for neither. It knows tensors alone, no model.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ def score_times(count: int, least: float = 0.02, most: float = 0.98) -> Tensor:
 
 
 def dmd_gradient(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """Away from what the student makes, towards what the teacher would: all (B, ...), weighted sample by sample."""
+    """From what the teacher would make towards what the student makes: all (B, ...), weighted sample by sample.
+
+    What is not finite becomes zero: a sample at which a score broke down teaches nothing.
+    """
     dimensions = tuple(range(1, sample.dim()))
     weight = (sample - real).abs().mean(dimensions, keepdim=True).clamp(min=1e-4)
-    return (fake - real) / weight
+    return torch.nan_to_num((fake - real) / weight, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def dmd_loss(sample: Tensor, gradient: Tensor) -> Tensor:
@@ -39,8 +42,3 @@ def dmd_loss(sample: Tensor, gradient: Tensor) -> Tensor:
 def gap(real: Tensor, fake: Tensor) -> Tensor:
     """How far the two scores are apart, for the log: root mean square of the difference of clean latents."""
     return (fake - real).square().mean().sqrt()
-
-
-def keep(gradient: Tensor) -> Tensor:
-    """The gradient without what is not finite: a sample at which a score broke down teaches nothing."""
-    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

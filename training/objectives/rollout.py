@@ -85,6 +85,6 @@ def cut_transcript(ids: Tensor, start: Tensor, reach: Tensor, slots: int) -> Ten
     how many tokens were spoken from there to the end of the last scored chunk. A token begun is left: it was heard.
     """
     slot = torch.arange(slots, device=ids.device)
-    beyond = slot[None] >= (start + reach).clamp(min=1e-4)[:, None]
+    beyond = slot[None] >= (start + reach)[:, None]
     window = torch.where(beyond, torch.full_like(ids[:, -slots:], AFTER), ids[:, -slots:])
     return torch.cat([ids[:, : ids.shape[1] - slots], window], 1)

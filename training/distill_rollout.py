@@ -1,0 +1,146 @@
+"""Distillation II, online rollout consistency: `python -m training.distill_rollout`.
+
+The four-step student performs K chunks on its own outputs; the last three are scored by distribution matching, on a
+transcript cut where its own pointer says they ended, and learned from through one step of each (StreamChar §4.2, stage
+II; `training.objectives.rollout`). Nothing of the corpus is shown but transcripts, voices and portraits. Options take
+parts of the stage away, for the ablations of StreamChar §5.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass
+
+import torch
+
+from training.actors import Context, prepare
+from training.distill_probe import Probe
+from training.distill_steps import TEACHER_STEPS, gather, held_out_probe, load_vae
+from training.distillation import (
+    PairLoop,
+    Sampling,
+    Trio,
+    add_arguments,
+    begin,
+    generate,
+    pointer_losses,
+    read_config,
+    read_end,
+    sampling_of,
+    voice_weights,
+    write_config,
+)
+from training.loop import Budget, Losses
+from training.objectives.rollout import Latents, scored_chunks
+from training.sessions import Rules, ScriptSource, Sessions, alone
+from training.train_joint import sources
+
+TOKENS_PER_CHUNK = 16
+"""About what a chunk says of a transcript, at most."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a rollout is and what of it is scored."""
+
+    chunks: int = 5
+    scored: int = 3
+    is_alone: bool = False
+    """The scores see a chunk without what came before it."""
+    cut: bool = True
+    """The scores see no transcript beyond where the pointer ended."""
+
+
+def roll_out(
+    trio: Trio, sessions: Sessions, plan: Plan, sampling: Sampling, rng: random.Random
+) -> list[tuple[Context, Latents]]:
+    """The student performs `sessions`; returns what the scores are shown: contexts, and samples that have a gradient.
+
+    Nothing that one chunk gives the next carries a gradient.
+    """
+    shown: list[tuple[int, Context, Latents]] = []
+    for chunk in range(plan.chunks):
+        context, is_scored = sessions.context(), chunk in scored_chunks(plan.chunks, plan.scored)
+        learn = rng.randrange(sampling.steps) if is_scored else sampling.steps - 1
+        with torch.set_grad_enabled(is_scored):
+            prepared = prepare(trio.student, context)
+            made = generate(trio.student, prepared, context, sampling, learn)
+        with torch.no_grad():
+            end = read_end(trio.student, prepared, made.final.audio)
+        sessions.follow(made.final.detach(), end, context.start)
+        if is_scored:
+            shown.append((chunk, context, made.learned))
+    config = trio.student.conditioner.config
+    scored = [(sessions.scored(context, chunk, plan.cut), made) for chunk, context, made in shown]
+    if plan.is_alone:
+        scored = [(alone(context, config.text_slots, config.chunk_frames), made) for context, made in scored]
+    return scored
+
+
+def rollout_losses(trio: Trio, loop: PairLoop, shown: list[tuple[Context, Latents]]) -> Losses:
+    """One step: the fake score's lesson on the scored chunks, then the student's."""
+    loop.learn_fake(lambda: _mean([trio.fake_losses(context, made) for context, made in shown]))
+    losses = []
+    for context, made in shown:
+        own, seen = trio.student_losses(context, made)
+        losses.append(own)
+        loop.seen |= seen
+    return _mean(losses)
+
+
+def _mean(losses: list[Losses]) -> Losses:
+    """Each loss over the chunks."""
+    return {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, "distill-rollout")
+    parser.add_argument("--start", default="distill-steps", help="the student to begin from; the teacher skips stage I")
+    parser.add_argument("--batch", type=int, default=4, help="sessions in a batch")
+    parser.add_argument("--speech", type=int, default=16, help="windows of speech that keep the pointer right")
+    parser.add_argument("--chunks", type=int, default=5, help="chunks of a rollout")
+    parser.add_argument("--scored", type=int, default=3, help="last chunks that are scored")
+    parser.add_argument("--one-chunk", action="store_true", help="score the last chunk alone, without what came before")
+    parser.add_argument("--without-sink", action="store_true", help="no chunk sees the first one")
+    parser.add_argument("--without-cut", action="store_true", help="scores see the transcript beyond the pointer too")
+    parser.add_argument("--tokens-per-chunk", type=float, default=0.0, help="move on by so many, not by the pointer")
+    options = parser.parse_args()
+    if not 1 <= options.scored <= options.chunks:
+        parser.error("--scored must be between 1 and --chunks")
+    return options
+
+
+def main() -> None:
+    """Command line."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
+    config, folder = read_config(teacher), options.checkpoints / options.name
+    trio = Trio(config)
+    budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
+    loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
+    write_config(folder, config, options)
+    begin(trio, loop, teacher, options.checkpoints / options.start)
+    source, unseen = sources(options, config, voice_weights(options))
+    scripts = ScriptSource(source, TOKENS_PER_CHUNK * options.chunks)
+    rules = Rules(not options.without_sink, options.tokens_per_chunk)
+    plan = Plan(options.chunks, 1 if options.one_chunk else options.scored, options.one_chunk, not options.without_cut)
+    probe: Probe = held_out_probe(unseen, load_vae(options))
+    many = Sampling(TEACHER_STEPS, "euler", sampling.shift, sampling.noise_scale_audio)
+    probe.prepare(trio.teacher, many, folder / "teacher.safetensors")
+
+    def losses() -> Losses:
+        rng = loop.seed()
+        sessions = Sessions(trio.student.conditioner, source.words, scripts.batch(rng, options.batch), rules)
+        shown = roll_out(trio, sessions, plan, sampling, rng)
+        heard = source.windows.batch(rng, options.speech)
+        return gather([rollout_losses(trio, loop, shown), pointer_losses(trio.student, heard)])
+
+    loop.run(losses, lambda: probe.measure(trio.student, sampling))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Distillation I, step compression: `python -m training.distill_steps`.
+
+The teacher of many steps becomes a student of four, chunk by chunk, by distribution matching (StreamChar §4.2, stage I;
+`training.objectives.dmd`). Contexts are those of pretraining: windows with pictures, and speech alone from the whole
+corpus, of which only what conditions a chunk is used; no clean chunk is shown to student or fake score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+
+import torch
+from safetensors.torch import load_file
+
+from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from training.actors import Context, prepare, roughen
+from training.distill_probe import BATCH, Probe
+from training.distillation import (
+    PairLoop,
+    Sampling,
+    Trio,
+    add_arguments,
+    begin,
+    context_of,
+    generate,
+    pointer_losses,
+    read_config,
+    sampling_of,
+    voice_weights,
+    write_config,
+)
+from training.loop import Budget, Losses
+from training.scenes import SceneSource
+from training.train_joint import sources
+
+TEACHER_STEPS = 50
+
+
+def steps_losses(trio: Trio, loop: PairLoop, contexts: list[Context], sampling: Sampling, rng: random.Random) -> Losses:
+    """One step: what the student makes of each batch, the fake score's lesson on it, the student's own."""
+    learn = rng.randrange(sampling.steps)
+    made = [
+        generate(trio.student, prepare(trio.student, context), context, sampling, learn, finish=False).learned
+        for context in contexts
+    ]
+
+    def fake_losses() -> Losses:
+        return gather([trio.fake_losses(c, m) for c, m in zip(contexts, made, strict=True)])
+
+    loop.learn_fake(fake_losses)
+    losses = []
+    for context, latents in zip(contexts, made, strict=True):
+        own, seen = trio.student_losses(context, latents)
+        losses.append(own)
+        kind = "" if latents.video is not None else "speech_"
+        loop.seen |= {f"{kind}{name}": value for name, value in seen.items()}
+    return gather(losses)
+
+
+def gather(losses: list[Losses]) -> Losses:
+    """Losses of several batches under names that do not collide."""
+    return {name if i == 0 else f"{name}_{i}": value for i, each in enumerate(losses) for name, value in each.items()}
+
+
+def held_out_probe(source: SceneSource, vae: VideoVAE | None) -> Probe:
+    """Three batches of held-out chunks."""
+    rng = random.Random(9)
+    scenes = [source.batch(rng, BATCH, chunks) for chunks in (1, 1, 2)]
+    return Probe([s.context for s in scenes], [s.window.end for s in scenes], vae)
+
+
+def load_vae(options: argparse.Namespace) -> VideoVAE:
+    """The video VAE, for looking at mouths."""
+    vae = VideoVAE(VideoVAEConfig())
+    vae.load_state_dict(load_file(options.checkpoints / options.vae / "model.safetensors"))
+    return vae.eval().requires_grad_(requires_grad=False)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, "distill-steps")
+    parser.add_argument("--batch", type=int, default=8, help="chunks with pictures in a batch")
+    parser.add_argument("--speech", type=int, default=16, help="chunks of speech alone beside them")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Command line."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
+    config, folder = read_config(teacher), options.checkpoints / options.name
+    trio = Trio(config)
+    budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
+    loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
+    write_config(folder, config, options)
+    begin(trio, loop, teacher, teacher)
+    source, unseen = sources(options, config, voice_weights(options))
+    probe = held_out_probe(unseen, load_vae(options))
+    probe.prepare(trio.teacher, replace(sampling, steps=TEACHER_STEPS, kind="euler"), folder / "teacher.safetensors")
+
+    def losses() -> Losses:
+        rng = loop.seed()
+        heard = source.windows.batch(rng, options.speech)
+        contexts = [roughen(source.batch(rng, options.batch).context), roughen(context_of(heard))]
+        return steps_losses(trio, loop, contexts, sampling, rng) | pointer_losses(trio.student, heard)
+
+    loop.run(losses, lambda: probe.measure(trio.student, sampling))
+
+
+if __name__ == "__main__":
+    main()
