@@ -1,8 +1,8 @@
 """A bundle: a directory of weights with one `manifest.json` that says what they are.
 
 `load_manifest` validates, `Bundle.verify` compares the files with their digests. All geometry comes from here.
-Knows nothing of the architectures: `text`, `conditioner`, `dit`, `video_vae`, `audio_codec` and `prompt.encoder` are
-validated by the configurations of the model packages that read them.
+Knows nothing of the architectures: `text`, `conditioner`, `dit`, `video_vae`, `audio_codec`, `audio_vae` and
+`prompt.encoder` are validated by the configurations of the model packages that read them.
 """
 
 from __future__ import annotations
@@ -136,6 +136,8 @@ class Manifest(_Frozen):
     dit: dict[str, Any]
     video_vae: dict[str, Any]
     audio_codec: dict[str, Any]
+    audio_vae: dict[str, Any] = {}
+    """The learned decoder of audio latents; a bundle without one makes its sound by Griffin-Lim."""
     sampler: Sampler
     files: Mapping[str, str]
     """SHA-256 in hexadecimal by path inside the bundle."""

@@ -19,16 +19,25 @@ from torch import nn
 
 from dit_worker.engine.errors import BadBundle, BadDevice, BadVoice
 from dit_worker.engine.performance import Sampling
+from dit_worker.engine.prompts import PromptStates, Umt5States, WordStates
+from dit_worker.engine.sound import GriffinLim, SoundDecoder, Vocoder
 from dit_worker.engine.voice import read_voice
+from dit_worker.model.audio_vae import AudioVAE, AudioVAEConfig
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.dit import DiTConfig, JointDiT
+from dit_worker.model.prompt import PromptEncoder, PromptEncoderConfig
 from dit_worker.model.sampler import SAMPLERS
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 from services.bundle import Bundle, Manifest
+from services.prompts import PromptWords
 
 DIT_FILE = "dit.safetensors"
 VIDEO_VAE_FILE = "video_vae.safetensors"
 AUDIO_CODEC_FILE = "audio_codec.safetensors"
+PROMPT_FILE = "prompt.safetensors"
+UMT5_FOLDER = "umt5"
+AUDIO_VAE_FILE = "audio_vae.safetensors"
+"""The learned decoder's weights, in bundles that have one; the codec is their encoder."""
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
@@ -47,9 +56,18 @@ class Models:
     reference_frames: int
     """Audio latents of a reference voice, as the conditioner takes it."""
     device: str = "cpu"
-    """Where DiT and VAE are. The codec stays on the CPU: its phases are drawn there, and it is small."""
+    """Where DiT and VAE are. The sound's modules stay on the CPU: they are small, and the same sound comes of them."""
     is_autocast: bool = False
     """Compute in bfloat16 where the device may."""
+    audio_vae: AudioVAE | None = None
+    """The learned decoder of audio latents; without one Griffin-Lim makes the sound."""
+    prompts: PromptStates | None = None
+    """None for a bundle that reads no prompts."""
+
+    @property
+    def sound(self) -> SoundDecoder:
+        """What makes samples of audio latents."""
+        return GriffinLim(self.audio_codec) if self.audio_vae is None else Vocoder(self.audio_vae)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -68,17 +86,33 @@ def load_models(bundle: Bundle, device: str = "cpu", *, is_autocast: bool = Fals
     dit = JointDiT(_config(DiTConfig, manifest.dit, "dit"))
     codec = AudioCodec(_config(AudioCodecConfig, manifest.audio_codec, "audio_codec"))
     vae = VideoVAE(_config(VideoVAEConfig, manifest.video_vae, "video_vae"))
+    _fill(codec, bundle.path / AUDIO_CODEC_FILE)
     return Models(
         manifest=manifest,
         dit=_fill(dit, bundle.path / DIT_FILE).to(device),
         video_vae=_fill(vae, bundle.path / VIDEO_VAE_FILE).to(device),
-        audio_codec=_fill(codec, bundle.path / AUDIO_CODEC_FILE),
+        audio_codec=codec,
         sampling=sampling_of(manifest),
         condition_shape=(manifest.geometry.audio_latents_per_chunk, dit.config.condition_width),
         reference_frames=_reference_frames(manifest),
         device=device,
         is_autocast=is_autocast,
+        audio_vae=_audio_vae(bundle, codec),
+        prompts=_prompt_states(bundle, dit.config.prompt_width, device),
     )
+
+
+def _audio_vae(bundle: Bundle, codec: AudioCodec) -> AudioVAE | None:
+    """The codec with its learned decoder, None for a bundle without one."""
+    manifest = bundle.manifest
+    if not manifest.audio_vae:
+        return None
+    config = _config(AudioVAEConfig, manifest.audio_vae, "audio_vae")
+    if config.period != manifest.geometry.audio_latents_per_chunk:
+        raise BadBundle("manifest section audio_vae must have the audio latents of a chunk as its period")
+    vae = AudioVAE(config, codec)
+    _fill(vae.decoder, bundle.path / AUDIO_VAE_FILE)
+    return vae.eval()
 
 
 def sampling_of(manifest: Manifest) -> Sampling:
@@ -92,6 +126,29 @@ def sampling_of(manifest: Manifest) -> Sampling:
         audio_noise_scale=sampler.noise_scale_audio,
         advance=SAMPLERS[sampler.kind],
     )
+
+
+def _prompt_states(bundle: Bundle, width: int, device: str) -> PromptStates | None:
+    """The encoder the manifest names, which must give what the transformer reads."""
+    reads = bundle.manifest.prompt
+    if reads is None:
+        if width:
+            raise BadBundle("the transformer reads prompts, but the manifest has no section prompt")
+        return None
+    sizes = dict(reads.encoder)
+    kind = sizes.pop("kind", "words")
+    states: PromptStates
+    if kind == "umt5":
+        states = Umt5States(bundle.path / UMT5_FOLDER, reads.max_words, device)
+    elif kind == "words":
+        sizes |= {"words": len(reads.words), "max_words": reads.max_words}
+        encoder = PromptEncoder(_config(PromptEncoderConfig, sizes, "prompt.encoder"))
+        states = WordStates(_fill(encoder, bundle.path / PROMPT_FILE).to(device), PromptWords(reads.words))
+    else:
+        raise BadBundle(f"manifest section prompt.encoder has the kind {kind!r}, not words or umt5")
+    if states.width != width:
+        raise BadBundle(f"the prompt encoder's states are {states.width} wide, the transformer reads {width}")
+    return states
 
 
 def _check_device(device: str) -> None:

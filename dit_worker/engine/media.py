@@ -1,7 +1,7 @@
 """Committed latents to published media: decode, then encode, outside the step loop.
 
-Video decoding starts anew at each chunk. Audio decoding holds fixed what came before and joins to it, so a session's
-sound has a context that runs on from chunk to chunk. It knows no session, no generation and no transport.
+Video decoding starts anew at each chunk. Audio decoding joins to what came before, so a session's sound has a context
+that runs on from chunk to chunk. It knows no session, no generation and no transport.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dit_worker.engine.arrays import Floats, Pixels, to_array, to_tensor
+from dit_worker.engine.arrays import Floats, Pixels, to_tensor
 from dit_worker.engine.encode import (
     OPUS_LOOKAHEAD,
     OPUS_PACKET,
@@ -23,24 +23,8 @@ from dit_worker.engine.encode import (
     packet_span,
 )
 from dit_worker.engine.loader import Models
-
-CONTEXT_LATENTS = 8
-"""Audio latents held fixed before those that are decoded: the codec's window reaches back less than two."""
-LATE_LATENTS = 1
-"""Audio latents by which the sound is published late: a chunk's last samples cannot be told before the next chunk."""
-
-
-@dataclass(frozen=True, slots=True)
-class SoundContext:
-    """The sound just before a chunk.
-
-    latents: (P + LATE_LATENTS, D), the last of them not yet published. samples: those of the first P, as published.
-    guess: those of the last, as they would go on if silence came.
-    """
-
-    latents: Floats
-    samples: Floats
-    guess: Floats
+from dit_worker.engine.sound import SoundContext, continue_sound, silent_context
+from dit_worker.model.audio_vae import LATE_LATENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +57,7 @@ class Decoder:
 
     def __init__(self, models: Models) -> None:
         self._models = models
+        self._sound = models.sound
         self.samples_per_latent = models.manifest.geometry.samples_per_audio_latent
 
     def frames(self, video: Floats) -> Pixels:
@@ -84,19 +69,11 @@ class Decoder:
 
     def silence(self) -> SoundContext:
         """What came before a chunk that follows nothing that was heard."""
-        latents = self._models.audio_codec.silence.expand(1, CONTEXT_LATENTS + LATE_LATENTS, -1)
-        samples = np.zeros((CONTEXT_LATENTS + LATE_LATENTS) * self.samples_per_latent, np.float32)
-        return SoundContext(to_array(latents), *np.split(samples, [CONTEXT_LATENTS * self.samples_per_latent]))
+        return silent_context(self._models.audio_codec.silence, self.samples_per_latent)
 
-    @torch.inference_mode()
     def samples(self, audio: Floats, context: SoundContext) -> tuple[Floats, SoundContext]:
-        """(A, D) -> (A * samples per latent,), LATE_LATENTS late, joined to its context; and the next one's context."""
-        before = (to_tensor(part) for part in (context.latents, context.samples, context.guess))
-        decoded = to_array(self._models.audio_codec.decode(to_tensor(audio), *before))
-        samples, guess = np.split(decoded, [len(audio) * self.samples_per_latent])
-        latents = np.concatenate([context.latents, audio])[-CONTEXT_LATENTS - LATE_LATENTS :]
-        known = np.concatenate([context.samples, samples])[-CONTEXT_LATENTS * self.samples_per_latent :]
-        return samples, SoundContext(latents, known, guess)
+        """(A, D) -> (A * samples per latent,), LATE_LATENTS late, joined to its context; and the next context."""
+        return continue_sound(self._sound, audio, context, self.samples_per_latent)
 
 
 class MediaWriter:

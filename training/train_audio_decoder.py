@@ -1,0 +1,261 @@
+"""Stage 1d: the audio VAE's decoder: `python -m training.train_audio_decoder`.
+
+The codec's projection stays as it is; what is learned is to make speech of its latents, through the posterior's noise
+and, more roughly, through as much as a generator may leave. Pulses follow the true voice while it learns, so that even
+short windows can be compared; its own pitch is learned beside. In the last part a discriminator of spectrograms
+(as in Vocos) takes out what the losses on magnitudes let pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS, AudioVAE, AudioVAEConfig, Excitation, Spectra
+from dit_worker.model.codec import FLOOR, AudioCodec, AudioCodecConfig
+from training.corpora.clips import Clip, make_clips, read_clips, write_clips
+from training.corpora.text import collect
+from training.loop import Budget, Loop, Losses
+from training.make_corpus import HELD_OUT
+
+VOICES = ("kal16", "slt", "rms", "awb")
+VARIANTS = (86, 94, 108, 116)
+RESOLUTIONS = ((256, 64), (96, 32))
+"""Window and hop in samples of the STFTs that are compared besides the codec's own."""
+FAINTEST = 0.02
+"""Added to magnitudes before their logarithm."""
+HARMONIC_HZ = 1500.0
+"""Below it pulses that follow the true voice should match it in phase as well."""
+
+
+class Batch(NamedTuple):
+    """Stretches of T latents with what a decode needs around them.
+
+    latents: (B, CONTEXT_LATENTS + T + LATE_LATENTS, C); samples: (B, T * samples per latent); source: the true voice's,
+    of the frames that reach into them; voiced: (B, F).
+    """
+
+    latents: Tensor
+    samples: Tensor
+    source: Excitation
+    voiced: Tensor
+
+
+class Track(NamedTuple):
+    """A clip, encoded, with silence around it. latents: (T, C), samples: (S,); hz, phase, voiced: (F,)."""
+
+    latents: Tensor
+    samples: Tensor
+    hz: Tensor
+    phase: Tensor
+    voiced: Tensor
+
+
+def encode_clip(clip: Clip, codec: AudioCodec) -> Track:
+    """What is learned from one clip."""
+    per, frames = codec.samples_per_latent, codec.config.frames_per_latent
+    before, after = CONTEXT_LATENTS + LATE_LATENTS, LATE_LATENTS + 4
+    samples = clip.samples.float() / 32767
+    silence = codec.silence[None]
+    latents = [silence.expand(before, -1), codec.encode(samples[None])[0], silence.expand(after, -1)]
+    around = (before * frames, after * frames)
+    return Track(
+        torch.cat(latents),
+        F.pad(samples, (before * per, after * per)),
+        F.pad(clip.hz[None], around, mode="replicate")[0],
+        F.pad(clip.phase, around),
+        F.pad(clip.voiced.float(), around),
+    )
+
+
+class Clips:
+    """Every clip, ready to draw stretches from."""
+
+    def __init__(self, clips: list[Clip], codec: AudioCodec) -> None:
+        self.per, self.frames = codec.samples_per_latent, codec.config.frames_per_latent
+        self.tracks = [encode_clip(clip, codec) for clip in clips]
+        self.weights = [len(track.latents) for track in self.tracks]
+        self.frame_rate = codec.config.sample_rate / codec.config.hop
+
+    def draw(self, rng: random.Random, count: int, length: int) -> Batch:
+        """Stretches of `length` latents, anywhere."""
+        rows = [self._cut(track, rng, length) for track in rng.choices(self.tracks, self.weights, k=count)]
+        latents, samples, hz, phase, voiced = (torch.stack(part) for part in zip(*rows, strict=True))
+        slope = (hz[:, 1:] - hz[:, :-1]) * self.frame_rate * voiced[:, 1:] * voiced[:, :-1]
+        return Batch(latents, samples, Excitation(hz[:, 1:], slope, phase[:, 1:]), voiced[:, 1:])
+
+    def _cut(self, track: Track, rng: random.Random, length: int) -> Track:
+        """One stretch; its frames are those that reach into its samples, and one before, as slopes need it."""
+        begin = rng.randrange(max(1, len(track.latents) - CONTEXT_LATENTS - LATE_LATENTS - length + 1))
+        first = begin + CONTEXT_LATENTS
+        span = slice(first * self.frames - 3, (first + length) * self.frames + 2)
+        return Track(
+            track.latents[begin : first + length + LATE_LATENTS],
+            track.samples[first * self.per : (first + length) * self.per],
+            *(part[span] for part in track[2:]),
+        )
+
+
+def stft(samples: Tensor, window: int, hop: int) -> Tensor:
+    """Complex spectra (B, K, F) of samples (B, S)."""
+    return torch.stft(samples, window, hop, window, torch.hann_window(window), center=False, return_complex=True)
+
+
+def spectral_losses(codec: AudioCodec, made: Tensor, true: Tensor) -> Losses:
+    """Log magnitudes and convergence at every resolution, log-mel error as the judge hears it, low-band phases."""
+    inside = slice(codec.config.frames_per_latent, -codec.config.frames_per_latent)
+    wide = [codec.spectrum(x)[..., inside] for x in (made, true)]
+    pairs = [wide, *([stft(x, *sizes) for x in (made, true)] for sizes in RESOLUTIONS)]
+    log_error, convergence = torch.zeros(()), torch.zeros(())
+    magnitudes = [[part.abs() for part in pair] for pair in pairs]
+    for ours, theirs in magnitudes:
+        log_error = log_error + (torch.log(ours + FAINTEST) - torch.log(theirs + FAINTEST)).abs().mean()
+        convergence = convergence + (ours - theirs).norm() / (theirs.norm() + 1e-3)
+    mels = [torch.log(codec.filters @ part + FLOOR) for part in magnitudes[0]]
+    below = int(HARMONIC_HZ / (codec.config.sample_rate / 2) * wide[0].shape[1])
+    difference, low = (wide[0] - wide[1])[:, :below].abs().mean(), magnitudes[0][1][:, :below].mean()
+    count = len(pairs)
+    return {
+        "log": log_error / count,
+        "convergence": convergence / count,
+        "mel": 2 * (mels[0] - mels[1]).abs().mean(),
+        "phase": 0.5 * difference / (low + 1e-3),
+    }
+
+
+class Learner(nn.Module):
+    """What is optimised: the decoder alone."""
+
+    def __init__(self, vae: AudioVAE) -> None:
+        super().__init__()
+        self.decoder = vae.decoder
+
+
+def roughened(vae: AudioVAE, latents: Tensor, most: float) -> Tensor:
+    """A draw from the posterior, half of the time with more noise, up to `most`."""
+    share = torch.rand(latents.shape[0], 1, 1)
+    deviation = torch.where(
+        share < 0.5,
+        torch.tensor(vae.config.deviation),
+        vae.config.deviation + (share - 0.5) * 2 * (most - vae.config.deviation),
+    )
+    return latents + deviation * torch.randn_like(latents)
+
+
+def make(vae: AudioVAE, batch: Batch, latents: Tensor) -> tuple[Tensor, Spectra]:
+    """Samples with the true voice's pulses, and what the network said."""
+    decoder, codec = vae.decoder, vae.codec
+    log_mel = codec.unproject(latents)
+    skipped = CONTEXT_LATENTS * vae.decoder.per_latent - 3 - decoder.back
+    with torch.autocast("cpu", torch.bfloat16):
+        spectra = decoder(log_mel[:, skipped:])
+    heard = Spectra(*(part[:, 1:].float() for part in spectra))
+    with torch.no_grad():
+        pulses = decoder.pulses(batch.source)
+        frames = pulses.shape[1]
+        noise = torch.stack(
+            [decoder.noise_of(int(i), frames) for i in torch.randint(len(decoder.noise), (len(latents),))]
+        )
+    return decoder.wave(heard, pulses, noise), heard
+
+
+def losses(vae: AudioVAE, batch: Batch, most: float) -> Losses:
+    """All losses of one batch but the discriminator's."""
+    made, heard = make(vae, batch, roughened(vae, batch.latents, most))
+    off = (torch.log2(heard.hz) - torch.log2(batch.source.hz)).abs()
+    pitch = (off * (batch.voiced + 0.05)).sum() / (batch.voiced.sum() + 1)
+    return {**spectral_losses(vae.codec, made, batch.samples), "pitch": 4 * pitch}
+
+
+@torch.no_grad()
+def validate(vae: AudioVAE, batches: list[Batch]) -> dict[str, float]:
+    """Losses on unseen clips without noise; the error of the pitch in percent."""
+    sums: dict[str, float] = {}
+    for batch in batches:
+        made, heard = make(vae, batch, batch.latents)
+        entry = spectral_losses(vae.codec, made, batch.samples)
+        off = (torch.log2(heard.hz) - torch.log2(batch.source.hz)).abs()
+        entry["pitch_percent"] = 69.3 * (off * batch.voiced).sum() / batch.voiced.sum()
+        for name, value in entry.items():
+            sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + float(value) / len(batches)
+    return sums
+
+
+def all_clips(folder: Path, minutes: float, variant_minutes: float, codec: AudioCodec) -> Iterator[list[Clip]]:
+    """Clips of every speaker, made where they are missing."""
+    wanted = [(v, minutes) for v in VOICES] + [(f"{v}@{p}", variant_minutes) for v in VOICES for p in VARIANTS]
+    sizes, source = codec.config, None
+    for speaker, length in tqdm(wanted, desc="clips", unit="speaker"):
+        path = folder / f"{speaker}.safetensors"
+        if not path.exists():
+            source = source or collect(HELD_OUT.read_text().splitlines())
+            write_clips(
+                path, make_clips(source, speaker, length, sizes.sample_rate, sizes.hop, codec.samples_per_latent)
+            )
+        yield list(read_clips(path))
+
+
+def load_vae(config: AudioVAEConfig, codec_path: Path) -> AudioVAE:
+    """An untrained decoder over a fitted codec."""
+    fitted = load_file(codec_path)
+    codec = AudioCodec(AudioCodecConfig(channels=len(fitted["scale"])))
+    codec.load_state_dict(fitted)
+    return AudioVAE(config, codec.requires_grad_(requires_grad=False))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
+    parser.add_argument(
+        "--clips", type=Path, default=Path("data/clips"), help="folder of the speech, made when missing"
+    )
+    parser.add_argument("--out", type=Path, default=Path("data/checkpoints/audio_decoder"))
+    parser.add_argument("--clip-minutes", type=float, default=12.0, help="speech of each voice")
+    parser.add_argument("--variant-minutes", type=float, default=2.0, help="speech of each voice at another pitch")
+    parser.add_argument("--samples", type=int, default=400_000, help="stretches to learn from")
+    parser.add_argument("--minutes", type=float, default=45.0, help="stop after so long at the latest")
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--length", type=int, default=20, help="latents of a stretch")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--most-noise", type=float, default=0.25, help="greatest deviation of the latents' noise")
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    vae = load_vae(AudioVAEConfig(width=options.width), options.codec)
+    speech = [
+        c for clips in all_clips(options.clips, options.clip_minutes, options.variant_minutes, vae.codec) for c in clips
+    ]
+    unseen = Clips(speech[::25], vae.codec)
+    seen = Clips([clip for i, clip in enumerate(speech) if i % 25], vae.codec)
+    rng = random.Random("held out")
+    held_out = [unseen.draw(rng, options.batch, options.length) for _ in range(8)]
+    learner = Learner(vae)
+    budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, hold=0.4, average_from=0.998)
+    loop = Loop(learner, options.out, budget, lambda name: "mixers" in name and ("widen" in name or "narrow" in name))
+    (options.out / "config.json").write_text(
+        json.dumps({"audio_vae": asdict(vae.config), "audio_codec": asdict(vae.codec.config)}, indent=1) + "\n"
+    )
+    loop.resume()
+    drawn = random.Random(loop.place.step)
+    loop.run(
+        lambda: losses(vae, seen.draw(drawn, options.batch, options.length), options.most_noise),
+        lambda: validate(vae, held_out),
+    )
+
+
+if __name__ == "__main__":
+    main()
