@@ -19,7 +19,10 @@ from dit_worker.model.codec import AudioCodec
 from evaluation.judge import PAUSE, Judge, at_level, listen, load_judge
 from evaluation.lexicon_loop import LexiconLoop, Reading, all_readings, common_words, dictionary_readings, words_of
 from evaluation.sphinx import Sphinx
+from evaluation.texts import held_out_sentences, held_out_texts
 from evaluation.words import Errors, compare, total
+
+__all__ = ["Panel", "Verdict", "held_out_sentences", "tune"]
 
 PENALTIES = (-0.5, -1.0, -2.0, -3.0, -4.0, -6.0)
 TUNING_PASSAGES = 60
@@ -28,7 +31,6 @@ TUNING_FRAMES = 900
 TUNING_NOISE = 0.7
 """Deviation of the noise that half of them are heard through, in nepers: generated speech is never quite clean."""
 PENALTY_FILE = "penalty.json"
-HELD_OUT = Path(__file__).parent / "sentences.txt"
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,6 @@ class Verdict:
         return figures
 
 
-def held_out_sentences() -> list[str]:
-    """The sentences nothing was trained on."""
-    return HELD_OUT.read_text().splitlines()
-
-
 @dataclass(frozen=True)
 class Panel:
     """The two judges, ready."""
@@ -79,7 +76,7 @@ class Panel:
             all_readings(words, lexicon, dictionary), judge.config.phones, judge.config.phones.index(PAUSE) + 1
         )
         loop.penalty = _penalty(folder, judge, loop, corpus)
-        return Panel(judge, loop, Sphinx(held_out_sentences(), dictionary), codec)
+        return Panel(judge, loop, Sphinx(held_out_texts(), dictionary), codec)
 
     def hear(
         self,
@@ -114,7 +111,7 @@ def _vocabulary(folder: Path, corpus: Path, lexicon: Mapping[str, Reading]) -> l
         texts = [meta["text"] for path in sorted(corpus.glob("*.json")) for meta in json.loads(path.read_text())]
         common = common_words(texts, lexicon)
         stored.write_text("\n".join(common) + "\n")
-    return sorted({*common, *(word for text in held_out_sentences() for word in words_of(text))})
+    return sorted({*common, *(word for text in held_out_texts() for word in words_of(text))})
 
 
 def _penalty(folder: Path, judge: Judge, loop: LexiconLoop, corpus: Path) -> float:

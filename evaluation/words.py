@@ -53,6 +53,18 @@ def compare(meant: Sequence[Unit], heard: Sequence[Unit]) -> Errors[Unit]:
     return Errors(len(meant), substituted, lost, added, repeated)
 
 
+def mistakes(meant: Sequence[Unit], heard: Sequence[Unit]) -> tuple[set[int], set[int]]:
+    """Places in `meant` whose unit was lost, and those near which one of the units close by was heard again."""
+    lost: set[int] = set()
+    repeated: set[int] = set()
+    for edit in Levenshtein.editops(meant, heard):
+        if edit.tag == "delete":
+            lost.add(edit.src_pos)
+        elif edit.tag == "insert" and heard[edit.dest_pos] in meant[max(0, edit.src_pos - NEAR) : edit.src_pos + NEAR]:
+            repeated.add(edit.src_pos)
+    return lost, repeated
+
+
 def total(errors: Iterable[Errors[Unit]]) -> Errors[Unit]:
     """The sum over utterances."""
     return sum(errors, Errors())
