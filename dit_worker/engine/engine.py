@@ -6,7 +6,7 @@ supplies conditions and calls `step` until it returns None. It knows no lease, n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from dit_worker.engine.errors import NonFiniteLatents, SessionNotOpen
 from dit_worker.engine.loader import Models
 from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performance, StepRequest
 from dit_worker.engine.recent import Recent
-from dit_worker.engine.scheduler import Clock, Scheduler
+from dit_worker.engine.scheduler import Clock, Order, Scheduler, earliest_deadline
 from dit_worker.engine.voice import encode_voice
 
 KEPT_REFERENCES = 64
@@ -37,6 +37,22 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of device time that a chunk took: caches, steps, and the longest piece of both."""
+
+    motion_s: float = 0.0
+    steps_s: float = 0.0
+    longest_s: float = 0.0
+
+    def add(self, took_s: float, *, is_step: bool) -> Spent:
+        """The same with one quantum more."""
+        longest_s = max(self.longest_s, took_s)
+        if is_step:
+            return Spent(self.motion_s, self.steps_s + took_s, longest_s)
+        return Spent(self.motion_s + took_s, self.steps_s, longest_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What one quantum came to: the next request, the finished chunk, nothing to tell, or a fault."""
 
@@ -44,6 +60,8 @@ class Outcome:
     result: StepRequest | ChunkLatents | None = None
     slack_s: float | None = None
     error: Exception | None = None
+    spent: Spent = Spent()
+    """What a finished chunk took."""
 
 
 class Stage:
@@ -54,6 +72,7 @@ class Stage:
         self.cache = cache
         self.performance: Performance | None = None
         self.condition: Floats | None = None
+        self.spent = Spent()
 
     @property
     def can_run(self) -> bool:
@@ -84,23 +103,27 @@ class Stage:
 class Engine:
     """Sessions are what is scheduled, chunks are the jobs, steps are the quanta."""
 
-    def __init__(self, models: Models, clock: Clock) -> None:
+    def __init__(self, models: Models, clock: Clock, order: Order = earliest_deadline) -> None:
         self._models = models
-        self._scheduler = Scheduler(clock)
+        self._clock = clock
+        self._scheduler = Scheduler(clock, order)
         self._stages: dict[str, Stage] = {}
         self._portraits = Recent[torch.Tensor](KEPT_REFERENCES)
         self._voices = Recent[Floats](KEPT_REFERENCES)
 
     def step(self) -> Outcome | None:
-        """Schedule, run, settle: one quantum of the session whose deadline is nearest; None when none can run."""
+        """Schedule, run, settle: one quantum of the session whose turn it is; None when none can run."""
         session_id = self._scheduler.next()
         if session_id is None:
             return None
+        stage = self._stages[session_id]
+        is_step, began_at = not stage.cache.is_stale, self._clock()
         try:
             with self._models.computing():
-                result = self._stages[session_id].advance()
+                result = stage.advance()
         except Exception as error:  # noqa: BLE001  (whatever it is, the thread that runs all sessions must not end)
             return self._fail(session_id, error)
+        stage.spent = stage.spent.add(self._clock() - began_at, is_step=is_step)
         return self._settle(session_id, result)
 
     def open(self, session_id: str, seed: int, portrait: Pixels, standing: Standing) -> None:
@@ -161,6 +184,7 @@ class Engine:
         if stage.performance is not None:
             self._scheduler.finish(session_id)
         stage.performance, stage.condition = None, None
+        stage.spent = replace(stage.spent, steps_s=0.0)
         stage.cache.abort()
         self._queue(session_id)
 
@@ -170,9 +194,12 @@ class Engine:
         self._stages.pop(session_id, None)
 
     def _settle(self, session_id: str, result: StepRequest | ChunkLatents | None) -> Outcome:
-        slack_s = self._scheduler.finish(session_id) if isinstance(result, ChunkLatents) else None
+        slack_s, spent = None, Spent()
+        if isinstance(result, ChunkLatents):
+            slack_s, stage = self._scheduler.finish(session_id), self._stage(session_id)
+            spent, stage.spent = stage.spent, spent
         self._queue(session_id)
-        return Outcome(session_id, result, slack_s)
+        return Outcome(session_id, result, slack_s, spent=spent)
 
     def _fail(self, session_id: str, error: Exception) -> Outcome:
         """A fault is its session's alone: it is let go, the others go on."""

@@ -34,39 +34,49 @@ class Pacing:
         self.acknowledged_s = 0.0
         self.delivered_s = 0.0
         self.is_paused = False
-        self._heard_at: float | None = None
+        self._has_heard = False
+        self._anchor: tuple[float, float] | None = None
+        """A place on the media clock that playback had come to at most, and when it was there."""
+
+    def resume(self, acknowledged_s: float, delivered_s: float) -> None:
+        """Take over from another worker: media up to delivered_s is out, where the client is it has yet to say."""
+        self.acknowledged_s, self.delivered_s = acknowledged_s, delivered_s
+        self._has_heard, self._anchor = False, None
 
     def acknowledge(self, playhead_s: float) -> None:
         """The client says where it is: clamped to what was delivered, since nothing else can have been played."""
         self.acknowledged_s = min(max(playhead_s, 0.0), self.delivered_s)
-        self._heard_at = self._clock()
+        self._has_heard, self._anchor = True, (self.acknowledged_s, self._clock())
 
     def deliver(self, end_s: float) -> None:
-        """Media up to end_s was sent."""
+        """Media up to end_s was sent. Playback that had run dry goes on from here, not from where it stopped."""
+        if self._is_dry:
+            self._anchor = (self.delivered_s, self._clock())
         self.delivered_s = max(self.delivered_s, end_s)
 
     def retire(self, end_s: float) -> None:
         """Media from end_s on was taken back."""
+        reached_s = min(self._reached_s, end_s)
         self.delivered_s = min(self.delivered_s, end_s)
         self.acknowledged_s = min(self.acknowledged_s, end_s)
+        if self._anchor is not None:
+            self._anchor = (reached_s, self._clock())
 
     def pause(self, is_paused: bool) -> None:
         """Freeze the playhead where it stands, or let it run on."""
-        if is_paused != self.is_paused:
-            self.acknowledged_s, self._heard_at = self.playhead_s, self._clock()
+        if is_paused != self.is_paused and self._anchor is not None:
+            self._anchor = (self._reached_s, self._clock())
         self.is_paused = is_paused
 
     @property
     def playhead_s(self) -> float:
         """Best guess of what is being played now, in seconds on the media clock."""
-        if self._heard_at is None or self.is_paused:
-            return self.acknowledged_s
-        return min(self.acknowledged_s + self._clock() - self._heard_at, self.delivered_s)
+        return self._reached_s if self._has_heard else self.acknowledged_s
 
     def playhead_in(self, delay_s: float) -> float:
         """Where playback will be after this many seconds, if nothing more is delivered."""
-        if self._heard_at is None or self.is_paused:
-            return self.acknowledged_s
+        if not self._has_heard or self.is_paused:
+            return self.playhead_s
         return min(self.playhead_s + delay_s, self.delivered_s)
 
     def can_begin(self, position: int) -> bool:
@@ -77,13 +87,29 @@ class Pacing:
         cap_s = max(self.limits.max_ahead_s, self.limits.chunk_s)
         return end_s - self.acknowledged_s <= cap_s + 1e-6
 
-    def deadline(self, position: int, asked_at: float) -> float:
+    def deadline(self, position: int, asked_at: float, *, is_answer: bool = False) -> float:
         """When the chunk is due, on the monotonic clock.
 
-        Once something was delivered: when the playhead reaches it, less the margin. Before, or when the audience has
-        already run dry: a first-chunk target after it was asked for.
+        While media is played: when the playhead can reach the chunk, less the margin; the first chunk of an answer a
+        target after it was asked for at the latest. Before, or when the audience has run dry: a target after it was
+        asked for, and those behind it when the chunks before them, asked for earlier, have been played.
         """
-        start_s = position * self.limits.chunk_s
-        if self._heard_at is None or self.playhead_s >= self.delivered_s:
-            return asked_at + self.limits.first_chunk_target_s
-        return self._clock() + start_s - self.playhead_s - self.limits.margin_s
+        start_s, first_due = position * self.limits.chunk_s, asked_at + self.limits.first_chunk_target_s
+        if self._anchor is not None and not self._is_dry:
+            due = self._clock() + start_s - self._reached_s - self.limits.margin_s
+            return min(due, first_due) if is_answer else due
+        ahead_s = start_s - self.delivered_s
+        return asked_at + ahead_s if ahead_s > 1e-6 else first_due
+
+    @property
+    def _reached_s(self) -> float:
+        """Where playback is at most."""
+        if self._anchor is None:
+            return self.acknowledged_s
+        place_s, at = self._anchor
+        return place_s if self.is_paused else min(place_s + self._clock() - at, self.delivered_s)
+
+    @property
+    def _is_dry(self) -> bool:
+        """Nothing is left to play, as far as is known."""
+        return self._reached_s >= self.delivered_s

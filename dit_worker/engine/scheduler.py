@@ -1,16 +1,18 @@
-"""Whose step runs next: the earliest deadline among the sessions that can run.
+"""Whose step runs next among the sessions that can run.
 
 A session has at most one chunk in flight. While that chunk waits (for a condition, say) the session is parked and the
-device serves others. Steps are never interrupted. It knows neither what a step does nor how long one takes.
+device serves others. Steps are never interrupted. Which of several gets the next step is an order, passed in: the
+earliest deadline in production, others to be measured against. It knows neither what a step does nor how long it takes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-Clock = Callable[[], float]
+Clock: TypeAlias = Callable[[], float]
 """Monotonic seconds."""
 
 
@@ -18,19 +20,77 @@ Clock = Callable[[], float]
 class Seat:
     """A session's place in the queue."""
 
+    name: str
     order: int
+    """Rises with every session that is seated."""
     deadline: float = float("inf")
     chunk_index: int | None = None
+    """The chunk in flight."""
     is_ready: bool = False
+    begun: int = -1
+    """Rises with every chunk that is put in flight, over all sessions."""
+    served: int = -1
+    """Rises with every turn that is given, over all sessions."""
+    busy_until: float = float("-inf")
+    """When its last chunk left the flight."""
+
+
+Order: TypeAlias = Callable[[Sequence[Seat], float], Seat | None]
+"""Chooses among all seats, at this time, one that is ready; None when it would rather leave the device idle."""
+
+
+def earliest_deadline(seats: Sequence[Seat], _now: float) -> Seat | None:
+    """Whose chunk is due first; of equals, who was seated first."""
+    return min(_ready(seats), key=lambda seat: (seat.deadline, seat.order), default=None)
+
+
+def chunk_fifo(seats: Sequence[Seat], _now: float) -> Seat | None:
+    """Whose chunk was put in flight first. A session with none in flight, whose caches are due, comes last."""
+    return min(_ready(seats), key=lambda seat: (seat.chunk_index is None, seat.begun, seat.order), default=None)
+
+
+def step_round_robin(seats: Sequence[Seat], _now: float) -> Seat | None:
+    """Whose last turn was longest ago."""
+    return min(_ready(seats), key=lambda seat: (seat.served, seat.order), default=None)
+
+
+class OneRollout:
+    """One session has the device until it has had nothing to perform for a while; as engines for whole clips do."""
+
+    def __init__(self, patience_s: float = 0.5) -> None:
+        """patience_s: longer than it takes to commit a chunk and begin the next."""
+        self._patience_s = patience_s
+        self._holder: str | None = None
+
+    def __call__(self, seats: Sequence[Seat], now: float) -> Seat | None:
+        """The holder when it is ready; when there is no holder, whoever's chunk was put in flight first becomes it."""
+        holder = next((seat for seat in seats if seat.name == self._holder), None)
+        if holder is None or (holder.chunk_index is None and now - holder.busy_until > self._patience_s):
+            in_flight = [seat for seat in seats if seat.chunk_index is not None]
+            holder = min(in_flight, key=lambda seat: seat.begun, default=None) or chunk_fifo(seats, now)
+        self._holder = holder.name if holder else None
+        return holder if holder and holder.is_ready else None
+
+
+ORDERS: dict[str, Callable[[], Order]] = {
+    "earliest_deadline": lambda: earliest_deadline,
+    "chunk_fifo": lambda: chunk_fifo,
+    "step_round_robin": lambda: step_round_robin,
+    "one_rollout": OneRollout,
+}
+"""Makes the order of each name, one for each scheduler."""
 
 
 class Scheduler:
-    """An earliest-deadline-first queue of sessions. Equal deadlines go to whoever was seated first."""
+    """The queue of sessions."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, order: Order = earliest_deadline) -> None:
         self._clock = clock
+        self._order = order
         self._seats: dict[str, Seat] = {}
         self._orders = itertools.count()
+        self._begins = itertools.count()
+        self._turns = itertools.count()
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -39,7 +99,7 @@ class Scheduler:
         """Seat a session. Raises ValueError when it has a seat."""
         if session_id in self._seats:
             raise ValueError(f"session {session_id} is already seated")
-        self._seats[session_id] = Seat(next(self._orders))
+        self._seats[session_id] = Seat(session_id, next(self._orders))
 
     def remove(self, session_id: str) -> None:
         """Give up the seat and whatever was in flight."""
@@ -50,13 +110,13 @@ class Scheduler:
         seat = self._seats[session_id]
         if seat.chunk_index is not None:
             raise ValueError(f"chunk {seat.chunk_index} of session {session_id} is still in flight")
-        seat.chunk_index, seat.deadline = chunk_index, deadline
+        seat.chunk_index, seat.deadline, seat.begun = chunk_index, deadline, next(self._begins)
 
     def finish(self, session_id: str) -> float:
         """Take the chunk out of flight and return its slack: seconds left until its deadline."""
-        seat = self._seats[session_id]
-        slack = seat.deadline - self._clock()
-        seat.chunk_index, seat.deadline = None, float("inf")
+        seat, now = self._seats[session_id], self._clock()
+        slack = seat.deadline - now
+        seat.chunk_index, seat.deadline, seat.busy_until = None, float("inf"), now
         return slack
 
     def unpark(self, session_id: str) -> None:
@@ -68,6 +128,13 @@ class Scheduler:
         self._seats[session_id].is_ready = False
 
     def next(self) -> str | None:
-        """The ready session whose deadline is earliest; it keeps its seat and stays ready."""
-        ready = [(seat.deadline, seat.order, name) for name, seat in self._seats.items() if seat.is_ready]
-        return min(ready)[2] if ready else None
+        """The ready session whose turn it is; it keeps its seat and stays ready. None: the device has to wait."""
+        seat = self._order(list(self._seats.values()), self._clock())
+        if seat is None:
+            return None
+        seat.served = next(self._turns)
+        return seat.name
+
+
+def _ready(seats: Sequence[Seat]) -> list[Seat]:
+    return [seat for seat in seats if seat.is_ready]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dit_worker.engine.arrays import Floats, Pixels
-from dit_worker.engine.engine import Engine, Outcome, Standing
+from dit_worker.engine.engine import Engine, Outcome, Spent, Standing
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 from services.logs import get_logger
 
@@ -26,10 +26,11 @@ _CAPACITY = 1024
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A finished chunk and the seconds it had left before its deadline."""
+    """A finished chunk, the seconds it had left before its deadline, and those of the device that it took."""
 
     latents: ChunkLatents
     slack_s: float
+    spent: Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class EngineBridge:
         if outcome.error is not None:
             waiting.set_exception(outcome.error)
         elif isinstance(outcome.result, ChunkLatents):
-            waiting.set_result(Settled(outcome.result, outcome.slack_s or 0.0))
+            waiting.set_result(Settled(outcome.result, outcome.slack_s or 0.0, outcome.spent))
         elif outcome.result is not None:
             waiting.set_result(outcome.result)
 

@@ -1,0 +1,99 @@
+"""What a chunk costs this device, and what its longest uninterrupted piece takes: kept up to date as chunks are made.
+
+Figures are 95th percentiles of recent chunks, the newer the weightier, so that one slow chunk is noticed and forgotten.
+It knows no session and no clock: durations are given to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+SHARE = 0.95
+HALF_LIFE_CHUNKS = 32
+_KEPT_HALF_LIVES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkCost:
+    """What one chunk took, in seconds. Waiting for its turn is in none of them."""
+
+    steps: int
+    step_s: float
+    """A step on the device, the mean over its steps."""
+    condition_s: float
+    """Until a step's condition came from the orchestrator, the mean over its steps."""
+    motion_s: float = 0.0
+    """Keys and values of what it follows."""
+    direction_s: float = 0.0
+    """The orchestrator's plan before the steps and its progress after them."""
+    media_s: float = 0.0
+    """Decoding and encoding."""
+    quantum_s: float = 0.0
+    """The longest piece of it that could not be interrupted."""
+
+    def total_s(self, steps: int) -> float:
+        """What it would have taken with so many steps."""
+        return self.motion_s + self.direction_s + self.media_s + steps * (self.step_s + self.condition_s)
+
+
+class RecentQuantile:
+    """The quantile of a stream of numbers in which a number's weight halves with every `half_life` that follow it."""
+
+    def __init__(self, share: float = SHARE, half_life: int = HALF_LIFE_CHUNKS) -> None:
+        self._share, self._decay = share, 0.5 ** (1 / half_life)
+        self._numbers: deque[float] = deque(maxlen=_KEPT_HALF_LIVES * half_life)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, number: float) -> None:
+        """The newest number."""
+        self._numbers.append(number)
+
+    @property
+    def value(self) -> float:
+        """The smallest number that `share` of the weight does not exceed; 0 for none."""
+        weighted = sorted((number, self._decay**age) for age, number in enumerate(reversed(self._numbers)))
+        left = self._share * sum(weight for _, weight in weighted)
+        for number, weight in weighted:
+            left -= weight
+            if left <= 1e-12:
+                return number
+        return 0.0
+
+
+class Costs:
+    """C and q of the admission test, for chunks of `steps` steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._chunks = RecentQuantile()
+        self._quanta = RecentQuantile()
+        self._known: tuple[float, float] | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a chunk was ever measured."""
+        return len(self._chunks) > 0
+
+    def add(self, cost: ChunkCost) -> None:
+        """A chunk was made; one made with fewer steps counts as if it had been made with all."""
+        self._chunks.add(cost.total_s(self.steps))
+        self._quanta.add(cost.quantum_s)
+        self._known = None
+
+    @property
+    def chunk_s(self) -> float:
+        """C: seconds of a chunk, its waits for the orchestrator, its decoding and its encoding included."""
+        return self._figures()[0]
+
+    @property
+    def quantum_s(self) -> float:
+        """q: seconds for which an urgent step may find the device taken."""
+        return self._figures()[1]
+
+    def _figures(self) -> tuple[float, float]:
+        if self._known is None:
+            self._known = self._chunks.value, self._quanta.value
+        return self._known
