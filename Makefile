@@ -11,7 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PROJECT := pyproject.toml sdk/python/pyproject.toml constraints.txt
 RUN_EXTRAS := gateway,orchestrator,worker,embedded
-DEV_EXTRAS := $(RUN_EXTRAS),training,evaluation,dev
+DEV_EXTRAS := $(RUN_EXTRAS),train,full,evaluation,dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
