@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from dit_worker.model.vae import VideoVAE
 from training.corpora.faces import VISEMES, Pose, draw
 from training.corpora.identities import Identity, random_identity
 from training.corpora.states import VALUES, any_state, look_of
 from training.loop import Budget, Loop, Losses
-from training.train_vae import SIZE, any_identity
+from training.train_vae import SIZE, any_identity, load_vae
 
 WEIGHTS = Path("data/checkpoints/prompt_probe/model.safetensors")
 NEUTRAL = Pose(0, 0.7, 0, 0, 0.5, 0, 0, 0)
@@ -181,9 +181,7 @@ def main() -> None:
     net, examples = load_probe(options.weights), held_out(1000)
     measured = {"as drawn": examples}
     if options.vae.exists():
-        vae = VideoVAE(VideoVAEConfig())
-        vae.load_state_dict(load_file(options.vae))
-        measured["after the VAE"] = examples._replace(picture=through(vae, examples.picture))
+        measured["after the VAE"] = examples._replace(picture=through(load_vae(options.vae), examples.picture))
     for name, pictures in measured.items():
         figures = "  ".join(f"{slot} {share:.1%}" for slot, share in accuracy(net, pictures).items())
         print(f"{name}: {figures}")

@@ -17,17 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 from training.corpora.captions import captions
 from training.corpora.faces import Pose, draw, poses, render
 from training.corpora.identities import GALLERY, Identity
 from training.corpora.shards import Passage, read_shard
 from training.corpora.states import State, looks, plan
-from training.train_vae import SIZE, any_identity
+from training.train_vae import SIZE, any_identity, load_vae
 
 FRAMES = 33
 RATE = 24.0
@@ -84,9 +83,7 @@ def encode_shard(job: tuple[Path, Path, Path, int]) -> None:
     if out.exists():
         return
     torch.set_num_threads(1)
-    vae = VideoVAE(VideoVAEConfig())
-    vae.load_state_dict(load_file(weights))
-    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = load_vae(weights)
     rng = random.Random(shard.stem)
     named = [identity for _, _, identity in GALLERY.values()]
     tensors, said = {}, []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -95,11 +97,12 @@ def reconstruction(vae: VideoVAE, groups: Tensor, weight: Tensor) -> Losses:
     error = frames - groups
     return {
         "absolute": (error.abs() * weight).mean(),
-        "squared": 2 * (error.square() * weight).mean(),
+        "squared": 8 * (error.square() * weight).mean(),
         "size": 1e-3 * latents.float().square().mean(),
     }
 
 
+@torch.no_grad()
 def quality(vae: VideoVAE, groups: Tensor) -> dict[str, float]:
     """PSNR over the whole picture and the mouth."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -120,14 +123,24 @@ def warm_start(vae: VideoVAE, path: Path) -> None:
     """Begins with the weights of a VAE that may have fewer residual blocks; those it lacks begin as the identity."""
     own, old = vae.state_dict(), load_file(path)
     for name in own:
-        part, index, *rest = name.split(".")
         if name in old:
             own[name] = old[name]
-        elif rest[0] == "0":
-            own[name] = old[".".join((part, index, *rest[1:]))]
-        elif rest[1] == "mix":
+            continue
+        part, index, block, *rest = name.split(".")
+        if block == "0":
+            own[name] = old[".".join((part, index, *rest))]
+        elif rest[0] == "mix":
             own[name].zero_()
     vae.load_state_dict(own)
+
+
+def load_vae(weights: Path) -> VideoVAE:
+    """A VAE for use: its weights, and its sizes from the config.json beside them where they are not the usual ones."""
+    config = weights.with_name("config.json")
+    vae = VideoVAE(VideoVAEConfig(**json.loads(config.read_text())) if config.exists() else VideoVAEConfig())
+    vae.load_state_dict(load_file(weights))
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return vae.eval().requires_grad_(requires_grad=False)
 
 
 def main() -> None:
@@ -141,6 +154,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=700, help="clips to hold")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--encoder-depth", type=int, default=3)
+    parser.add_argument("--decoder-extra", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -150,12 +165,14 @@ def main() -> None:
     weight = torch.ones(SIZE, SIZE)
     weight[MOUTH] = MOUTH_WEIGHT
     weight /= weight.mean()
-    vae = VideoVAE(VideoVAEConfig())
+    config = VideoVAEConfig(encoder_depth=options.encoder_depth, decoder_extra=options.decoder_extra)
+    vae = VideoVAE(config)
     if options.start:
         warm_start(vae, options.start)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, warmup_steps=50, hold=0.2)
     loop = Loop(vae, options.checkpoints / options.name, budget, lambda _: False)
+    (loop.folder / "config.json").write_text(json.dumps(asdict(config)))
     loop.resume()
     loop.run(
         lambda: reconstruction(vae, normalise(pool.draw(options.batch)), weight),

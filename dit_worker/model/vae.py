@@ -27,8 +27,8 @@ class VideoVAEConfig:
     """Channels per group of the grouped convolutions."""
     encoder_depth: int = 1
     """Residual blocks at each size in the encoder."""
-    fine_depth: int = 1
-    """Residual blocks at the decoder's finest size."""
+    decoder_extra: int = 0
+    """Residual blocks the decoder has besides its usual ones at each of its two middle sizes."""
 
 
 class Residual(nn.Module):
@@ -82,11 +82,11 @@ class VideoVAE(nn.Module):
             residual(4 * w),
             upsample(4 * w, 3 * w),
             residual(3 * w),
-            residual(3 * w),
+            residual(3 * w, 1 + c.decoder_extra),
             upsample(3 * w, 2 * w),
-            residual(2 * w),
+            residual(2 * w, 1 + c.decoder_extra),
             upsample(2 * w, 2 * w),
-            residual(2 * w, c.fine_depth),
+            residual(2 * w),
             nn.Conv2d(2 * w, pixels, 3, padding=1),
         )
         self.register_buffer("mean", torch.zeros(c.channels))
@@ -94,12 +94,14 @@ class VideoVAE(nn.Module):
 
     def encode_groups(self, frames: Tensor) -> Tensor:
         """Raw latents of groups of frames: (N, frames_per_latent, 3, H, W) -> (N, C, H / 16, W / 16)."""
-        raw = self.encoder(F.pixel_unshuffle(frames.flatten(1, 2), 2))
+        pixels = F.pixel_unshuffle(frames.flatten(1, 2), 2)
+        raw = self.encoder(pixels.contiguous(memory_format=torch.channels_last))
         return self.config.bound * torch.tanh(raw / self.config.bound)
 
     def decode_groups(self, latents: Tensor) -> Tensor:
         """Raw latents (N, C, h, w) -> frames (N, frames_per_latent, 3, H, W)."""
-        frames = F.pixel_shuffle(self.decoder(latents), 2)
+        # Channels last is the faster layout of these convolutions, on the CPU too.
+        frames = F.pixel_shuffle(self.decoder(latents.contiguous(memory_format=torch.channels_last)), 2)
         return frames.unflatten(1, (self.config.frames_per_latent, 3))
 
     def encode(self, frames: Tensor) -> Tensor:
