@@ -19,9 +19,12 @@ from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performanc
 from dit_worker.engine.recent import Recent
 from dit_worker.engine.scheduler import Clock, Order, Scheduler, earliest_deadline
 from dit_worker.engine.voice import encode_voice
+from dit_worker.model.dit import PromptMemory
 
 KEPT_REFERENCES = 64
 """Portraits, and voices, whose latents are kept: characters are used again and again."""
+KEPT_PROMPTS = 16
+"""Prompts whose keys and values are kept: one holds for many chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Engine:
         self._stages: dict[str, Stage] = {}
         self._portraits = Recent[torch.Tensor](KEPT_REFERENCES)
         self._voices = Recent[Floats](KEPT_REFERENCES)
+        self._prompts = Recent[PromptMemory | None](KEPT_PROMPTS)
 
     def step(self) -> Outcome | None:
         """Schedule, run, settle: one quantum of the session whose turn it is; None when none can run."""
@@ -154,13 +158,17 @@ class Engine:
         self._stage(session_id).cache.restore(sink, parent)
         self._queue(session_id)
 
-    def begin(self, session_id: str, chunk_index: int, steps: int, deadline: float) -> StepRequest:
-        """Put a chunk in flight, due at `deadline` on the engine's clock, and ask for its first condition."""
+    def begin(self, session_id: str, chunk_index: int, steps: int, deadline: float, prompt: str = "") -> StepRequest:
+        """Put a chunk in flight, due at `deadline` on the engine's clock, and ask for its first condition.
+
+        prompt: all that is asked of its picture. Raises ValueError for one that the bundle does not read.
+        """
         stage = self._stage(session_id)
+        memory = self._prompts.get(prompt.encode(), lambda: self._encode_prompt(prompt))
         self._scheduler.begin(session_id, chunk_index, deadline)
         address = ChunkAddress(stage.seed, chunk_index, steps)
         with self._models.computing():
-            stage.performance = Performance(self._models.dit, self._models.sampling, address)
+            stage.performance = Performance(self._models.dit, self._models.sampling, address, memory)
         return stage.performance.request()
 
     def supply(self, session_id: str, step: int, condition: Floats) -> None:
@@ -219,6 +227,15 @@ class Engine:
         with self._models.computing():
             frame = to_tensor(portrait.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
             return self._models.video_vae.encode_image(frame)
+
+    def _encode_prompt(self, text: str) -> PromptMemory | None:
+        if self._models.prompts is None:
+            if text:
+                raise ValueError("this bundle reads no prompts")
+            return None
+        with self._models.computing():
+            states = self._models.prompts(text)[None]
+            return self._models.dit.encode_prompt(states, torch.ones(states.shape[:2], dtype=torch.bool))
 
     @torch.inference_mode()
     def _encode_voice(self, samples: Floats) -> Floats:

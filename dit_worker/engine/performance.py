@@ -13,7 +13,7 @@ from torch import Tensor
 from dit_worker.engine.arrays import Floats, to_array, to_tensor
 from dit_worker.engine.cache import Conditions, Latents
 from dit_worker.engine.noise import Modality, draw_noise
-from dit_worker.model.dit import JointDiT
+from dit_worker.model.dit import JointDiT, PromptMemory
 from dit_worker.model.sampler import Advance, Draw, euler, timesteps
 
 
@@ -61,8 +61,12 @@ class ChunkLatents:
 class Performance:
     """The steps of one chunk, in order."""
 
-    def __init__(self, dit: JointDiT, sampling: Sampling, address: ChunkAddress) -> None:
+    def __init__(
+        self, dit: JointDiT, sampling: Sampling, address: ChunkAddress, prompt: PromptMemory | None = None
+    ) -> None:
+        """prompt: what every step's picture reads; None when the model reads none."""
         self._dit, self._sampling, self._address = dit, sampling, address
+        self._prompt = prompt
         self._times = timesteps(address.steps, sampling.shift)
         self.chunk_index = address.chunk_index
         self._step = 0
@@ -93,6 +97,7 @@ class Performance:
             condition,
             conditions.audio_motion,
             conditions.audio_motion_mask,
+            self._prompt,
         )
         self._step += 1  # what is drawn from here on belongs to the step that comes next
         advance = self._sampling.advance

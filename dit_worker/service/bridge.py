@@ -72,9 +72,11 @@ class EngineBridge:
         self._forget(session_id)
         await self._call(lambda: self._engine.restore(session_id, standing))
 
-    async def begin(self, session_id: str, chunk_index: int, steps: int, deadline: float) -> StepRequest:
-        """Put a chunk in flight and learn what its first step needs."""
-        return await self._call(lambda: self._engine.begin(session_id, chunk_index, steps, deadline))
+    async def begin(
+        self, session_id: str, chunk_index: int, steps: int, deadline: float, prompt: str = ""
+    ) -> StepRequest:
+        """Put a chunk in flight, with all that is asked of its picture, and learn what its first step needs."""
+        return await self._call(lambda: self._engine.begin(session_id, chunk_index, steps, deadline, prompt))
 
     async def supply(self, session_id: str, step: int, condition: Floats) -> StepRequest | Settled:
         """Give a step its condition and wait until it has run. Raises what the step raised."""

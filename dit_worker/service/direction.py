@@ -80,9 +80,9 @@ class Direction:
             raise
         return direction
 
-    async def begin(self, chunk_index: int, say: tuple[str, ...]) -> Plan:
-        """Plan a chunk that accepts these pieces of transcript."""
-        request = pb.Begin(chunk_index=chunk_index, say=say)
+    async def begin(self, chunk_index: int, say: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Plan:
+        """Plan a chunk that accepts these pieces of transcript and these prompts."""
+        request = pb.Begin(chunk_index=chunk_index, say=say, prompts=prompts)
         answer = await self._ask(pb.DirectRequest(begin=request), "action", ANSWER_S)
         return Plan(action_from_proto(answer.action), tuple(map(notice_from_proto, answer.action.notices)))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -91,3 +93,35 @@ def test_a_manifest_must_say_how_long_a_reference_is(bundle: Bundle) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(BadBundle, match="reference_frames"):
         load_models(load_bundle(bundle.path))
+
+
+def test_a_bundle_that_reads_prompts_loads_with_its_encoder(tmp_path: Path) -> None:
+    """Words of the list become states as wide as the transformer reads; others have none, and nothing is trained on."""
+    models = load_models(load_bundle(build_tiny_bundle(tmp_path / "tiny", reads_prompts=True)))
+    assert models.prompts is not None
+    assert models.prompts("Smiles, the WALL is blue and mauve").shape == (5, models.dit.config.prompt_width)
+    assert models.prompts("").shape == (0, models.dit.config.prompt_width)
+    assert models.prompts("left " * 60).shape[0] == 48
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m.pop("prompt"), "no section prompt"),
+        (lambda m: m["prompt"]["encoder"].update(width=24), r"prompt\.safetensors"),
+        (lambda m: m["prompt"].update(words=["smiles"]), r"prompt\.safetensors"),
+        (lambda m: m["prompt"]["encoder"].update(kind="crystal"), "'crystal'"),
+        (lambda m: m["prompt"]["encoder"].update(kind="umt5"), "umt5 holds no UMT5 encoder"),
+        (lambda m: m["dit"].update(prompt_width=0), r"dit\.safetensors"),
+    ],
+)
+def test_a_prompt_encoder_that_does_not_fit_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    """Words, widths and files of prompts must be of one training."""
+    path = build_tiny_bundle(tmp_path / "tiny", reads_prompts=True) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadBundle, match=said):
+        load_models(load_bundle(path.parent))
