@@ -81,6 +81,9 @@ class Play:
         self._direction: Direction | None = None
         self._is_open = False
         self._lines: list[Cue] = []
+        self._prompts: list[str] = []
+        self._prompt_seq = 0
+        self._asked = ""
         self._cursor = 0
         self._is_ending = False
         self._is_finished = True
@@ -111,6 +114,7 @@ class Play:
     async def stand(self) -> SessionSnapshot:
         """Read where the session stands, and stand there: after a start, a fault of any kind, or a cut."""
         self._lines.clear()
+        self._prompts.clear()
         self._is_ending = False
         snapshot = await self._stand()
         self._cursor = snapshot.pending.cue_cursor if snapshot.pending else snapshot.cue_cursor
@@ -123,6 +127,7 @@ class Play:
         self._pending = snapshot.pending
         self._parent = snapshot.parent
         self._generation = snapshot.generation
+        self._asked = snapshot.prompt
         self._is_finished = _is_all_said(snapshot)
         self.next_chunk_index, self.next_position = snapshot.next_chunk_index, snapshot.next_position
         await asyncio.gather(self._stand_engine(snapshot), self._stand_orchestrator(snapshot))
@@ -203,28 +208,50 @@ class Play:
         elif cue.kind is CueKind.END:
             self._is_ending = True
         elif cue.kind is CueKind.PROMPT:
-            text = "This bundle has no text-driven picture; the prompt changes nothing."
-            self._stage.programme.notice(Notice("PROMPT_NOT_SUPPORTED", text, cue.client_seq))
+            await self._prompt(cue)
 
     async def _say(self, cue: Cue) -> None:
-        """Words to speak. Idle chunks that will not be on when the first of them can be, make way for them."""
-        if not self._has_lines or (self._pending is not None and self._pending.action.is_idle):
+        """Words to speak."""
+        if self._is_idling:
             self._asked_at = self._station.now()
-            pacing = self._stage.pacing
-            playhead_s = pacing.playhead_in(pacing.limits.first_chunk_target_s)
-            cut = await self._station.store.discard_idle(self._stage.keeper.lease, playhead_s)
-            if cut is not None:
-                await self._cut(cut, is_interrupt=False)
+            await self._make_way()
         self._lines.append(cue)
 
+    async def _prompt(self, cue: Cue) -> None:
+        """A change of what is asked of the picture."""
+        if self._station.models.prompts is None:
+            text = "This bundle has no text-driven picture; the prompt changes nothing."
+            self._stage.programme.notice(Notice("PROMPT_NOT_SUPPORTED", text, cue.client_seq))
+            return
+        if self._is_idling:
+            await self._make_way()
+        self._prompts.append(cue.text)
+        self._prompt_seq = cue.client_seq
+
+    @property
+    def _is_idling(self) -> bool:
+        """Whether what was made last, or is being made, says nothing."""
+        return not self._has_lines or (self._pending is not None and self._pending.action.is_idle)
+
+    async def _make_way(self) -> None:
+        """Idle chunks that will not be on when the next one can be, are taken back."""
+        pacing = self._stage.pacing
+        playhead_s = pacing.playhead_in(pacing.limits.first_chunk_target_s)
+        cut = await self._station.store.discard_idle(self._stage.keeper.lease, playhead_s)
+        if cut is not None:
+            await self._cut(cut, is_interrupt=False)
+
     async def _interrupt(self, cue: Cue) -> None:
-        """Stop where the client heard it stop; what was asked for before is settled with that."""
+        """Stop where the client heard it stop; what was to be said is settled with that, prompts go on holding."""
         pacing = self._stage.pacing
         playhead_s = pacing.acknowledged_s if cue.playhead_s is None else min(cue.playhead_s, pacing.delivered_s)
-        settled = cue.client_seq - 1 if cue.kind is CueKind.SAY else cue.client_seq
+        settled = cue.client_seq - 1 if cue.kind in (CueKind.SAY, CueKind.PROMPT) else cue.client_seq
         self._asked_at = self._station.now()
         cut = await self._station.store.interrupt(
-            self._stage.keeper.lease, playhead_s, cue_cursor=max(settled, self._cursor)
+            self._stage.keeper.lease,
+            playhead_s,
+            cue_cursor=max(settled, self._cursor),
+            prompt=", ".join([self._asked, *waiting]) if (waiting := self._waiting_prompts) else "",
         )
         self._lines.clear()
         await self._cut(cut, is_interrupt=True)
@@ -234,7 +261,13 @@ class Play:
         self._stage.pipeline.retire(cut.chunk_indices)
         self._stage.programme.cut(cut, is_interrupt=is_interrupt)
         self._stage.pacing.retire(cut.first_position * self._station.chunk_s)
+        self._prompts = self._waiting_prompts
         await self._stand()
+
+    @property
+    def _waiting_prompts(self) -> list[str]:
+        """Prompts that were taken and that no committed chunk has: what is cut off must not take them along."""
+        return [*(self._pending.prompts if self._pending else ()), *self._prompts]
 
     # one chunk --------------------------------------------------------------------------------------------------------
 
@@ -262,26 +295,27 @@ class Play:
 
     async def _plan(self) -> ChunkInputs | None:
         """The chunk's inputs, written down; None when it turns out that there is nothing to say."""
-        pending, lines = self._pending, tuple(self._lines)
-        say = pending.say if pending else tuple(cue.text for cue in lines)
-        plan = await self._directed.begin(self.next_chunk_index, say)
-        if pending is not None:
-            inputs = pending
-        elif plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:
+        pending = self._pending
+        if pending is not None:  # what came since belongs to the chunk after it
+            await self._directed.begin(self.next_chunk_index, pending.say, pending.prompts)
+            self._pending = None
+            return pending
+        lines, prompts = tuple(self._lines), tuple(self._prompts)
+        plan = await self._directed.begin(self.next_chunk_index, tuple(cue.text for cue in lines), prompts)
+        if plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:
             self._is_finished = True
             await self._stand()
             return None
-        else:
-            inputs = self._inputs(plan, lines)
-            written = await self._station.store.write_inputs(self._stage.keeper.lease, inputs)
-            if written != inputs:
-                raise CommitConflict("other inputs of this chunk were written before")
-            self._remark(plan, lines)
-        self._pending = None
+        inputs = self._inputs(plan, lines, prompts)
+        written = await self._station.store.write_inputs(self._stage.keeper.lease, inputs)
+        if written != inputs:
+            raise CommitConflict("other inputs of this chunk were written before")
+        self._remark(plan, lines)
         del self._lines[: len(lines)]
+        del self._prompts[: len(prompts)]
         return inputs
 
-    def _inputs(self, plan: Plan, lines: tuple[Cue, ...]) -> ChunkInputs:
+    def _inputs(self, plan: Plan, lines: tuple[Cue, ...], prompts: tuple[str, ...]) -> ChunkInputs:
         return ChunkInputs(
             chunk_index=self.next_chunk_index,
             parent=self._parent.chunk_index if self._parent else None,
@@ -292,6 +326,8 @@ class Play:
             action=plan.action,
             steps=self._station.bundle.manifest.sampler.steps,
             response_seq=self._response_seq(plan, lines),
+            prompts=prompts,
+            prompt=self._asked if plan.action.prompt is None else plan.action.prompt,
         )
 
     def _response_seq(self, plan: Plan, lines: tuple[Cue, ...]) -> int:
@@ -305,13 +341,14 @@ class Play:
     def _remark(self, plan: Plan, lines: tuple[Cue, ...]) -> None:
         newest = lines[-1].client_seq if lines else 0
         for told in plan.notices:
-            self._stage.programme.notice(replace(told, client_seq=told.client_seq or newest))
+            client_seq = self._prompt_seq if told in plan.action.prompt_notices else newest
+            self._stage.programme.notice(replace(told, client_seq=told.client_seq or client_seq))
 
     async def _steps(self, inputs: ChunkInputs) -> Settled | None:
         """Run the steps; None when a cue came that makes the chunk worthless."""
         bridge, session_id = self._station.bridge, self._script.session_id
         deadline = self._stage.pacing.deadline(inputs.position, self._asked_at)
-        request = await bridge.begin(session_id, inputs.chunk_index, inputs.steps, deadline)
+        request = await bridge.begin(session_id, inputs.chunk_index, inputs.steps, deadline, inputs.prompt)
         while True:
             condition = await self._directed.denoise(request)
             result = await bridge.supply(session_id, request.step, condition)
@@ -343,10 +380,11 @@ class Play:
             cue_cursor=inputs.cue_cursor,
             say=inputs.say,
             response_seq=inputs.response_seq,
+            prompt=inputs.prompt,
         )
         await store.commit(lease, commit)
         await self._station.bridge.commit(self._script.session_id)
-        self._parent, self._is_finished = commit, progress.is_finished
+        self._parent, self._is_finished, self._asked = commit, progress.is_finished, commit.prompt
         self.next_chunk_index, self.next_position = commit.chunk_index + 1, commit.position + 1
         return commit
 
