@@ -24,11 +24,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_worker.model.codec import AudioCodec
-from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from dit_worker.model.vae import VideoVAE
 from evaluation.judge import BLANK, PAUSE, Judge, collapse, load_judge
 from evaluation.sync import correlation, mouth_opening
 from evaluation.words import Errors, compare, total
 from services.prompts import PromptWords
+from training import train_vae
 from training.actors import prepare
 from training.corpora.shards import read_shard
 from training.distill_probe import features, frechet
@@ -99,7 +100,9 @@ def held_out_texts(options: argparse.Namespace, codec: AudioCodec, phones: list[
         for i in range(options.texts // len(names)):
             spoken = tracks[(i + 1) % len(tracks)].latents
             reference = spoken.repeat(frames // len(spoken) + 1, 1)[:frames]
-            picture = portraits[f"reference.{i if str(i) in known else 0}"].float()
+            picture = None
+            if not options.speech_alone:
+                picture = portraits[f"reference.{i if str(i) in known else 0}"].float()
             script = Script(tracks[i].ids.tolist(), reference, picture)
             texts.append(Text(script, tuple(p for p in passages[i].phones if p != PAUSE)))
     return texts
@@ -130,7 +133,7 @@ def take_of(
     began = time.monotonic()
     errors, chunks, ended = [], [], 0
     mouths: list[float] = []
-    vae = load_vae(options.checkpoints) if options.mouths else None
+    vae = load_vae(options) if options.mouths and not options.speech_alone else None
     order = sorted(range(len(texts)), key=lambda i: len(texts[i].script.tokens))
     for first in range(0, len(order), options.batch):
         part = [texts[i] for i in order[first : first + options.batch]]
@@ -140,10 +143,8 @@ def take_of(
                 k for k in count() if k == len(sessions.audio) or sessions.pointers[k][i] >= len(text.script.tokens)
             )
             ended += sessions.pointers[length][i] >= len(text.script.tokens)
-            made = Latents(
-                torch.stack([a[i] for a in sessions.audio[:length]]),
-                torch.stack([v[i] for v in sessions.video[:length]]),
-            )
+            video = torch.stack([v[i] for v in sessions.video[:length]]) if sessions.video else None
+            made = Latents(torch.stack([a[i] for a in sessions.audio[:length]]), video)
             log_mel = codec.unproject(made.audio.flatten(0, 1)[None])
             errors.append(compare(judge.ids(text.phones), hear_phones(judge, log_mel)))
             chunks.append(made)
@@ -170,11 +171,9 @@ def mouth_against_sound(vae: VideoVAE, made: Latents, log_mel: Tensor) -> float:
     return correlation(mouth_opening(pictures), loud.numpy())
 
 
-def load_vae(checkpoints: Path) -> VideoVAE:
+def load_vae(options: argparse.Namespace) -> VideoVAE:
     """The video VAE."""
-    vae = VideoVAE(VideoVAEConfig())
-    vae.load_state_dict(load_file(checkpoints / "vae" / "model.safetensors"))
-    return vae.eval().requires_grad_(requires_grad=False)
+    return train_vae.load_vae(options.checkpoints / options.vae / "model.safetensors")
 
 
 def difference(first: Take, other: Take) -> tuple[float, float, float]:
@@ -210,7 +209,8 @@ def report(row: Row, take: Take, first: Take) -> dict[str, object]:
 
 
 def _join(chunks: list[Latents]) -> Latents:
-    return Latents(torch.cat([c.audio for c in chunks]), torch.cat([c.video for c in chunks if c.video is not None]))
+    pictures = [c.video for c in chunks if c.video is not None]
+    return Latents(torch.cat([c.audio for c in chunks]), torch.cat(pictures) if pictures else None)
 
 
 def arguments() -> argparse.Namespace:
@@ -218,11 +218,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", help="run[:steps[:sampler[:shift[:noise]]]]")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--video", type=Path, default=Path("data/video"))
+    parser.add_argument("--video", type=Path, default=Path("data/video2"))
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
-    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
-    parser.add_argument("--judge", type=Path, default=Path("data/checkpoints/judge"))
-    parser.add_argument("--voices", default="kal16,slt")
+    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec_v2.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("data/checkpoints/judge4"))
+    parser.add_argument("--voices", default="kal16,slt,rms,awb")
+    parser.add_argument("--vae", default="vae2", help="the run whose video VAE made the latents")
+    parser.add_argument("--speech-alone", action="store_true", help="without pictures, which costs a quarter")
     parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--batch", type=int, default=20, help="texts performed at once")
     parser.add_argument("--mouths", type=int, default=8, help="texts whose pictures are looked at")

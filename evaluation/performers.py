@@ -88,10 +88,10 @@ def load_checkpoint(checkpoints: Path, run: str) -> Models:
         _fill(module, {n[len(part) + 1 :]: v for n, v in weights.items() if n.startswith(f"{part}.")})
     codec = AudioCodec(AudioCodecConfig())
     _fill(codec, load_file(checkpoints / CODEC_FILE))
-    vae = None
-    if run != "audio" and (checkpoints / "vae" / "model.safetensors").exists():
-        vae = VideoVAE(VideoVAEConfig())
-        _fill(vae, load_file(checkpoints / "vae" / "model.safetensors"))
+    from training.train_vae import load_vae
+
+    video = checkpoints / config.get("vae", "vae") / "model.safetensors"
+    vae = load_vae(video) if run != "audio" and video.exists() else None
     return Models(conditioner, dit, codec, _front_end(checkpoints, config["phones"]), vae)
 
 

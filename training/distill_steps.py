@@ -12,9 +12,9 @@ import random
 from dataclasses import replace
 
 import torch
-from safetensors.torch import load_file
 
-from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from dit_worker.model.vae import VideoVAE
+from training import train_vae
 from training.actors import Context, prepare, roughen
 from training.distill_probe import BATCH, Probe
 from training.distillation import (
@@ -73,9 +73,7 @@ def held_out_probe(source: SceneSource, vae: VideoVAE | None) -> Probe:
 
 def load_vae(options: argparse.Namespace) -> VideoVAE:
     """The video VAE, for looking at mouths."""
-    vae = VideoVAE(VideoVAEConfig())
-    vae.load_state_dict(load_file(options.checkpoints / options.vae / "model.safetensors"))
-    return vae.eval().requires_grad_(requires_grad=False)
+    return train_vae.load_vae(options.checkpoints / options.vae / "model.safetensors")
 
 
 def arguments() -> argparse.Namespace:

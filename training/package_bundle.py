@@ -20,10 +20,10 @@ from torch import Tensor
 
 from dit_worker.model.codec import AudioCodecConfig
 from dit_worker.model.dit import DiTConfig
-from dit_worker.model.vae import VideoVAEConfig
 from training.corpora.captions import SLOTS
 from training.corpora.faces import GALLERY, Pose, draw
 from training.corpora.speech import FLITE_RATE, speak
+from training.train_vae import load_vae
 
 PORTRAIT_SIDE = 384
 NEUTRAL = Pose(0, 0.7, 0, 0, 0.5, 0, 0, 0)
@@ -136,7 +136,7 @@ def main() -> None:
         "text": {"phones": config["phones"], "lexicon": "lexicon.txt.gz", "letters": "letters.safetensors"},
         "conditioner": config["conditioner"],
         "dit": config["dit"],
-        "video_vae": asdict(VideoVAEConfig()),
+        "video_vae": asdict(load_vae(options.checkpoints / options.vae / "model.safetensors").config),
         "audio_codec": asdict(codec),
         "sampler": {
             "steps": 4,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dit_worker.model.prompt import PromptEncoderConfig
 from dit_worker.model.sampler import euler, timesteps
-from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from dit_worker.model.vae import VideoVAE
 from orchestrator_llm.model.conditioner import ConditionerConfig
 from services.prompts import PromptWords
 from training.actors import autocast, predict, prepare, roughen
@@ -40,6 +40,7 @@ from training.train_audio import (
     is_matrix,
     load_codec,
 )
+from training.train_vae import load_vae
 from training.warm_start import carry_over
 from training.windows import Track, Window, WindowSource, make_track, phone_ids
 
@@ -153,6 +154,7 @@ def configuration(options: argparse.Namespace) -> dict[str, Any]:
     """The configuration of the run to begin from, with prompts and without what is left out."""
     config: dict[str, Any] = json.loads((options.checkpoints / options.start / "config.json").read_text())
     config["dit"] |= dict.fromkeys(options.without, False)
+    config["vae"] = options.vae
     if "prompt" not in config:
         prompt = PromptEncoderConfig(words=len(WORDS))
         config |= {"prompt_words": list(WORDS), "prompt": asdict(prompt)}
@@ -168,8 +170,7 @@ def main() -> None:
     config = configuration(options)
     weights = {name: float(share) for name, share in (item.split(":") for item in options.voices.split(","))}
     source, unseen = sources(options, config, weights)
-    vae = VideoVAE(VideoVAEConfig())
-    vae.load_state_dict(load_file(options.checkpoints / options.vae / "model.safetensors"))
+    vae = load_vae(options.checkpoints / options.vae / "model.safetensors")
     model = AudioModel.of(config)
     budget = Budget(
         options.samples, options.minutes, options.batch, options.rate, hold=options.hold, floor=options.floor
