@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS, AudioVAE, AudioVAEConfig, Excitation, Spectra
 from dit_worker.model.codec import FLOOR, AudioCodec, AudioCodecConfig
-from training.corpora.clips import Clip, make_clips, read_clips, write_clips
+from training.corpora.recordings import Recording, make_recordings, read_recordings, write_recordings
 from training.corpora.text import collect
 from training.loop import Budget, Loop, Losses
 from training.make_corpus import HELD_OUT
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 
 class Track(NamedTuple):
-    """A clip, encoded, with silence around it. latents: (T, C), samples: (S,); hz, phase, voiced: (F,)."""
+    """A recording, encoded, with silence around it. latents: (T, C), samples: (S,); hz, phase, voiced: (F,)."""
 
     latents: Tensor
     samples: Tensor
@@ -62,29 +62,29 @@ class Track(NamedTuple):
     voiced: Tensor
 
 
-def encode_clip(clip: Clip, codec: AudioCodec) -> Track:
-    """What is learned from one clip."""
+def encode_recording(recording: Recording, codec: AudioCodec) -> Track:
+    """What is learned from one recording."""
     per, frames = codec.samples_per_latent, codec.config.frames_per_latent
     before, after = CONTEXT_LATENTS + LATE_LATENTS, LATE_LATENTS + 4
-    samples = clip.samples.float() / 32767
+    samples = recording.samples.float() / 32767
     silence = codec.silence[None]
     latents = [silence.expand(before, -1), codec.encode(samples[None])[0], silence.expand(after, -1)]
     around = (before * frames, after * frames)
     return Track(
         torch.cat(latents),
         F.pad(samples, (before * per, after * per)),
-        F.pad(clip.hz[None], around, mode="replicate")[0],
-        F.pad(clip.phase, around),
-        F.pad(clip.voiced.float(), around),
+        F.pad(recording.hz[None], around, mode="replicate")[0],
+        F.pad(recording.phase, around),
+        F.pad(recording.voiced.float(), around),
     )
 
 
-class Clips:
-    """Every clip, ready to draw stretches from."""
+class Speech:
+    """Every recording, ready to draw stretches from."""
 
-    def __init__(self, clips: list[Clip], codec: AudioCodec) -> None:
+    def __init__(self, recordings: list[Recording], codec: AudioCodec) -> None:
         self.per, self.frames = codec.samples_per_latent, codec.config.frames_per_latent
-        self.tracks = [encode_clip(clip, codec) for clip in clips]
+        self.tracks = [encode_recording(recording, codec) for recording in recordings]
         self.weights = [len(track.latents) for track in self.tracks]
         self.frame_rate = codec.config.sample_rate / codec.config.hop
 
@@ -180,7 +180,7 @@ def losses(vae: AudioVAE, batch: Batch, most: float) -> Losses:
 
 @torch.no_grad()
 def validate(vae: AudioVAE, batches: list[Batch]) -> dict[str, float]:
-    """Losses on unseen clips without noise; the error of the pitch in percent."""
+    """Losses on unseen recordings without noise; the error of the pitch in percent."""
     sums: dict[str, float] = {}
     for batch in batches:
         made, heard = make(vae, batch, batch.latents)
@@ -192,18 +192,20 @@ def validate(vae: AudioVAE, batches: list[Batch]) -> dict[str, float]:
     return sums
 
 
-def all_clips(folder: Path, minutes: float, variant_minutes: float, codec: AudioCodec) -> Iterator[list[Clip]]:
-    """Clips of every speaker, made where they are missing."""
+def all_recordings(
+    folder: Path, minutes: float, variant_minutes: float, codec: AudioCodec
+) -> Iterator[list[Recording]]:
+    """Recordings of every speaker, made where they are missing."""
     wanted = [(v, minutes) for v in VOICES] + [(f"{v}@{p}", variant_minutes) for v in VOICES for p in VARIANTS]
     sizes, source = codec.config, None
-    for speaker, length in tqdm(wanted, desc="clips", unit="speaker"):
+    for speaker, length in tqdm(wanted, desc="recordings", unit="speaker"):
         path = folder / f"{speaker}.safetensors"
         if not path.exists():
             source = source or collect(HELD_OUT.read_text().splitlines())
-            write_clips(
-                path, make_clips(source, speaker, length, sizes.sample_rate, sizes.hop, codec.samples_per_latent)
+            write_recordings(
+                path, make_recordings(source, speaker, length, sizes.sample_rate, sizes.hop, codec.samples_per_latent)
             )
-        yield list(read_clips(path))
+        yield list(read_recordings(path))
 
 
 def load_vae(config: AudioVAEConfig, codec_path: Path) -> AudioVAE:
@@ -219,10 +221,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
     parser.add_argument(
-        "--clips", type=Path, default=Path("data/clips"), help="folder of the speech, made when missing"
+        "--recordings", type=Path, default=Path("data/recordings"), help="folder of the speech, made when missing"
     )
     parser.add_argument("--out", type=Path, default=Path("data/checkpoints/audio_decoder"))
-    parser.add_argument("--clip-minutes", type=float, default=12.0, help="speech of each voice")
+    parser.add_argument("--recording-minutes", type=float, default=12.0, help="speech of each voice")
     parser.add_argument("--variant-minutes", type=float, default=2.0, help="speech of each voice at another pitch")
     parser.add_argument("--samples", type=int, default=400_000, help="stretches to learn from")
     parser.add_argument("--minutes", type=float, default=45.0, help="stop after so long at the latest")
@@ -237,10 +239,14 @@ def main() -> None:
     torch.manual_seed(0)
     vae = load_vae(AudioVAEConfig(width=options.width), options.codec)
     speech = [
-        c for clips in all_clips(options.clips, options.clip_minutes, options.variant_minutes, vae.codec) for c in clips
+        c
+        for recordings in all_recordings(
+            options.recordings, options.recording_minutes, options.variant_minutes, vae.codec
+        )
+        for c in recordings
     ]
-    unseen = Clips(speech[::25], vae.codec)
-    seen = Clips([clip for i, clip in enumerate(speech) if i % 25], vae.codec)
+    unseen = Speech(speech[::25], vae.codec)
+    seen = Speech([recording for i, recording in enumerate(speech) if i % 25], vae.codec)
     rng = random.Random("held out")
     held_out = [unseen.draw(rng, options.batch, options.length) for _ in range(8)]
     learner = Learner(vae)

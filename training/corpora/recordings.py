@@ -1,6 +1,6 @@
 """Speech as sound: what a waveform decoder learns from, made by flite and kept in one file for each speaker.
 
-A clip's samples, and its pitch frame by frame (`training.corpora.pitch`). It knows no model but the codec's frame grid.
+Samples, and their pitch frame by frame (`training.corpora.pitch`). It knows no model but the frame grid of the codec.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.corpora.speech import speak
 from training.corpora.text import TextSource
 
 
-class Clip(NamedTuple):
+class Recording(NamedTuple):
     """One spoken passage of a whole number of latents.
 
     samples: int16 (S,), full scale 32767; hz: float32 (F,); phase: float32 (F,) cycles modulo one; voiced: bool (F,).
@@ -31,15 +31,17 @@ class Clip(NamedTuple):
     voiced: Tensor
 
 
-def make_clips(source: TextSource, speaker: str, minutes: float, rate: int, hop: int, per_latent: int) -> list[Clip]:
+def make_recordings(
+    source: TextSource, speaker: str, minutes: float, rate: int, hop: int, per_latent: int
+) -> list[Recording]:
     """Passages of one speaker, `minutes` in all; the same in every run."""
-    rng, clips, seconds = random.Random(f"clips {speaker}"), [], 0.0
+    rng, recordings, seconds = random.Random(f"clips {speaker}"), [], 0.0
     while seconds < 60 * minutes:
         samples = speak(source.passage(rng), speaker, rate).samples
         samples = samples[: len(samples) // per_latent * per_latent]
         pitch = track_pitch(samples, rate, hop)
-        clips.append(
-            Clip(
+        recordings.append(
+            Recording(
                 torch.from_numpy((samples * 32767).astype("int16")),
                 torch.from_numpy(pitch.hz),
                 torch.from_numpy((pitch.phase % 1).astype("float32")),
@@ -47,22 +49,29 @@ def make_clips(source: TextSource, speaker: str, minutes: float, rate: int, hop:
             )
         )
         seconds += len(samples) / rate
-    return clips
+    return recordings
 
 
-def write_clips(path: Path, clips: list[Clip]) -> None:
+def write_recordings(path: Path, recordings: list[Recording]) -> None:
     """One file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({f"{name}.{i}": getattr(clip, name) for i, clip in enumerate(clips) for name in Clip._fields}, partial)
+    save_file(
+        {
+            f"{name}.{i}": getattr(recording, name)
+            for i, recording in enumerate(recordings)
+            for name in Recording._fields
+        },
+        partial,
+    )
     partial.rename(path)
 
 
-def read_clips(path: Path) -> Iterator[Clip]:
-    """The clips of one file. Raises ValueError when it holds something else."""
+def read_recordings(path: Path) -> Iterator[Recording]:
+    """The recordings of one file. Raises ValueError when it holds something else."""
     tensors = load_file(path)
-    for index in range(len(tensors) // len(Clip._fields)):
+    for index in range(len(tensors) // len(Recording._fields)):
         try:
-            yield Clip(*(tensors[f"{name}.{index}"] for name in Clip._fields))
+            yield Recording(*(tensors[f"{name}.{index}"] for name in Recording._fields))
         except KeyError as error:
-            raise ValueError(f"{path} holds no clip {index}") from error
+            raise ValueError(f"{path} holds no recording {index}") from error
