@@ -16,11 +16,12 @@ _PICTURE_LIFE = "public, max-age=3600"
 
 
 def cast_routes(bundle: Bundle) -> list[BaseRoute]:
-    """`/api/characters`, and one portrait for each of them."""
+    """`/api/characters`, which also says whether prompts change the picture, and one portrait for each of them."""
 
     async def characters(_: Request) -> Response:
         manifest = bundle.manifest
-        return JSONResponse({"bundle": manifest.name, "characters": [_shown(found) for found in manifest.characters]})
+        cast = [_shown(found) for found in manifest.characters]
+        return JSONResponse({"bundle": manifest.name, "characters": cast, "readsPrompts": manifest.prompt is not None})
 
     async def portrait(request: Request) -> Response:
         name = request.path_params["name"]

@@ -50,6 +50,7 @@ async function fillGallery() {
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error?.message ?? "The cast could not be loaded.");
   characters = body.characters;
+  at("prompting").hidden = !body.readsPrompts;
   at("gallery").replaceChildren(...characters.map((character) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -100,6 +101,7 @@ function leave() {
   connection = null;
   player.stop();
   captions.clear();
+  at("asked").textContent = "";
   at("video").classList.remove("live");
   at("interrupt").disabled = true;
   saidAt = null;
@@ -143,6 +145,7 @@ function heardOf(start) {
 function progressed(progress) {
   chunkSeconds = seconds(progress.chunkDuration) || chunkSeconds;
   captions.add(progress);
+  at("asked").textContent = progress.prompt ?? "";
   if (!seconds(progress.computeTime) || !chunkSeconds) return;
   factors = [...factors, seconds(progress.computeTime) / chunkSeconds].slice(-RTF_CHUNKS);
   at("rtf").textContent = factors.toSorted((a, b) => a - b)[factors.length >> 1].toFixed(2);
@@ -170,6 +173,19 @@ function speak(event) {
   if (!isLive()) enter();
   saidAt = performance.now();
   connection.say(text);
+  at("video").play().catch(() => {});
+  return undefined;
+}
+
+function ask(event) {
+  event.preventDefault();
+  complain("");
+  const text = at("prompt").value.trim();
+  if (!text) return complain("Write first what the picture shall show.");
+  if (!chosen) return complain("Nobody is on stage. Choose someone from the cast.");
+  if (!isLive()) enter();
+  connection.prompt(text);
+  at("prompt").value = "";
   at("video").play().catch(() => {});
   return undefined;
 }
@@ -214,6 +230,7 @@ function firstTheme() {
 document.documentElement.dataset.theme = firstTheme();
 at("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 at("composer").addEventListener("submit", speak);
+at("prompting").addEventListener("submit", ask);
 at("text").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) speak(event); });
 at("interrupt").addEventListener("click", interrupt);
 player.onTrouble = (message) => complain(`The picture could not be played: ${message}.`);

@@ -30,6 +30,8 @@ export class Connection extends EventTarget {
 
   say(text) { this.#input({ input: { say: text } }); }
 
+  prompt(text) { this.#input({ input: { prompt: text } }); }
+
   interrupt(playhead) { this.#input({ interrupt: { playhead: duration(playhead) } }); }
 
   acknowledge(playhead) {

@@ -110,6 +110,7 @@ def progress(message: pb.Progress) -> Progress:
         words=tuple(words),
         compute_s=seconds(message.compute_time),
         chunk_s=seconds(message.chunk_duration),
+        prompt=message.prompt,
     )
 
 

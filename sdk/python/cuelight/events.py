@@ -125,6 +125,8 @@ class Progress:
     words: tuple[Word, ...]
     compute_s: float
     chunk_s: float
+    prompt: str = ""
+    """All that was asked of the chunk's picture; empty when nothing was."""
 
     @property
     def rtf(self) -> float:

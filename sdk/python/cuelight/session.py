@@ -135,7 +135,21 @@ class Session:
         return seq
 
     async def prompt(self, text: str) -> int:
-        """Changes scene, look or sound from the next chunk on; at most 4 KiB of UTF-8."""
+        """Changes the picture from the next chunk made on, for instance "smiles, looks left".
+
+        What was asked before of other things still holds; ``Progress.prompt`` tells all that was asked of a chunk. A
+        ``Notice`` says when the bundle reads no prompts (PROMPT_NOT_SUPPORTED), does not know some of the words
+        (PROMPT_WORDS_UNKNOWN), or can hold no more (PROMPT_SHORTENED).
+
+        Args:
+            text: What shall be seen; at most 4 KiB of UTF-8.
+
+        Returns:
+            The number (client_seq) of the message, as named by ``Notice``.
+
+        Raises:
+            ValueError: the text is blank or too long.
+        """
         if not text.strip() or len(text.encode(errors="replace")) > MAX_PROMPT_BYTES:
             raise ValueError(f"a prompt must not be blank and holds at most {MAX_PROMPT_BYTES} bytes")
         return await self._send(pb.UserInput(prompt=text))

@@ -77,6 +77,7 @@ async def test_the_cast_is_shown_with_portraits(web: httpx.AsyncClient) -> None:
     """Every character has a name, a description and a portrait that can be fetched; unknown ones are 404 in JSON."""
     cast = (await web.get("/api/characters")).json()
     assert [character["name"] for character in cast["characters"]] == ["ada", "bo", "cleo"]
+    assert cast["readsPrompts"] is False, "the page offers prompts only where they act"
     portrait = await web.get(cast["characters"][0]["portrait"])
     assert portrait.headers["content-type"] == "image/png" and portrait.content.startswith(b"\x89PNG")
     missing = await web.get("/api/characters/zoltan/portrait")

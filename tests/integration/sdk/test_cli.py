@@ -67,14 +67,19 @@ async def test_render_writes_a_film_of_the_whole_transcript(tmp_path: Path) -> N
 
 
 async def test_render_reads_standard_input(tmp_path: Path) -> None:
-    """A dash is standard input."""
+    """A dash is standard input; what the picture shall show is asked before the first word."""
     async with serve(FakeGateway()) as fake:
         film = tmp_path / "film.mp4"
         ran = await _cuelight(
-            "render", "-", "-o", str(film), address=fake.address, home=tmp_path, text=b"\xef\xbb\xbfHello there you."
+            *("render", "-", "-o", str(film), "--prompt", "smiles"),
+            address=fake.address,
+            home=tmp_path,
+            text=b"\xef\xbb\xbfHello there you.",
         )
     assert ran.code == 0, ran.err
     assert fake.sessions["tenants/local/sessions/s0"].words == ["Hello", "there", "you."]
+    inputs = [request.input for request in fake.requests if request.HasField("input")]
+    assert (inputs[0].prompt, inputs[1].say) == ("smiles", "Hello there you.")
 
 
 async def test_a_long_transcript_is_said_in_pieces_as_it_is_spoken(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from cuelight.cli.stack import Stack, StackOptions
 from cuelight.cli.status import read_status, tables
 from cuelight.client import DEFAULT_ADDRESS
 from cuelight.recording import require_media
+from cuelight.session import MAX_PROMPT_BYTES
 
 DEFAULT_PORT = int(DEFAULT_ADDRESS.rpartition(":")[2])
 _RESULT = TypeVar("_RESULT")
@@ -40,6 +41,7 @@ Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle; by defa
 Character = Annotated[str, typer.Option(envvar="CUELIGHT_CHARACTER", help="Who speaks; see `cuelight characters`.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Makes the performance repeatable.")]
 Portrait = Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP to use as the face.")]
+Prompt = Annotated[str, typer.Option(help="What the picture shall show, for instance 'smiles, looks left'.")]
 Voice = Annotated[Path | None, typer.Option(help="WAV of 3 to 15 seconds to use as the voice.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")]
 HttpPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")]
@@ -80,6 +82,7 @@ def say(
     seed: Seed = None,
     portrait: Portrait = None,
     voice: Voice = None,
+    prompt: Prompt = "",
     address: Address = DEFAULT_ADDRESS,
     bundle: Bundle = None,
 ) -> None:
@@ -88,7 +91,7 @@ def say(
     Starts a stack by itself when none is running on this machine.
     """
     spoken = _standard_input() if text == "-" else text
-    _run(_perform(spoken, output, Cast(character, seed, portrait, voice), address, bundle))
+    _run(_perform(spoken, output, Cast(character, seed, portrait, voice, prompt), address, bundle))
 
 
 @app.command()
@@ -99,6 +102,7 @@ def render(
     seed: Seed = None,
     portrait: Portrait = None,
     voice: Voice = None,
+    prompt: Prompt = "",
     address: Address = DEFAULT_ADDRESS,
     bundle: Bundle = None,
 ) -> None:
@@ -107,7 +111,7 @@ def render(
     Starts a stack by itself when none is running on this machine.
     """
     text = _standard_input() if transcript == "-" else _file_text(Path(transcript))
-    _run(_perform(text, output, Cast(character, seed, portrait, voice), address, bundle))
+    _run(_perform(text, output, Cast(character, seed, portrait, voice, prompt), address, bundle))
 
 
 @app.command()
@@ -193,6 +197,8 @@ def _check(text: str, output: Path, cast: Cast) -> None:
         raise UsageError("there is nothing to say: the text is empty")
     if len(text.encode(errors="replace")) > MAX_TRANSCRIPT_BYTES:
         raise UsageError(f"the text is longer than {MAX_TRANSCRIPT_BYTES >> 20} MiB")
+    if len(cast.prompt.encode(errors="replace")) > MAX_PROMPT_BYTES:
+        raise UsageError(f"--prompt is longer than {MAX_PROMPT_BYTES >> 10} KiB")
     if output.suffix.lower() != ".mp4":
         raise UsageError(f"{output} must end in .mp4, which is what is written")
     if output.is_dir() or not output.parent.is_dir():

@@ -42,6 +42,8 @@ class Cast:
     seed: int | None = None
     portrait: Path | None = None
     voice: Path | None = None
+    prompt: str = ""
+    """What is asked of the picture from the first chunk on."""
 
 
 @dataclass(slots=True)
@@ -115,6 +117,8 @@ async def perform(client: Client, text: str, path: Path, cast: Cast) -> Performa
     )
     began = time.monotonic()
     async with session_context as session:
+        if cast.prompt.strip():
+            await session.prompt(cast.prompt)
         with _bar(meter, count_words(text)) as refresh:
             recording = await _record(session, text, path, meter, refresh)
     return Performance(
