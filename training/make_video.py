@@ -96,8 +96,8 @@ def encode_shard(job: tuple[Path, Path, Path, int]) -> None:
             shift = rng.uniform(-0.005, 0.005), rng.uniform(-0.005, 0.005)
             pose = Pose(0, 0.7, 0, 0, 0.5, *shift, rng.uniform(-0.5, 0.5))
             reference = vae.encode(to_frames(draw(identity, pose, SIZE)[None, None]))[0]
-        tensors[f"video.{i}"] = chunks.half()
-        tensors[f"reference.{i}"] = reference.half()
+        tensors[f"video.{i}"] = chunks.half().contiguous()
+        tensors[f"reference.{i}"] = reference.half().contiguous()
         tensors[f"silent.{i}"] = torch.tensor(silent)
         said.append(captions(performance.states, rng))
     out.with_suffix(".json").write_text(json.dumps(said))

@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=700, help="clips to hold")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
     parser.add_argument("--encoder-depth", type=int, default=3)
     parser.add_argument("--decoder-extra", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -170,6 +171,7 @@ def main() -> None:
     if options.start:
         warm_start(vae, options.start)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae.encoder.requires_grad_(not options.decoder_only)
     budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, warmup_steps=50, hold=0.2)
     loop = Loop(vae, options.checkpoints / options.name, budget, lambda _: False)
     (loop.folder / "config.json").write_text(json.dumps(asdict(config)))
@@ -178,7 +180,8 @@ def main() -> None:
         lambda: reconstruction(vae, normalise(pool.draw(options.batch)), weight),
         lambda: {f"{kind}_{n}": v for kind, groups in unseen.items() for n, v in quality(vae, groups).items()},
     )
-    finish(vae, loop, normalise(pool.draw(400)))
+    if not options.decoder_only:
+        finish(vae, loop, normalise(pool.draw(400)))
 
 
 @torch.no_grad()
