@@ -110,8 +110,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae/model.safetensors"))
-    parser.add_argument("--out", type=Path, default=Path("data/video"))
+    parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae2/model.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("data/video2"))
     parser.add_argument("--voices", default="kal16,slt,rms,awb", help="speakers whose shards get pictures")
     parser.add_argument("--passages", type=int, default=50, help="passages of each speech shard")
     parser.add_argument("--processes", type=int, default=2)
@@ -121,6 +121,10 @@ def main() -> None:
     found = [shard for shard in options.corpus.glob("*.npz") if shard.stem.rsplit("-", 1)[0] in voices]
     shards = sorted(found, key=lambda shard: shard.stem.rsplit("-", 1)[::-1])
     jobs = [(shard, options.out / f"{shard.stem}.safetensors", options.vae, options.passages) for shard in shards]
+    if options.processes == 1:
+        for job in tqdm(jobs, unit="shard"):
+            encode_shard(job)
+        return
     with Pool(options.processes) as pool:
         list(tqdm(pool.imap_unordered(encode_shard, jobs), total=len(jobs), unit="shard"))
 
