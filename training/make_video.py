@@ -118,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     voices = options.voices.split(",")
-    found = [shard for shard in options.corpus.glob("*.npz") if shard.stem.rsplit("-", 1)[0] in voices]
+    found = [shard for shard in options.corpus.glob("*-[0-9]*[0-9].npz") if shard.stem.rsplit("-", 1)[0] in voices]
     shards = sorted(found, key=lambda shard: shard.stem.rsplit("-", 1)[::-1])
     jobs = [(shard, options.out / f"{shard.stem}.safetensors", options.vae, options.passages) for shard in shards]
     if options.processes == 1:

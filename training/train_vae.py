@@ -23,8 +23,10 @@ from training.loop import Budget, Loop, Losses
 SIZE = 128
 MOUTH = (slice(68, 106), slice(38, 90))
 """Rows and columns the mouth moves in."""
-MOUTH_WEIGHT = 8.0
-"""How often the mouth counts in the loss against the rest of the picture."""
+EYES = (slice(46, 78), slice(32, 96))
+"""Rows and columns of eyes and brows."""
+MOUTH_WEIGHT, EYES_WEIGHT = 8.0, 3.0
+"""How often mouth and eyes count in the loss against the rest of the picture."""
 CLIP = 40
 NEW_CLIPS = 1
 """Clips rendered anew at each step, in place of old ones."""
@@ -164,7 +166,7 @@ def main() -> None:
     pool = Pool(options.clips, 0)
     unseen = {"val": held_out(False), "val_states": held_out(True)}
     weight = torch.ones(SIZE, SIZE)
-    weight[MOUTH] = MOUTH_WEIGHT
+    weight[EYES], weight[MOUTH] = EYES_WEIGHT, MOUTH_WEIGHT
     weight /= weight.mean()
     config = VideoVAEConfig(encoder_depth=options.encoder_depth, decoder_extra=options.decoder_extra)
     vae = VideoVAE(config)
