@@ -106,6 +106,7 @@ class Prompts(_Frozen):
     """How a bundle reads prompts. `encoder` is validated by the package that has the encoder."""
 
     encoder: dict[str, Any]
+    """Sizes of the bundle's own encoder, or `transformers`, the class of a pretrained one, and its `folder`."""
     words: tuple[str, ...] = ()
     """The words it knows, each one's id being its place; empty when it knows every word."""
     slots: Mapping[str, str] = {}

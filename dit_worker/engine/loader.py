@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -35,7 +35,6 @@ DIT_FILE = "dit.safetensors"
 VIDEO_VAE_FILE = "video_vae.safetensors"
 AUDIO_CODEC_FILE = "audio_codec.safetensors"
 PROMPT_FILE = "prompt.safetensors"
-UMT5_FOLDER = "umt5"
 AUDIO_VAE_FILE = "audio_vae.safetensors"
 """The learned decoder's weights, in bundles that have one; the codec is their encoder."""
 
@@ -98,7 +97,7 @@ def load_models(bundle: Bundle, device: str = "cpu", *, is_autocast: bool = Fals
         device=device,
         is_autocast=is_autocast,
         audio_vae=_audio_vae(bundle, codec),
-        prompts=_prompt_states(bundle, dit.config.prompt_width, device),
+        prompts=_prompt_states(bundle, dit.config.prompt_source_width or dit.config.prompt_width, device),
     )
 
 
@@ -135,17 +134,18 @@ def _prompt_states(bundle: Bundle, width: int, device: str) -> PromptStates | No
         if width:
             raise BadBundle("the transformer reads prompts, but the manifest has no section prompt")
         return None
-    sizes = dict(reads.encoder)
-    kind = sizes.pop("kind", "words")
     states: PromptStates
-    if kind == "umt5":
-        states = Umt5States(bundle.path / UMT5_FOLDER, reads.max_words, device)
-    elif kind == "words":
-        sizes |= {"words": len(reads.words), "max_words": reads.max_words}
+    if "transformers" in reads.encoder:
+        if reads.encoder["transformers"] != "UMT5EncoderModel":
+            raise BadBundle("manifest section prompt.encoder names another class of transformers than UMT5EncoderModel")
+        folder = PurePosixPath(str(reads.encoder.get("folder", "")))
+        if len(folder.parts) != 1 or ".." in folder.parts or folder.is_absolute():
+            raise BadBundle("manifest section prompt.encoder must name a folder of the bundle")
+        states = Umt5States(bundle.path / folder, reads.max_words, device)
+    else:
+        sizes = reads.encoder | {"words": len(reads.words), "max_words": reads.max_words}
         encoder = PromptEncoder(_config(PromptEncoderConfig, sizes, "prompt.encoder"))
         states = WordStates(_fill(encoder, bundle.path / PROMPT_FILE).to(device), PromptWords(reads.words))
-    else:
-        raise BadBundle(f"manifest section prompt.encoder has the kind {kind!r}, not words or umt5")
     if states.width != width:
         raise BadBundle(f"the prompt encoder's states are {states.width} wide, the transformer reads {width}")
     return states

@@ -110,8 +110,9 @@ def test_a_bundle_that_reads_prompts_loads_with_its_encoder(tmp_path: Path) -> N
         (lambda m: m.pop("prompt"), "no section prompt"),
         (lambda m: m["prompt"]["encoder"].update(width=24), r"prompt\.safetensors"),
         (lambda m: m["prompt"].update(words=["smiles"]), r"prompt\.safetensors"),
-        (lambda m: m["prompt"]["encoder"].update(kind="crystal"), "'crystal'"),
-        (lambda m: m["prompt"]["encoder"].update(kind="umt5"), "umt5 holds no UMT5 encoder"),
+        (lambda m: m["prompt"].update(encoder={"transformers": "Crystal"}), "another class"),
+        (lambda m: m["prompt"].update(encoder={"transformers": "UMT5EncoderModel", "folder": "../x"}), "a folder of"),
+        (lambda m: m["dit"].update(prompt_source_width=24), r"dit\.safetensors"),
         (lambda m: m["dit"].update(prompt_width=0), r"dit\.safetensors"),
     ],
 )
