@@ -1,144 +1,150 @@
-"""Pictures of an evaluation: contact sheet, words, lip sync, drift. It draws figures and measures nothing."""
+"""Pictures of an evaluation as small PNGs: rates with intervals, drift over time, sync by offset, spectrograms.
+
+Each takes the figures of the report and gives PNG bytes. It measures nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from evaluation.suite import DRIFT_SECONDS, FRAME_RATE, Suite
-from evaluation.sync import MOST_FRAMES, lag_curve
+from evaluation.drift import SEGMENT_S, WINDOW_S
+from evaluation.takes import SpokenWord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = 256
-"""Colours of the contact sheet's palette."""
-LABEL_HEIGHT = 14
-SHOWN_SECONDS = 4
+Figures = Mapping[str, Any]
+INK = "#222222"
+COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7f6000", "#7030a0", "#a6192e", "#008b8b", "#555555", "#b8860b", "#2f5597")
+TRUE_COLOURS = {"truth": "#000000", "codec": "#999999"}
+DPI = 96
 
 
-def draw_all(suite: Suite, results: Mapping[str, Any], folder: Path) -> list[str]:
-    """Draws what there is to draw; returns the names of the pictures."""
+def _canvas(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
-    for name, is_drawn in (
-        ("contact.png", contact_sheet(suite, folder / "contact.png")),
-        ("words.png", words(results, folder / "words.png")),
-        ("sync.png", lips(suite, folder / "sync.png")),
-        ("drift.png", drift(suite, folder / "drift.png")),
-    ):
-        if is_drawn:
-            drawn.append(name)
-    return drawn
-
-
-def contact_sheet(suite: Suite, path: Path) -> bool:
-    """One row a character: the portrait, then moments of its minute."""
-    rows = {key.removeprefix("sheet "): frames for key, frames in suite.kept.items() if key.startswith("sheet ")}
-    if not rows:
-        return False
-    side, across = next(iter(rows.values()))[0].shape[0], max(len(frames) for frames in rows.values())
-    sheet = Image.new("RGB", (across * side, len(rows) * (side + LABEL_HEIGHT)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (name, frames) in enumerate(rows.items()):
-        top = row * (side + LABEL_HEIGHT)
-        pen.text((4, top + 1), f"{name}: portrait, then moments of a minute", fill="black")
-        for column, frame in enumerate(frames):
-            sheet.paste(Image.fromarray(frame), (column * side, top + LABEL_HEIGHT))
-    sheet.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-    return True
-
-
-def _save(figure: Figure, path: Path) -> bool:
     from matplotlib import pyplot
 
+    with pyplot.rc_context():
+        pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+        figure, axes = pyplot.subplots(1, columns, figsize=(width, height), dpi=DPI, squeeze=False)
+    return figure, axes[0]
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib import pyplot
+    from PIL import Image
+
+    raw, target = io.BytesIO(), io.BytesIO()
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    figure.savefig(raw, format="png")
     pyplot.close(figure)
-    return True
+    Image.open(raw).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(target, "PNG", optimize=True)
+    return target.getvalue()
 
 
-def words(results: Mapping[str, Any], path: Path) -> bool:
-    """Word error rates by kind of speech, and of the trials."""
-    from matplotlib import pyplot
-
-    bars = {
-        f"{kind} {voice}".replace("_", " "): f
-        for voice, kinds in results.get("truth", {}).items()
-        if isinstance(kinds, dict)
-        for kind, f in kinds.items()
-    }
-    bars |= {f"generated {name}": f for name, f in results.get("speech", {}).items()}
-    trials = results.get("options", {}).get("trials", {})
-    if not bars and not trials:
-        return False
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4))
-    for axis, entries, title in ((axes[0], bars, "held-out sentences"), (axes[1], trials, "options, one voice")):
-        places = np.arange(len(entries))
-        axis.barh(places - 0.2, [100 * f["word_error_rate"] for f in entries.values()], 0.4, label="first judge")
-        second = [100 * f.get("sphinx_word_error_rate", 0) for f in entries.values()]
-        if any(second):
-            axis.barh(places + 0.2, second, 0.4, label="pocketsphinx")
-        axis.set_yticks(places, list(entries))
-        axis.invert_yaxis()
-        axis.set_xlabel("word error rate, %")
-        axis.set_title(title)
-        if entries:
-            axis.legend()
-    return _save(figure, path)
+def rows_of(results: Figures) -> dict[str, Figures]:
+    """Truth, codec and the variants by name."""
+    return {"truth": results["truth"], "codec": results["codec"], **results["variants"]}
 
 
-def lips(suite: Suite, path: Path) -> bool:
-    """A few seconds of mouth and sound, and correlation by offset."""
-    from matplotlib import pyplot
+def colour_of(name: str, number: int) -> str:
+    """A line's colour."""
+    return TRUE_COLOURS.get(name, COLOURS[(number - len(TRUE_COLOURS)) % len(COLOURS)])
 
-    tracks = {key[len("mouth ") :]: pairs for key, pairs in suite.kept.items() if key.startswith("mouth ")}
-    if not tracks:
-        return False
-    figure, axes = pyplot.subplots(1, len(tracks) + 1, figsize=(5 * (len(tracks) + 1), 3.4))
-    for axis, (name, pairs) in zip(axes, tracks.items(), strict=False):
-        opening, loud = (track[: SHOWN_SECONDS * FRAME_RATE] for track in pairs[0])
-        seconds = np.arange(len(opening)) / FRAME_RATE
-        axis.plot(seconds, (opening - opening.min()) / (np.ptp(opening) + 1e-6), label="mouth")
-        axis.plot(seconds, loud, label="loudness", alpha=0.6)
-        for _, truth in suite.kept[f"drawn {name}"][:1]:
-            axis.plot(seconds, truth[: len(seconds)], label="renderer", alpha=0.6)
-        axis.set_title(f"{name}, first sentence")
+
+def word_rates(results: Figures) -> bytes | None:
+    """Word error rates of the short protocol by both judges, with 95 % intervals."""
+    rows = {name: f for name, f in rows_of(results).items() if "short" in f}
+    if not rows:
+        return None
+    figure, (axis,) = _canvas(7.2, 0.7 + 0.42 * len(rows))
+    for place, (name, f) in enumerate(rows.items()):
+        for shift, judge, marker in ((-0.12, "wer", "o"), (0.12, "wer_sphinx", "s")):
+            if judge not in f["short"]:
+                continue
+            value, low, high = (100 * v for v in f["short"][judge])
+            spread = [[max(0, value - low)], [max(0, high - value)]]
+            face = colour_of(name, place) if judge == "wer" else "white"
+            axis.errorbar(
+                value, place + shift, xerr=spread, fmt=marker, color=colour_of(name, place), mfc=face, ms=5, capsize=3
+            )
+    axis.set_yticks(range(len(rows)), [f["title"] for f in rows.values()])
+    axis.invert_yaxis()
+    axis.set_xlim(left=0)
+    axis.set_xlabel("word error rate, %; filled: corpus judge, open: pocketsphinx; bars: 95 %")
+    axis.grid(axis="x", alpha=0.3)
+    return _png(figure)
+
+
+def drift_curves(results: Figures) -> bytes | None:
+    """Quality, sharpness and likeness over the long streams."""
+    rows = {name: f for name, f in rows_of(results).items() if "long" in f}
+    if not rows:
+        return None
+    figure, axes = _canvas(10.5, 3.2, 3)
+    kinds: tuple[tuple[str, Callable[[Figures], Sequence[float]]], ...] = (
+        ("quality, learned score", lambda f: f["drift"]["quality"]["curve"]),
+        ("sharpness, levels", lambda f: f["drift"]["sharpness"]["curve"]),
+        ("likeness to the portrait", lambda f: f["drift"]["likeness_curve"]),
+    )
+    for axis, (title, pick) in zip(axes, kinds, strict=True):
+        for place, (name, f) in enumerate(rows.items()):
+            curve = pick(f["long"])
+            seconds = WINDOW_S * (np.arange(len(curve)) + 1)
+            axis.plot(seconds, curve, color=colour_of(name, place), lw=1.4, label=f["title"])
+        for border in np.arange(SEGMENT_S, seconds[-1] + 1, SEGMENT_S):
+            axis.axvline(border, color="#dddddd", lw=0.6, zorder=0)
+        axis.set_title(title, fontsize=9)
         axis.set_xlabel("s")
-        axis.legend(fontsize=7)
-    for kind in ("mouth", "drawn"):
-        for name in tracks:
-            curves = [lag_curve(a, b) for a, b in suite.kept[f"{kind} {name}"]]
-            if curves:
-                against = "loudness" if kind == "mouth" else "renderer"
-                axes[-1].plot(np.arange(-MOST_FRAMES, MOST_FRAMES + 1), np.mean(curves, 0), label=f"{name}, {against}")
-    axes[-1].set_xlabel("frames the picture is late")
-    axes[-1].set_title("correlation of the mouth")
-    axes[-1].legend(fontsize=7)
-    return _save(figure, path)
+    axes[0].legend(fontsize=7, frameon=False)
+    return _png(figure)
 
 
-def drift(suite: Suite, path: Path) -> bool:
-    """How far colours and proportions go from those of the first seconds."""
-    from matplotlib import pyplot
+def sync_curves(results: Figures) -> bytes | None:
+    """Correlation with the renderer's mouth, and distance of the sync net, by offset."""
+    rows = {name: f for name, f in rows_of(results).items() if "short" in f}
+    if not rows:
+        return None
+    figure, axes = _canvas(8.4, 3.0, 2)
+    for axis, kind, title in (
+        (axes[0], "renderer", "correlation with the renderer's mouth"),
+        (axes[1], "syncnet", "distance of mouth and sound, sync net"),
+    ):
+        for place, (name, f) in enumerate(rows.items()):
+            curve = f["short"]["sync"][kind]["curve"]
+            most = len(curve) // 2
+            axis.plot(np.arange(-most, most + 1), curve, color=colour_of(name, place), lw=1.4, label=f["title"])
+        axis.axvline(0, color="#dddddd", lw=0.8, zorder=0)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("frames the picture comes after the sound")
+    axes[0].legend(fontsize=7, frameon=False)
+    return _png(figure)
 
-    tracks = {key[len("along ") :]: d for key, d in suite.kept.items() if key.startswith("along ")}
-    if not tracks:
-        return False
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 3.6))
-    for name, drifts in tracks.items():
-        seconds, style = np.arange(len(drifts)) * DRIFT_SECONDS, "--" if "without" in name else "-"
-        axes[0].plot(seconds, [d.worst_colour for d in drifts], style, label=name)
-        axes[1].plot(seconds, [100 * d.eye_to_mouth for d in drifts], style, label=name)
-    for axis, title in zip(axes, ("largest colour distance, levels", "eyes to mouth, change in %"), strict=True):
-        axis.set_title(title)
-        axis.set_xlabel("s")
-    axes[0].legend(fontsize=7)
-    return _save(figure, path)
+
+def spectrogram(
+    log_mel: np.ndarray, words: Sequence[SpokenWord], text: Sequence[str], seconds: float, frames_per_second: float
+) -> bytes:
+    """Log-mel (F, M) of the first seconds, with the told beginning of each word."""
+    figure, (axis,) = _canvas(10.5, 2.6)
+    shown = log_mel[: round(seconds * frames_per_second)]
+    axis.imshow(
+        shown.T,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        extent=(0, len(shown) / frames_per_second, 0, log_mel.shape[1]),
+    )
+    for number, word in enumerate(w for w in words if w.start_s < seconds):
+        axis.axvline(word.start_s, color="white", lw=0.7, alpha=0.8)
+        height = log_mel.shape[1] * (0.9 if number % 2 else 0.8)
+        axis.text(word.start_s + 0.02, height, text[word.index], color="white", fontsize=7, rotation=0)
+    axis.set_xlabel("s; lines: when the pointer tells each word to begin")
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    return _png(figure)

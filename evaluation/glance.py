@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from evaluation.hearing import renderer_mouth
+from evaluation.judge import listen
 from evaluation.panel import Panel, held_out_sentences
 from evaluation.performers import load_checkpoint, read_lexicon, reference_voice
 from evaluation.rollout import Models, Options, Script, perform, pictures, sound
-from evaluation.suite import renderer_mouth
 from evaluation.sync import loudness, mouth_opening, synchrony
 from orchestrator_llm.model.text import FIRST_PHONE
 from training.corpora.faces import GALLERY, Pose, draw
@@ -66,7 +67,8 @@ def look(models: Models, panel: Panel, scripts: list[Script], options: Options) 
         mouths = [mouth_opening(pictures(models.vae, p.video)) for p in made]
         per = models.codec.samples_per_latent
         loud = [loudness(s, per, len(mouth)) for s, mouth in zip(sounds, mouths, strict=True)]
-        drawn = [renderer_mouth(panel, s, way) for s, way in zip(sounds, loud, strict=True)]
+        timed = [listen(panel.judge, panel.codec, s).timed for s in sounds]
+        drawn = [renderer_mouth(heard, way) for heard, way in zip(timed, loud, strict=True)]
         line += f"  mouth against energy {synchrony(list(zip(mouths, loud, strict=True)))}"
         line += f" against renderer {synchrony(list(zip(mouths, drawn, strict=True)))}"
     return f"{line}  {time.monotonic() - began:.0f} s"

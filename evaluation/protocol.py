@@ -7,6 +7,7 @@ It knows no models.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -23,6 +24,17 @@ LONG_SECONDS = 300.0
 WORDS_PER_SECOND = 3.4
 """No voice speaks faster, pauses counted: enough words for a long stream to end in."""
 FOLLOW_WORDS = 14
+PROMPT_CHUNK = 2
+PROMPT_WORDS = 22
+"""Words that last well beyond the chunk from which a prompt acts."""
+PROMPTED = {
+    "expression": ("smile", "sad", "surprised", "angry"),
+    "wall": ("blue", "red", "green", "black"),
+    "gaze": ("left", "right", "up", "down"),
+    "head": ("turned left", "turned right", "tilted left", "tilted right"),
+    "light": ("dark", "bright", "warm", "cool"),
+}
+"""Values of each slot that are asked for."""
 SECOND_ROUND_SHIFT = 3
 """Sentences skipped before the held-out texts are used again, so that clips of the second round are other clips."""
 
@@ -37,6 +49,11 @@ class Clip:
     face: str
     seconds: float | None = None
     """None: until everything is said."""
+    prompt: str = ""
+    """What is asked of the picture from chunk PROMPT_CHUNK on."""
+    slot: str = ""
+    value: str = ""
+    """What the prompt should change, and to what."""
 
     @property
     def seed(self) -> int:
@@ -90,4 +107,24 @@ def follow_clips(per_voice: int = 4, voices: Sequence[str] = UNHEARD_VOICES) -> 
         Clip(f"follow-{voice}-{i}", texts[i % len(texts)], voice, f"unseen-{n}")
         for n, voice in enumerate(voices)
         for i in range(per_voice)
+    ]
+
+
+def prompt_clips(per_slot: int = 4, voices: Sequence[str] = VOICES) -> list[Clip]:
+    """Clips in which something is asked of the picture: so many values of each slot, in the captions' words."""
+    from training.corpora.captions import phrase
+
+    texts = _grouped([s for script in held_out_scripts() for s in sentences_of(script)], PROMPT_WORDS)
+    asked = [(slot, value) for slot, values in PROMPTED.items() for value in values[:per_slot]]
+    return [
+        Clip(
+            f"prompt-{slot}-{value.replace(' ', '-')}",
+            texts[-1 - i],
+            voices[i % len(voices)],
+            f"unseen-{i}",
+            prompt=phrase(random.Random(f"prompt-{slot}-{value}"), slot, value),
+            slot=slot,
+            value=value,
+        )
+        for i, (slot, value) in enumerate(asked)
     ]
