@@ -18,7 +18,7 @@ from evaluation.players import data_address
 from evaluation.targets import Verdict, percent
 
 Figures = Mapping[str, Any]
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent
 ITALICS = (
     "Rows in italics are no model: the synthesiser's own speech with the renderer's own face, and the same there and "
     "back through both VAEs, which no model of their latents can beat. Sync, FID- and FVD-type figures, identity and "
