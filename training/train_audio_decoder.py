@@ -33,8 +33,9 @@ VOICES = ("kal16", "slt", "rms", "awb")
 VARIANTS = (86, 94, 108, 116)
 RESOLUTIONS = ((256, 64), (96, 32))
 """Window and hop in samples of the STFTs that are compared besides the codec's own."""
-FAINTEST = 0.02
-"""Added to magnitudes before their logarithm."""
+FAINTEST = 0.004
+"""Added to magnitudes of the codec's window before their logarithm, in proportion to those of shorter ones: it must lie
+below the valleys between overtones, or nothing says how deep they are and voices buzz."""
 HARMONIC_HZ = 1500.0
 """Below it pulses that follow the true voice should match it in phase as well."""
 
@@ -119,8 +120,10 @@ def spectral_losses(codec: AudioCodec, made: Tensor, true: Tensor) -> Losses:
     pairs = [wide, *([stft(x, *sizes) for x in (made, true)] for sizes in RESOLUTIONS)]
     log_error, convergence = torch.zeros(()), torch.zeros(())
     magnitudes = [[part.abs() for part in pair] for pair in pairs]
-    for ours, theirs in magnitudes:
-        log_error = log_error + (torch.log(ours + FAINTEST) - torch.log(theirs + FAINTEST)).abs().mean()
+    windows = [codec.config.window, *(window for window, _ in RESOLUTIONS)]
+    for window, (ours, theirs) in zip(windows, magnitudes, strict=True):
+        faintest = FAINTEST * window / codec.config.window
+        log_error = log_error + (torch.log(ours + faintest) - torch.log(theirs + faintest)).abs().mean()
         convergence = convergence + (ours - theirs).norm() / (theirs.norm() + 1e-3)
     mels = [torch.log(codec.filters @ part + FLOOR) for part in magnitudes[0]]
     below = int(HARMONIC_HZ / (codec.config.sample_rate / 2) * wide[0].shape[1])
