@@ -199,7 +199,7 @@ async def test_an_idle_chunk_about_to_be_played_is_kept(theatre: Theatre) -> Non
         await theatre.cue(name, CueKind.SAY, SHORT)
         audience.nudge()
         audience.play(CHUNK_S)
-        await until(lambda: bool(audience.of("response_started")))
+        await until(lambda: any(media.response_id for media in audience.media))
     spoken = next(media for media in audience.media if media.response_id)
     assert spoken.position == 2
     assert all(1 not in retired.chunk_indices for retired in audience.of("retired"))
