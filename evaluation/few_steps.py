@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -69,9 +70,11 @@ class Row:
 
 @dataclass
 class Take:
-    """What came of one row: per text the phone errors, whether it ended, and audio and video latents of its chunks."""
+    """What came of one row: per text the phone errors and how unlikely the judge finds the phones meant (nats a phone),
+    how many ended, and audio and video latents of the chunks."""
 
     errors: list[Errors[int]]
+    surprise: list[float]
     ended: int
     chunks: list[Latents]
     seconds: float
@@ -133,6 +136,7 @@ def take_of(
     began = time.monotonic()
     errors, chunks, ended = [], [], 0
     mouths: list[float] = []
+    surprise: list[float] = []
     vae = load_vae(options) if options.mouths and not options.speech_alone else None
     order = sorted(range(len(texts)), key=lambda i: len(texts[i].script.tokens))
     for first in range(0, len(order), options.batch):
@@ -147,10 +151,11 @@ def take_of(
             made = Latents(torch.stack([a[i] for a in sessions.audio[:length]]), video)
             log_mel = codec.unproject(made.audio.flatten(0, 1)[None])
             errors.append(compare(judge.ids(text.phones), hear_phones(judge, log_mel)))
+            surprise.append(surprise_at(judge, text.phones, log_mel))
             chunks.append(made)
             if vae is not None and len(mouths) < options.mouths:
                 mouths.append(mouth_against_sound(vae, made, log_mel))
-    return Take(errors, ended, chunks, time.monotonic() - began, float(np.mean(mouths)) if mouths else 0.0)
+    return Take(errors, surprise, ended, chunks, time.monotonic() - began, float(np.mean(mouths)) if mouths else 0.0)
 
 
 @torch.inference_mode()
@@ -159,6 +164,15 @@ def hear_phones(judge: Judge, log_mel: Tensor) -> list[int]:
     pause = judge.config.phones.index(PAUSE) + 1
     heard = collapse(judge(log_mel)[0].argmax(-1).tolist())
     return [output for output, _ in heard if output not in (BLANK, pause)]
+
+
+@torch.inference_mode()
+def surprise_at(judge: Judge, phones: Sequence[str], log_mel: Tensor) -> float:
+    """Negative log-likelihood of the phones meant, per phone, by CTC: finer than errors, which are few."""
+    meant = torch.tensor([judge.ids(phones)])
+    scores = judge(log_mel).log_softmax(-1).transpose(0, 1)
+    loss = F.ctc_loss(scores, meant, torch.tensor([len(scores)]), torch.tensor([meant.shape[1]]), zero_infinity=True)
+    return float(loss)
 
 
 @torch.inference_mode()
@@ -192,6 +206,7 @@ def report(row: Row, take: Take, first: Take) -> dict[str, object]:
     figures: dict[str, object] = {
         "row": row.name,
         "phone_error_rate": round(100 * errors.rate, 2),
+        "surprise": round(float(np.mean(take.surprise)), 3),
         "lost": errors.lost,
         "added": errors.added,
         "repeated": errors.repeated,

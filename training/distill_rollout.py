@@ -27,6 +27,7 @@ from training.distillation import (
     pointer_losses,
     read_config,
     read_end,
+    run,
     sampling_of,
     voice_weights,
     write_config,
@@ -139,7 +140,7 @@ def main() -> None:
         heard = source.windows.batch(rng, options.speech)
         return gather([rollout_losses(trio, loop, shown), pointer_losses(trio.student, heard)])
 
-    loop.run(losses, lambda: probe.measure(trio.student, sampling))
+    run(loop, losses, lambda: probe.measure(trio.student, sampling))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from training.distillation import (
     generate,
     pointer_losses,
     read_config,
+    run,
     sampling_of,
     voice_weights,
     write_config,
@@ -106,7 +107,7 @@ def main() -> None:
         contexts = [roughen(source.batch(rng, options.batch).context), roughen(context_of(heard))]
         return steps_losses(trio, loop, contexts, sampling, rng) | pointer_losses(trio.student, heard)
 
-    loop.run(losses, lambda: probe.measure(trio.student, sampling))
+    run(loop, losses, lambda: probe.measure(trio.student, sampling))
 
 
 if __name__ == "__main__":

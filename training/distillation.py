@@ -196,6 +196,13 @@ def begin(trio: Trio, loop: PairLoop, teacher: Path, start: Path) -> None:
     loop.fake.begin_from(load_file(own if own.exists() else teacher / "model.safetensors"))
 
 
+def run(loop: PairLoop, losses: Callable[[], Losses], validate: Callable[[], dict[str, float]]) -> None:
+    """Distils to the end of the budget; what was so before the first step is logged too, as what there is to beat."""
+    if loop.place.step == 0:
+        loop.log(loop.with_average(validate))
+    loop.run(losses, validate)
+
+
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Options of both stages."""
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Distils the pocket's teacher (data/checkpoints/joint2) into four steps, then on rollouts of its own; compares the three.
+# With ABLATIONS=1 it also runs the paper's ablations of stage II. Each stage resumes where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+teacher=${TEACHER:-joint2}
+$python -m training.distill_steps --teacher "$teacher" --name distill-steps
+$python -m training.distill_rollout --teacher "$teacher" --start distill-steps --name distill-rollout
+rows=("$teacher:50" "$teacher:4" distill-steps distill-rollout)
+if [ -n "${ABLATIONS:-}" ]; then
+  ablate() {
+    name=distill-rollout-$1
+    shift
+    $python -m training.distill_rollout --teacher "$teacher" --name "$name" "$@"
+    rows+=("$name")
+  }
+  ablate one-chunk --start distill-steps --one-chunk
+  ablate stage-2-only --start "$teacher"
+  ablate without-sink --start distill-steps --without-sink
+  ablate without-pointer --start distill-steps --tokens-per-chunk 14
+  ablate without-cut --start distill-steps --without-cut
+fi
+$python -m evaluation.few_steps "${rows[@]}"
