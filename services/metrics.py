@@ -42,6 +42,13 @@ class Metrics:
         self.slack_seconds = self._histogram("cuelight_slack_seconds", "Deadline less completion", _SLACK_BUCKETS)
         self.chunks = self._counter("cuelight_chunks_total", "Chunks committed", "kind")
         self.deadlines = self._counter("cuelight_chunk_deadlines_total", "Chunk deadlines, kept or missed", "result")
+        self.attainment = self._gauge("cuelight_deadline_attainment", "Share of recent chunks that were ready when due")
+        self.slots = self._gauge("cuelight_slots", "Sessions that are taken at most, by admission test and setting")
+        self.utilisation = self._gauge("cuelight_utilisation", "Share of the device that the sessions may need")
+        self.utilisation_bound = self._gauge("cuelight_utilisation_bound", "What utilisation may come to")
+        self.chunk_cost = self._gauge("cuelight_chunk_cost_seconds", "C: what a chunk costs, 95th percentile")
+        self.quantum = self._gauge("cuelight_quantum_seconds", "q: the longest piece of work, 95th percentile")
+        self.fidelity = self._counter("cuelight_fidelity_chunks_total", "Chunks, by the steps they were given", "steps")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
         self.drops = self._counter("cuelight_drops_total", "Whatever was dropped, by what it was", "what")
         self.pointer_nudges = self._counter(

@@ -80,6 +80,8 @@ class SessionConfig:
     max_ahead_s: float | None = None
     """Generation runs at most this far ahead of the playhead; None leaves it to the regime."""
     seed: int = 0
+    is_repeatable: bool = False
+    """The client gave the seed, so that it can have the same again: nothing may depend on how busy a device was."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -108,6 +108,16 @@ class WorkerSettings(BundleSettings):
     run_ahead_chunks: int = Field(2, ge=1, le=64)
     """Chunks made ahead of the playhead in a conversation."""
     scripted_run_ahead_chunks: int = Field(8, ge=1, le=64)
+    utilisation_bound: float = Field(0.92, gt=0, le=100)
+    """A session is taken while the sessions on stage with it need no more than this share of the device; a large one
+    leaves it to `worker_slots`."""
+    listening_share: float = Field(1.0, ge=0, le=1)
+    """What a session counts that makes nothing now but may any moment; below 1 is over-admission."""
+    schedule_order: Literal["earliest_deadline", "chunk_fifo", "step_round_robin", "one_rollout"] = "earliest_deadline"
+    """Whose step runs next; all but the first are there to be measured against."""
+    fidelity_floor_steps: int = Field(2, ge=1, le=1024)
+    """Steps that a chunk of a conversation gets at least when there is no time for all; the bundle's own number, or
+    more, means that every chunk gets all."""
     first_chunk_target_ms: int = Field(800, ge=50, le=60_000)
     """A first chunk is due this long after its cue."""
     deadline_margin_ms: int = Field(250, ge=0, le=10_000)

@@ -1,7 +1,8 @@
 """Where the audience stands, and from that: may the next chunk begin, and when is it due.
 
 The playhead is extrapolated from the last acknowledgement, clamped to what was delivered and frozen on pause. The
-run-ahead cap goes by what was acknowledged, never by a guess. It knows no session, no wall clock and no network.
+run-ahead cap goes by what was acknowledged, and only for the first chunk of an answer by where playback will be when
+that is due. It knows no session, no wall clock and no network.
 """
 
 from __future__ import annotations
@@ -79,13 +80,17 @@ class Pacing:
             return self.playhead_s
         return min(self.playhead_s + delay_s, self.delivered_s)
 
-    def can_begin(self, position: int) -> bool:
-        """Whether the chunk at this position stays within the run-ahead cap. Its first chunk always does."""
+    def can_begin(self, position: int, *, is_answer: bool = False) -> bool:
+        """Whether the chunk at this position stays within the run-ahead cap. Its first chunk always does.
+
+        The first chunk of an answer does if it will be within it when it is due: somebody waits for it.
+        """
         if self.is_paused:
             return False
         end_s = (position + 1) * self.limits.chunk_s
         cap_s = max(self.limits.max_ahead_s, self.limits.chunk_s)
-        return end_s - self.acknowledged_s <= cap_s + 1e-6
+        from_s = self.playhead_in(self.limits.first_chunk_target_s) if is_answer else self.acknowledged_s
+        return end_s - from_s <= cap_s + 1e-6
 
     def deadline(self, position: int, asked_at: float, *, is_answer: bool = False) -> float:
         """When the chunk is due, on the monotonic clock.

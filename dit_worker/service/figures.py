@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from dit_worker.engine.admission import Admission, Load
+from dit_worker.engine.costs import Costs
 from services.metrics import Metrics
 
 _RECENT = 256
@@ -20,9 +22,13 @@ class Figures:
         self.metrics = metrics
         self.ttfc_s: float | None = None
         self._rtfs: deque[float] = deque(maxlen=_RECENT)
+        self._in_time: deque[bool] = deque(maxlen=_RECENT)
 
-    def chunk_performed(self, *, slack_s: float, is_idle: bool) -> None:
+    def chunk_performed(self, *, slack_s: float, is_idle: bool, steps: int) -> None:
         """A chunk was committed; slack is what was left before its deadline, negative when it was missed."""
+        self._in_time.append(slack_s >= 0)
+        self.metrics.attainment.set(sum(self._in_time) / len(self._in_time))
+        self.metrics.fidelity.labels(str(steps)).inc()
         self.metrics.chunks.labels("idle" if is_idle else "speech").inc()
         self.metrics.slack_seconds.observe(slack_s)
         self.metrics.deadlines.labels("kept" if slack_s >= 0 else "missed").inc()
@@ -36,6 +42,14 @@ class Figures:
         """The first chunk of an answer was published, this long after it was asked for."""
         self.ttfc_s = ttfc_s
         self.metrics.ttfc_seconds.observe(ttfc_s)
+
+    def admission_stands(self, admission: Admission, costs: Costs, load: Load, slots: int) -> None:
+        """How much of the device the sessions may need, what that follows from, and how many may be here."""
+        self.metrics.slots.set(slots)
+        self.metrics.utilisation.set(admission.utilisation(load))
+        self.metrics.utilisation_bound.set(admission.limits.bound)
+        self.metrics.chunk_cost.set(costs.chunk_s)
+        self.metrics.quantum.set(costs.quantum_s)
 
     def dropped(self, what: str) -> None:
         """Work was thrown away."""

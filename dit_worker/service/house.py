@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 
+from dit_worker.engine.admission import Load
 from dit_worker.service.performer import Performer
 from dit_worker.service.station import Station
 from services.errors import CuelightError, Draining, NoCapacity, StoreUnavailable
@@ -16,6 +18,8 @@ from services.state.fleet import WorkerReport
 
 log = get_logger(__name__)
 HEARTBEAT_S = 2.0
+_PROMISE_S = 15.0
+"""A slot that was advertised may have been reserved, and is honoured for as long as reservations wait."""
 _LINGER_S = 30.0
 """What an ended session published stays readable for this long."""
 
@@ -31,6 +35,8 @@ class House:
         self._changed = asyncio.Event()
         self.is_draining = False
         self._reporting: asyncio.Task[None] | None = None
+        self._promises: deque[tuple[float, int]] = deque()
+        """Slots that were advertised of late, and until when they hold; fewer and longer towards the end."""
 
     @property
     def session_ids(self) -> tuple[str, ...]:
@@ -39,8 +45,10 @@ class House:
 
     @property
     def slots(self) -> int:
-        """Sessions that can be performed at a time."""
-        return self._station.settings.worker_slots
+        """Sessions that can be performed at a time: those that are here, and as many as pass the admission test."""
+        most, load = self._station.settings.worker_slots, self._load()
+        used = load.performing + load.listening
+        return used + self._station.admission.free(load, max(0, most - used))
 
     def take(self, session_id: str) -> tuple[Performer, bool]:
         """The session's performer, and whether this made it. Raises Draining or NoCapacity when none can be made.
@@ -52,8 +60,9 @@ class House:
             return performer, False
         if self.is_draining:
             raise Draining("this worker takes no new sessions")
-        if len(self.session_ids) >= self.slots:
-            raise NoCapacity(f"all {self.slots} slots of this worker are taken")
+        if len(self.session_ids) >= max(self.slots, self._promised()):
+            self._station.figures.metrics.refusals.labels(NoCapacity.reason).inc()
+            raise NoCapacity(f"all {self.slots} slots of this worker are taken", retry_after_s=self._free_in_s())
         performer = Performer(self._station, session_id)
         self._performers[session_id] = performer
         performer.start(self._ended)
@@ -91,23 +100,52 @@ class House:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._changed.wait()
             self._changed.clear()
-            self._station.figures.metrics.sessions.set(len(self.session_ids))
             try:
                 await self._station.store.heartbeat(self._report())
             except StoreUnavailable:
                 log.warning("heartbeat_not_written")
 
     def _report(self) -> WorkerReport:
+        station, slots, load = self._station, self.slots, self._load()
+        station.figures.metrics.sessions.set(len(self.session_ids))
+        station.figures.admission_stands(station.admission, station.costs, load, slots)
+        self._promise(slots)
         return WorkerReport(
             worker_id=self._station.settings.owner_name,
             address=self.address,
-            slots=self.slots,
+            slots=slots,
             bundle=self._station.bundle.manifest.digest,
             is_ready=not self.is_draining,
             sessions=self.session_ids,
+            free_in_s=self._free_in_s(),
         )
 
+    @property
+    def _on_stage(self) -> list[Performer]:
+        return [performer for performer in self._performers.values() if not performer.is_over]
+
+    def _load(self) -> Load:
+        listening = sum(performer.is_listening for performer in self._on_stage)
+        return Load(len(self._on_stage) - listening, listening)
+
+    def _free_in_s(self) -> float:
+        ends = [performer.expected_end_s for performer in self._on_stage]
+        return self._station.admission.retry_after_s(ends) if ends else 0.0
+
+    def _promise(self, slots: int) -> None:
+        while self._promises and self._promises[-1][1] <= slots:
+            self._promises.pop()
+        self._promises.append((self._station.now() + _PROMISE_S, slots))
+
+    def _promised(self) -> int:
+        """The most slots that were advertised in the last seconds."""
+        while self._promises and self._promises[0][0] < self._station.now():
+            self._promises.popleft()
+        return self._promises[0][1] if self._promises else 0
+
     def _ended(self, performer: Performer) -> None:
+        if not performer.is_unfinished:
+            self._station.admission.ended(self._station.now() - performer.started_at)
         self._changed.set()
         asyncio.get_running_loop().call_later(_LINGER_S, self._forget, performer)
 

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import replace
 
 from cuelight.v1 import worker_pb2
 from dit_worker.engine.arrays import Pixels
@@ -48,6 +49,8 @@ _GIVE_UP_S = 120.0
 """A session whose orchestrator or store is away for this long, or that stands again and makes no chunk, has failed."""
 _STEADY_S = 30.0
 """Standing for this long without a fault is going on, even where nothing is to be said."""
+_SOON_S = 600.0
+"""An end farther off than this says nothing of when there will be room."""
 _WATCH_S = 1.0
 _CANCEL_AGAIN_S = 1.0
 
@@ -67,6 +70,9 @@ class Performer:
         self._task: asyncio.Task[None] | None = None
         self._inbox: Inbox | None = None
         self._pacing: Pacing | None = None
+        self._play: Play | None = None
+        self._record: SessionRecord | None = None
+        self.started_at = station.now()
         self._state = SessionState.PENDING
         self._readers = 0
         self._left_at = station.now()
@@ -87,6 +93,22 @@ class Performer:
     def is_unfinished(self) -> bool:
         """Whether the session itself has not ended, whatever happened here."""
         return not self._state.is_final
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it needs nothing of the device now."""
+        return self._play is not None and self._play.is_listening
+
+    @property
+    def expected_end_s(self) -> float | None:
+        """Seconds until the session is expected to end; None when nothing is known."""
+        if self._play is None or self._record is None:
+            return None
+        ends = [self._play.expected_end_s, self._record.expire_time_s - time.time()]
+        if self._readers == 0:
+            ends.append(self._left_at + self._record.detach_ttl_s - self._station.now())
+        soon = [max(0.0, end) for end in ends if end is not None and end < _SOON_S]
+        return min(soon, default=None)
 
     async def hosted(self, *, is_newcomer: bool) -> worker_pb2.Hosted:
         """What answers a claim, once the session is held; for others than the first claim, as of now."""
@@ -189,11 +211,12 @@ class Performer:
         self._pacing, self._inbox = stage.pacing, stage.inbox
         if snapshot.chunks:
             self._ring.begin_at(2 * snapshot.chunks[0].commit.chunk_index)
-        stage.pacing.deliver(snapshot.next_position * self._station.chunk_s)
         oldest = snapshot.next_position - len(snapshot.chunks)
-        stage.pacing.acknowledged_s = max(0, oldest) * self._station.chunk_s
+        chunk_s = self._station.chunk_s
+        stage.pacing.resume(max(0, oldest) * chunk_s, snapshot.next_position * chunk_s)
         portrait = await asyncio.to_thread(self._portrait, config.character, config.portrait)
-        play = Play(Script(self.session_id, config, portrait), stage)
+        play = self._play = Play(Script(self.session_id, config, portrait), stage)
+        self._record = record
         try:
             await _first_of(
                 self._performing(play, keeper), keeper.keep(), stage.inbox.watch(), stage.pipeline.run(),
@@ -292,6 +315,8 @@ class Performer:
             self._pacing.deliver((take.commit.position + 1) * station.chunk_s)
         if take.compute_s is not None:
             station.figures.chunk_published(compute_s=compute_s, chunk_s=station.chunk_s)
+        if take.cost is not None:
+            station.costs.add(replace(take.cost, media_s=media_s))
             log.info("chunk_published", chunk_index=take.commit.chunk_index, compute_s=round(compute_s, 3))
         if take.asked_at is not None:
             station.figures.answered(station.now() - take.asked_at)

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from dit_worker.engine.arrays import Floats
+from dit_worker.engine.costs import ChunkCost
 from dit_worker.engine.media import EncodedChunk, MediaWriter
 from services.metrics import Metrics
 from services.session import ChunkCommit
@@ -30,6 +31,8 @@ class Take:
     """From the beginning of its planning to its commit; None for a chunk that another worker made."""
     asked_at: float | None = None
     """When it was asked for, on the monotonic clock, if it is the first that answers; None for all others."""
+    cost: ChunkCost | None = None
+    """What it took until here, by stage; None for a chunk that another worker made."""
 
     @property
     def is_after_cut(self) -> bool:

@@ -18,6 +18,7 @@ from dit_worker.engine.arrays import Floats, Pixels
 from dit_worker.engine.pacing import Pacing
 from dit_worker.service.bridge import Settled
 from dit_worker.service.direction import Direction, Opening, Plan
+from dit_worker.service.fidelity import ChunkTimer, Fidelity
 from dit_worker.service.hearing import heard_snapshot, standing_of
 from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper
@@ -30,6 +31,7 @@ from services.logs import bound, get_logger
 from services.session import (
     ChunkCommit,
     ChunkInputs,
+    ChunkProgress,
     Cue,
     CueKind,
     Notice,
@@ -40,6 +42,8 @@ from services.session import (
 )
 
 log = get_logger(__name__)
+WORDS_PER_S = 2.5
+"""About how fast is spoken, to tell when a script will have ended."""
 
 
 class Move(Enum):
@@ -78,6 +82,8 @@ class Play:
         self._script = script
         self._stage = stage
         self._station = stage.station
+        self._fidelity = Fidelity(stage.station, script.config, stage.programme)
+        self._timer = ChunkTimer(stage.station.now)
         self._direction: Direction | None = None
         self._is_open = False
         self._lines: list[Cue] = []
@@ -108,6 +114,22 @@ class Play:
         if self._direction is not None:
             self._direction.close()
             self._direction = None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether nothing is made now, because it is paused or because there is nothing to make."""
+        return self._stage.pacing.is_paused or not (self._has_lines or self._is_filling)
+
+    @property
+    def expected_end_s(self) -> float | None:
+        """Seconds until all is said that was asked for, when the session ends with that; None when it goes on."""
+        if not self._is_ending:
+            return None
+        waiting = sum(len(cue.text.split()) for cue in self._lines)
+        progress = self._parent.progress if self._parent else None
+        left = waiting + (progress.words_total - progress.pointer_word if progress else 0)
+        pacing = self._stage.pacing
+        return left / WORDS_PER_S + max(0.0, pacing.delivered_s - pacing.playhead_s)
 
     # where the session stands -----------------------------------------------------------------------------------------
 
@@ -188,9 +210,15 @@ class Play:
     def _has_lines(self) -> bool:
         return bool(self._lines) or self._pending is not None or not self._is_finished
 
+    @property
+    def _is_filling(self) -> bool:
+        """Whether idle chunks are made when there is nothing to say."""
+        return self._script.config.regime is Regime.CONVERSATION and not self._is_ending
+
     def _can_perform(self) -> bool:
-        is_idling = self._script.config.regime is Regime.CONVERSATION and not self._is_ending
-        return (self._has_lines or is_idling) and self._stage.pacing.can_begin(self.next_position)
+        is_answer = self._is_finished and bool(self._lines)
+        can_begin = self._stage.pacing.can_begin(self.next_position, is_answer=is_answer)
+        return (self._has_lines or self._is_filling) and can_begin
 
     async def _take_cues(self) -> None:
         while (cue := self._stage.inbox.take()) is not None:
@@ -274,6 +302,7 @@ class Play:
     async def _perform(self) -> None:
         """Perform the next chunk, or leave it undone when a cue makes it worthless."""
         began_at = self._station.now()
+        self._timer = ChunkTimer(self._station.now)
         inputs = await self._plan()
         if inputs is None:
             return
@@ -282,14 +311,15 @@ class Play:
         if settled is None:
             self._pending = inputs
             return
-        answered = self._parent.response_seq if self._parent else None
+        is_answer = self._is_answer(inputs.response_seq)
         with self._station.figures.metrics.stage("commit"):
             commit = await self._commit(inputs, settled)
-        self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle)
-        asked_at = self._asked_at if commit.response_seq not in (0, answered) or answered is None else None
+        self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle, steps=inputs.steps)
+        asked_at = self._asked_at if is_answer else None
         self._asked_at = self._station.now()
         compute_s = self._station.now() - began_at
-        await self._hand_over(Take(commit, settled.latents.video, settled.latents.audio, compute_s, asked_at))
+        cost = self._timer.cost(inputs.steps, settled.spent)
+        await self._hand_over(Take(commit, settled.latents.video, settled.latents.audio, compute_s, asked_at, cost))
         if asked_at is not None:  # somebody waits for this one: the next chunk must not take its processor
             await self._stage.pipeline.drain()
 
@@ -297,11 +327,13 @@ class Play:
         """The chunk's inputs, written down; None when it turns out that there is nothing to say."""
         pending = self._pending
         if pending is not None:  # what came since belongs to the chunk after it
-            await self._directed.begin(self.next_chunk_index, pending.say, pending.prompts)
+            with self._timer.direction():
+                await self._directed.begin(self.next_chunk_index, pending.say, pending.prompts)
             self._pending = None
             return pending
         lines, prompts = tuple(self._lines), tuple(self._prompts)
-        plan = await self._directed.begin(self.next_chunk_index, tuple(cue.text for cue in lines), prompts)
+        with self._timer.direction():
+            plan = await self._directed.begin(self.next_chunk_index, tuple(cue.text for cue in lines), prompts)
         if plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:
             self._is_finished = True
             await self._stand()
@@ -316,6 +348,7 @@ class Play:
         return inputs
 
     def _inputs(self, plan: Plan, lines: tuple[Cue, ...], prompts: tuple[str, ...]) -> ChunkInputs:
+        response_seq = self._response_seq(plan, lines)
         return ChunkInputs(
             chunk_index=self.next_chunk_index,
             parent=self._parent.chunk_index if self._parent else None,
@@ -324,8 +357,8 @@ class Play:
             cue_cursor=self._cursor,
             say=tuple(cue.text for cue in lines),
             action=plan.action,
-            steps=self._station.bundle.manifest.sampler.steps,
-            response_seq=self._response_seq(plan, lines),
+            steps=self._fidelity.steps(self._due_at(self.next_position, response_seq)),
+            response_seq=response_seq,
             prompts=prompts,
             prompt=self._asked if plan.action.prompt is None else plan.action.prompt,
         )
@@ -344,19 +377,30 @@ class Play:
             client_seq = self._prompt_seq if told in plan.action.prompt_notices else newest
             self._stage.programme.notice(replace(told, client_seq=told.client_seq or client_seq))
 
+    def _is_answer(self, response_seq: int) -> bool:
+        """Whether somebody waits for the chunk: the first of a response, or of the session."""
+        return self._parent is None or response_seq not in (0, self._parent.response_seq)
+
+    def _due_at(self, position: int, response_seq: int) -> float:
+        is_answer = self._is_answer(response_seq)
+        return self._stage.pacing.deadline(position, self._asked_at, is_answer=is_answer)
+
     async def _steps(self, inputs: ChunkInputs) -> Settled | None:
         """Run the steps; None when a cue came that makes the chunk worthless."""
         bridge, session_id = self._station.bridge, self._script.session_id
-        deadline = self._stage.pacing.deadline(inputs.position, self._asked_at)
+        deadline = self._due_at(inputs.position, inputs.response_seq)
+        self._timer.take_off()
         request = await bridge.begin(session_id, inputs.chunk_index, inputs.steps, deadline, inputs.prompt)
         while True:
-            condition = await self._directed.denoise(request)
+            with self._timer.condition():
+                condition = await self._directed.denoise(request)
             result = await bridge.supply(session_id, request.step, condition)
             if self._is_worthless(inputs):
                 self._station.figures.dropped("chunk_in_flight")
                 await bridge.abort(session_id)
                 return None
             if isinstance(result, Settled):
+                self._station.pace.add(inputs.steps, self._timer.flight_s)
                 return result
             request = result
 
@@ -367,7 +411,7 @@ class Play:
     async def _commit(self, inputs: ChunkInputs, settled: Settled) -> ChunkCommit:
         latents, store, lease = settled.latents, self._station.store, self._stage.keeper.lease
         progress, _ = await asyncio.gather(
-            self._directed.end(inputs.chunk_index, latents.audio),
+            self._end(inputs.chunk_index, latents.audio),
             store.put_latents(lease, inputs.chunk_index, latents.video, latents.audio),
         )
         commit = ChunkCommit(
@@ -387,6 +431,10 @@ class Play:
         self._parent, self._is_finished, self._asked = commit, progress.is_finished, commit.prompt
         self.next_chunk_index, self.next_position = commit.chunk_index + 1, commit.position + 1
         return commit
+
+    async def _end(self, chunk_index: int, audio: Floats) -> ChunkProgress:
+        with self._timer.direction():
+            return await self._directed.end(chunk_index, audio)
 
     @property
     def _directed(self) -> Direction:

@@ -11,6 +11,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from cuelight.v1 import orchestrator_pb2_grpc
+from dit_worker.engine.admission import Admission
+from dit_worker.engine.costs import Costs
+from dit_worker.engine.ladder import Pace
 from dit_worker.engine.loader import Models
 from dit_worker.engine.pacing import Pacing, PacingLimits
 from dit_worker.service.bridge import EngineBridge
@@ -36,6 +39,9 @@ class Station:
     executor: Executor
     """Decodes and encodes."""
     figures: Figures
+    costs: Costs
+    admission: Admission
+    pace: Pace
 
     @property
     def chunk_s(self) -> float:

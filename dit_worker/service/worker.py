@@ -16,13 +16,18 @@ import torch
 from grpc import aio
 
 from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
+from dit_worker.engine.admission import Admission, AdmissionLimits
+from dit_worker.engine.costs import ChunkCost, Costs
 from dit_worker.engine.engine import Engine
 from dit_worker.engine.errors import EngineError
+from dit_worker.engine.ladder import Pace
 from dit_worker.engine.loader import Models, load_models
+from dit_worker.engine.scheduler import ORDERS
 from dit_worker.engine.warmup import warm_up
 from dit_worker.service.bridge import EngineBridge
 from dit_worker.service.figures import Figures
 from dit_worker.service.house import House
+from dit_worker.service.rehearsal import rehearse
 from dit_worker.service.servicer import WorkerServicer
 from dit_worker.service.station import Station
 from services.bundle import Bundle, load_bundle
@@ -59,7 +64,7 @@ async def serve(settings: WorkerSettings) -> None:
 async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
     """A worker that has loaded its bundle, listens, and is known to the fleet."""
     async with AsyncExitStack() as stack:
-        bundle, models, engine = await asyncio.to_thread(_load, settings)
+        bundle, models, engine, warm = await asyncio.to_thread(_load, settings)
         store = SessionStore.connect(settings.redis_url, call_timeout_s=settings.redis_call_timeout_ms / 1000)
         await stack.enter_async_context(store)
         options = channel_options(settings.grpc_max_message_bytes)
@@ -69,6 +74,8 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
         stack.callback(metrics.close)
         if settings.metrics_listen:
             metrics.serve(settings.metrics_listen)
+        costs = Costs(bundle.manifest.sampler.steps)
+        limits = AdmissionLimits(settings.utilisation_bound, settings.listening_share)
         station = Station(
             settings=settings,
             bundle=bundle,
@@ -78,7 +85,11 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
             orchestrator=orchestrator_pb2_grpc.OrchestratorServiceStub(channel),
             executor=executor,
             figures=Figures(metrics),
+            costs=costs,
+            admission=Admission(costs, bundle.manifest.chunk_seconds, limits),
+            pace=Pace(),
         )
+        await rehearse(station, warm)
         yield await _open(station, stack)
 
 
@@ -100,12 +111,11 @@ async def _open(station: Station, stack: AsyncExitStack) -> Worker:
     return Worker(station, house, server)
 
 
-def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine]:
+def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine, list[ChunkCost]]:
     torch.set_num_threads(settings.torch_threads)
     bundle = load_bundle(settings.bundle)
     if settings.verify_bundle:
         bundle.verify()
     models = load_models(bundle, settings.device, is_autocast=settings.torch_autocast)
-    engine = Engine(models, time.monotonic)
-    warm_up(engine, models)
-    return bundle, models, engine
+    engine = Engine(models, time.monotonic, ORDERS[settings.schedule_order]())
+    return bundle, models, engine, warm_up(engine, models)

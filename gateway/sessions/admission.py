@@ -136,7 +136,11 @@ class Admission:
                 retry_after_s=5.0,
             )
         slots = sum(worker.slots for worker in suited)
-        raise NoCapacity(f"all {slots} slots of {len(suited)} workers are taken; try again, or give queue_timeout")
+        free_in_s = min((worker.free_in_s for worker in suited if worker.is_ready), default=0.0)
+        raise NoCapacity(
+            f"all {slots} slots of {len(suited)} workers are taken; try again, or give queue_timeout",
+            retry_after_s=max(free_in_s, NoCapacity.retry_after_s),
+        )
 
     def _message(self, record: SessionRecord) -> pb.Session:
         message = session_message(record, self._manifest.geometry)

@@ -144,6 +144,7 @@ def session_config(config: pb.SessionConfig, manifest: Manifest) -> SessionConfi
         container=container(config.video.container, "config.video.container"),
         max_ahead_s=max_ahead,
         seed=config.seed if config.HasField("seed") else secrets.randbits(63),
+        is_repeatable=config.HasField("seed"),
         labels=_labels(config),
     )
 

@@ -37,6 +37,8 @@ class WorkerReport:
     """Takes new sessions: models loaded, not draining."""
     sessions: tuple[str, ...] = ()
     """Ids of the sessions it hosts."""
+    free_in_s: float = 0.0
+    """When all slots are taken, seconds until one is expected to be free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class WorkerStatus:
     bundle: str
     is_ready: bool
     heartbeat_age_s: float
+    free_in_s: float = 0.0
+    """As the worker said in its heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,3 +122,46 @@ def test_retired_media_move_the_playhead_back(pacing: Pacing) -> None:
     pacing.retire(2 * CHUNK_S)
     assert pacing.delivered_s == pacing.acknowledged_s == 2 * CHUNK_S
     assert pacing.can_begin(3)
+
+
+def test_chunks_behind_the_first_are_due_when_those_before_them_have_been_played(
+    pacing: Pacing, clock: VirtualClock
+) -> None:
+    """Before anything was sent, and from the moment it was sent, although the client has not said yet that it plays."""
+    assert pacing.deadline(1, asked_at=100.0) == pytest.approx(100.0 + CHUNK_S)
+    clock.now += 0.3
+    pacing.deliver(CHUNK_S)
+    clock.now += 0.1
+    assert pacing.playhead_s == 0.0
+    assert pacing.deadline(1, asked_at=clock.now) == pytest.approx(100.3 + CHUNK_S - 0.2)
+
+
+def test_playback_that_ran_dry_goes_on_when_media_come(pacing: Pacing, clock: VirtualClock) -> None:
+    """Time in which nothing was there to play is not taken for playing."""
+    pacing.deliver(CHUNK_S)
+    pacing.acknowledge(1.0)
+    clock.now += 5
+    pacing.deliver(2 * CHUNK_S)
+    clock.now += 0.5
+    assert pacing.playhead_s == pytest.approx(CHUNK_S + 0.5)
+
+
+def test_an_answer_is_due_a_target_after_it_was_asked_for(pacing: Pacing, clock: VirtualClock) -> None:
+    """However much is still to be played: somebody waits; and it may begin when it will be within the cap by then."""
+    pacing.deliver(2 * CHUNK_S)
+    pacing.acknowledge(CHUNK_S - 0.5)
+    assert pacing.deadline(2, asked_at=100.0) == pytest.approx(100.0 + CHUNK_S + 0.5 - 0.2)
+    assert pacing.deadline(2, asked_at=100.0, is_answer=True) == pytest.approx(100.8)
+    assert not pacing.can_begin(2)
+    assert pacing.can_begin(2, is_answer=True)
+    assert not pacing.can_begin(3, is_answer=True)
+
+
+def test_who_takes_over_waits_to_be_told_where_the_client_is(pacing: Pacing, clock: VirtualClock) -> None:
+    """Until then the next chunk is as urgent as a first one."""
+    pacing.resume(4 * CHUNK_S, 6 * CHUNK_S)
+    clock.now += 1
+    assert pacing.playhead_s == 4 * CHUNK_S
+    assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + 0.8)
+    pacing.acknowledge(5 * CHUNK_S)
+    assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + CHUNK_S - 0.2)

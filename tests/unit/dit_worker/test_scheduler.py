@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dit_worker.engine.pacing import Pacing, PacingLimits
-from dit_worker.engine.scheduler import Scheduler
+from dit_worker.engine.scheduler import ORDERS, OneRollout, Scheduler, chunk_fifo, step_round_robin
 
 CHUNK_S = 1.375
 
@@ -125,3 +127,80 @@ def test_sessions_that_fit_are_all_on_time() -> None:
 def test_a_session_that_runs_dry_does_not_starve_the_others() -> None:
     """With one session too many every one of them still comes to its end."""
     assert all(session.position == 10 for session in simulate(sessions=5, step_s=0.1, chunks=10))
+
+
+def queue(scheduler: Scheduler, *chunks: tuple[str, float]) -> None:
+    """Seat sessions with a chunk in flight each, all of them ready."""
+    for name, deadline in chunks:
+        scheduler.add(name)
+        scheduler.begin(name, 0, deadline)
+        scheduler.unpark(name)
+
+
+def test_other_orders_are_there_to_be_measured_against() -> None:
+    """Chunk FIFO stays with the chunk that came first, round robin gives every session a step in turn."""
+    fifo = Scheduler(VirtualClock(), chunk_fifo)
+    queue(fifo, ("first", 9.0), ("urgent", 1.0))
+    assert [fifo.next() for _ in range(3)] == ["first"] * 3
+    fifo.park("first")
+    assert fifo.next() == "urgent"
+    robin = Scheduler(VirtualClock(), step_round_robin)
+    queue(robin, ("a", 9.0), ("b", 1.0), ("c", 5.0))
+    assert [robin.next() for _ in range(6)] == ["a", "b", "c"] * 2
+
+
+def test_one_rollout_holds_the_device_even_while_it_waits() -> None:
+    """Nobody else runs between two chunks of the holder, until it has had nothing in flight for a while."""
+    clock = VirtualClock()
+    scheduler = Scheduler(clock, OneRollout(patience_s=0.5))
+    queue(scheduler, ("first", 9.0), ("urgent", 1.0))
+    assert scheduler.next() == "first"
+    scheduler.finish("first")
+    scheduler.park("first")
+    clock.now = 0.4
+    assert scheduler.next() is None
+    clock.now = 0.6
+    assert scheduler.next() == "urgent"
+    scheduler.remove("urgent")
+    scheduler.begin("first", 1, 20.0)
+    scheduler.unpark("first")
+    assert scheduler.next() == "first"
+
+
+sessions = st.lists(st.tuples(st.floats(0, 9), st.booleans()), min_size=1, max_size=6)
+work_conserving = st.sampled_from([name for name in ORDERS if name != "one_rollout"])
+
+
+@given(work_conserving, sessions)
+def test_the_device_idles_only_when_nobody_can_run(order: str, seats: list[tuple[float, bool]]) -> None:
+    """Whoever is chosen is ready, and somebody is chosen as long as anybody is."""
+    scheduler = Scheduler(VirtualClock(), ORDERS[order]())
+    queue(scheduler, *((f"s{number}", deadline) for number, (deadline, _) in enumerate(seats)))
+    ready = {f"s{number}" for number, (_, is_ready) in enumerate(seats) if is_ready}
+    for number in range(len(seats)):
+        if f"s{number}" not in ready:
+            scheduler.park(f"s{number}")
+    chosen = scheduler.next()
+    assert chosen in ready if ready else chosen is None
+
+
+@given(work_conserving, sessions)
+def test_an_abort_changes_nothing_for_the_others(order: str, seats: list[tuple[float, bool]]) -> None:
+    """A chunk that is begun and taken out of flight again leaves the order of all others as it was."""
+
+    def order_of(with_abort: bool) -> list[str]:
+        scheduler = Scheduler(VirtualClock(), ORDERS[order]())
+        scheduler.add("aborted")
+        queue(scheduler, *((f"s{number}", deadline) for number, (deadline, _) in enumerate(seats)))
+        if with_abort:
+            scheduler.begin("aborted", 0, 0.0)
+            scheduler.unpark("aborted")
+            scheduler.finish("aborted")
+            scheduler.park("aborted")
+        served = []
+        while (name := scheduler.next()) is not None:
+            served.append(name)
+            scheduler.park(name)
+        return served
+
+    assert order_of(with_abort=True) == order_of(with_abort=False)

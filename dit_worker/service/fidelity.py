@@ -1,0 +1,85 @@
+"""What a chunk is given and what it costs: its steps under pressure, and the seconds of its stages.
+
+Only conversations that nobody wants to have again the same climb down: a script has time, and a seed is a promise.
+It knows the engine's ladder and costs, and of a session its settings and its deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dit_worker.engine.costs import ChunkCost
+from dit_worker.engine.engine import Spent
+from dit_worker.engine.ladder import Ladder, Rungs
+from dit_worker.engine.scheduler import Clock
+from dit_worker.service.programme import Programme
+from dit_worker.service.station import Station
+from services.session import Notice, Regime, SessionConfig
+
+
+class Fidelity:
+    """The steps of one session's chunks."""
+
+    def __init__(self, station: Station, config: SessionConfig, programme: Programme) -> None:
+        self._station = station
+        self._programme = programme
+        full = station.bundle.manifest.sampler.steps
+        is_fixed = config.is_repeatable or config.regime is not Regime.CONVERSATION
+        self._full = full
+        self._ladder = Ladder(Rungs(full, full if is_fixed else min(full, station.settings.fidelity_floor_steps)))
+
+    def steps(self, due_at: float) -> int:
+        """Steps of the next chunk, due then on the monotonic clock; the client is told when they change."""
+        before = self._ladder.steps
+        steps = self._ladder.choose(due_at - self._station.now(), self._station.pace.step_s)
+        if steps != before:
+            text = f"The device is busy: chunks are made in {steps} of {self._full} steps for now."
+            if self._ladder.is_full:
+                text = f"Chunks are made in all {steps} steps again."
+            self._programme.notice(Notice("FIDELITY_CHANGED", text))
+        return steps
+
+
+class ChunkTimer:
+    """Where the seconds of one chunk go."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._direction_s = 0.0
+        self._condition_s = 0.0
+        self._flight_began_at = clock()
+
+    @contextmanager
+    def direction(self) -> Iterator[None]:
+        """The orchestrator plans, or takes the finished sound."""
+        began_at = self._clock()
+        yield
+        self._direction_s += self._clock() - began_at
+
+    @contextmanager
+    def condition(self) -> Iterator[None]:
+        """The orchestrator conditions a step."""
+        began_at = self._clock()
+        yield
+        self._condition_s += self._clock() - began_at
+
+    def take_off(self) -> None:
+        """The chunk is in flight from here on."""
+        self._flight_began_at = self._clock()
+
+    @property
+    def flight_s(self) -> float:
+        """For how long it has been in flight."""
+        return self._clock() - self._flight_began_at
+
+    def cost(self, steps: int, spent: Spent) -> ChunkCost:
+        """All that is known before its media are made."""
+        return ChunkCost(
+            steps=steps,
+            step_s=spent.steps_s / steps,
+            condition_s=self._condition_s / steps,
+            motion_s=spent.motion_s,
+            direction_s=self._direction_s,
+            quantum_s=spent.longest_s,
+        )

@@ -1,0 +1,221 @@
+"""Scheduler, pacing, admission and ladder together, in virtual time: what holds whatever comes."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dit_worker.capacity.audience import Audience, Experience, Player
+from dit_worker.capacity.profile import Profile
+from dit_worker.capacity.study import run
+from dit_worker.capacity.theatre import Policy, Theatre
+from dit_worker.capacity.world import Call, Place, Pool, World
+
+COSTS = {
+    "chunk_s": 1.375,
+    "steps": 4,
+    "seconds": {
+        "motion": [0.02, 0.03],
+        "step": [0.05, 0.06],
+        "plan": [0.01],
+        "condition": [0.005, 0.01],
+        "end": [0.005],
+        "commit": [0.004],
+        "decode": [0.05, 0.07],
+        "encode": [0.01],
+    },
+    "places": {
+        "device": {"pool": "gpu"},
+        "media": {"pool": "gpu"},
+        "orchestrator": {"threads": 4},
+        "store": {"threads": 64},
+    },
+    "pools": {"gpu": 1},
+}
+PROFILE = Profile.model_validate(COSTS)
+EVERYBODY = Policy(utilisation_bound=None, fidelity_floor_steps=None)
+
+
+class WatchedWorld(World):
+    """Checks a theatre after everything that happens in it."""
+
+    theatre: Theatre | None = None
+
+    def after(self, delay_s: float, call: Call) -> None:
+        def watched() -> None:
+            call()
+            self.check()
+
+        super().after(delay_s, watched)
+
+    def check(self) -> None:
+        """The device never idles while a session could run."""
+        if self.theatre is not None:
+            is_ready = any(seat.is_ready for seat in self.theatre.scheduler._seats.values())
+            assert self.theatre._is_running or not is_ready, "the device idles beside a session that could run"
+
+
+class WatchedTheatre(Theatre):
+    """Checks who is taken, and every chunk that begins."""
+
+    def take(self, audience: Audience, life_s: float) -> Experience | None:
+        others = len(self.on_stage)
+        experience = super().take(audience, life_s)
+        if experience is not None and others and self.policy.utilisation_bound is not None:
+            assert self.admission.utilisation(self._load()) <= self.policy.utilisation_bound + 1e-6
+        if experience is not None:
+            self.watch_begins()
+        return experience
+
+    def watch_begins(self) -> None:
+        """Every begin is within the run-ahead cap, from where the playhead is, or for an answer will be when due."""
+        begin = type(self.scheduler).begin
+
+        def watched(name: str, position: int, deadline: float) -> None:
+            performance = self.on_stage[name]
+            pacing, chunk = performance._pacing, performance._chunk
+            assert chunk is not None
+            ahead_s = (position + 1) * self.profile.chunk_s - pacing.acknowledged_s
+            grace_s = 0.0 if chunk.asked_at is None else pacing.limits.first_chunk_target_s
+            report_s = 0.0 if chunk.asked_at is None else 0.25 + 0.02
+            assert ahead_s <= pacing.limits.max_ahead_s + grace_s + report_s + 1e-6
+            begin(self.scheduler, name, position, deadline)
+
+        self.scheduler.begin = watched  # type: ignore[method-assign]
+
+
+audiences = st.builds(
+    Audience,
+    kind=st.sampled_from(["conversation", "turns", "script"]),
+    run_s=st.just(40.0),
+    sessions=st.integers(1, 9),
+    phases=st.sampled_from(["random", "aligned"]),
+    talk_s=st.floats(1, 10),
+    listen_s=st.floats(1, 10),
+)
+policies = st.builds(
+    Policy,
+    utilisation_bound=st.sampled_from([None, 0.92, 0.5]),
+    run_ahead_chunks=st.integers(1, 8),
+    fidelity_floor_steps=st.sampled_from([None, 1, 2, 3]),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    audiences, policies, st.sampled_from(["earliest_deadline", "chunk_fifo", "step_round_robin"]), st.integers(0, 99)
+)
+def test_what_holds_whatever_comes(audience: Audience, policy: Policy, order: str, seed: int) -> None:
+    """Work conserving; never above the cap; one chunk of a session in flight; the admitted pass; the floor is kept."""
+    rng, world = random.Random(seed), WatchedWorld()
+    theatre = WatchedTheatre(world, PROFILE, replace(policy, order=order), rng)
+    world.theatre = theatre
+    seen: list[Experience] = []
+    for at, life_s in audience.entries(rng):
+        world.after(at, lambda life_s=life_s: seen.extend(filter(None, [theatre.take(audience, life_s)])))
+    world.run(audience.run_s)
+    assert seen, "an empty worker takes the first"
+    floor = 4 if policy.fidelity_floor_steps is None or audience.kind == "script" else policy.fidelity_floor_steps
+    assert all(floor <= steps <= 4 for each in seen for steps in each.steps)
+    in_flight = [seat.chunk_index for seat in theatre.scheduler._seats.values()]
+    assert len(in_flight) == len(theatre.on_stage)  # a second chunk in flight would have raised
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 14), st.sampled_from(["random", "aligned"]), st.integers(0, 99))
+def test_nobody_starves(sessions: int, phases: str, seed: int) -> None:
+    """However many share the device, each gets its part: no session makes less than a third of what the mean makes."""
+    rng, world = random.Random(seed), World()
+    theatre = Theatre(world, PROFILE, EVERYBODY, rng)
+    audience = Audience("conversation", 60.0, sessions=sessions, phases=phases, talk_s=4.0, listen_s=4.0)
+    for at, life_s in audience.entries(rng):
+        world.after(at, lambda life_s=life_s: theatre.take(audience, life_s))
+    world.run(59.0)  # they leave at 60
+    made = [len(performance.experience.steps) for performance in theatre.on_stage.values()]
+    assert min(made) >= sum(made) / len(made) / 3
+
+
+def test_the_admitted_are_clean_and_the_others_are_refused() -> None:
+    """At twice what the device bears the bound keeps those on stage clean; without it hardly anybody is."""
+    audience = Audience("conversation", 120.0, sessions=8, talk_s=6.0, listen_s=6.0)
+    bounded = run(PROFILE, replace(EVERYBODY, utilisation_bound=0.92), audience, seed=1)
+    everybody = run(PROFILE, EVERYBODY, audience, seed=1)
+    assert bounded.refused == 8 - bounded.most_sessions > 0
+    assert bounded.clean == 1.0 and bounded.attainment == 1.0
+    assert everybody.refused == 0 and everybody.clean < 0.2
+
+
+def test_one_rollout_at_a_time_keeps_the_others_waiting() -> None:
+    """The baseline serves a script to its end before it begins the next, however urgent that is."""
+    audience = Audience("turns", 120.0, sessions=3, talk_s=8.0, listen_s=8.0)
+    ahead = replace(EVERYBODY, run_ahead_chunks=64)
+    rollout = run(PROFILE, replace(ahead, order="one_rollout"), audience, seed=2)
+    deadline = run(PROFILE, ahead, audience, seed=2)
+    assert rollout.ttfc_p95_s > 2 * deadline.ttfc_p95_s
+
+
+def test_a_run_repeats_itself() -> None:
+    """The same seed gives the same figures."""
+    audience = Audience("conversation", 60.0, arrivals_per_s=0.1)
+    assert run(PROFILE, Policy(), audience, 3) == run(PROFILE, Policy(), audience, 3)
+    assert run(PROFILE, Policy(), audience, 3) != run(PROFILE, Policy(), audience, 4)
+
+
+def test_processors_are_shared_and_threads_queue() -> None:
+    """Three seconds of work on two processors by three threads take half as long again; a place of one goes in turn."""
+    world, ended = World(), []
+    pool = Pool(world, 2)
+    for _ in range(3):
+        pool.work(2.0, lambda: ended.append(world.now))
+    world.run(10.0)
+    assert ended == pytest.approx([3.0] * 3)
+    assert pool.worked_s == pytest.approx(6.0)
+    place, took = Place(world, None, 1), []
+    for seconds in (1.0, 2.0):
+        place.submit(seconds, lambda took_s: took.append((world.now, took_s)))
+    world.run(20.0)
+    assert took == [(11.0, pytest.approx(1.0)), (13.0, pytest.approx(2.0))]
+
+
+def test_a_player_counts_stalls_and_not_its_beginning() -> None:
+    """Two seconds of media, then one second of nothing; after the last chunk silence is no stall."""
+    experience = Experience()
+    player = Player(experience)
+    player.receive(2.0, now=5.0)
+    player.expects_more = True
+    assert player.look(6.5) == 1.5
+    player.receive(3.0, now=8.0)
+    assert experience.stalls_s == [pytest.approx(1.0)]
+    player.expects_more = False
+    player.leave(20.0)
+    assert experience.stalls_s == [pytest.approx(1.0)] and experience.played_s == pytest.approx(3.0)
+
+
+def test_a_profile_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """Missing stages, unknown pools and text that is no JSON are a sentence with the file's name."""
+    path = tmp_path / "costs.json"
+    for text, word in (
+        ("nonsense", "costs.json"),
+        (json.dumps({**COSTS, "seconds": {"step": [0.1]}}), "'motion'"),
+        (json.dumps({**COSTS, "pools": {}}), "'gpu'"),
+        (json.dumps({**COSTS, "chunk_s": -1}), "chunk_s"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=word):
+            Profile.read(path)
+    path.write_text(json.dumps(COSTS))
+    assert Profile.read(path) == PROFILE
+
+
+def test_no_order_can_exceed_what_the_busiest_place_bears() -> None:
+    """The offline bound: one GPU that does steps, caches and decoding for 0.32 s of each 1.375 s."""
+    work_s = 0.025 + 4 * 0.055 + 0.06 + 0.01
+    assert PROFILE.most_sessions() == pytest.approx(1.375 / work_s)
+    just_above = Audience("script", 200.0, sessions=5)
+    assert run(PROFILE, EVERYBODY, just_above, 1).attainment < 0.9
