@@ -120,7 +120,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = read_config(teacher), options.checkpoints / options.name
-    trio = Trio(config)
+    trio = Trio(config, options.tails)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)

@@ -78,17 +78,18 @@ def sample(model: AudioModel, context: Context, sampling: Sampling) -> Latents:
 
 
 class Trio:
-    """Student, teacher and fake score."""
+    """Student, teacher and fake score. Each chunk is scored at `tails` times, which share its prefix and its memory."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tails: int = 2) -> None:
+        self.tails = tails
         self.student, self.teacher, self.fake = (AudioModel.of(config) for _ in range(3))
         self.teacher.eval().requires_grad_(requires_grad=False)
 
     def fake_losses(self, context: Context, made: Latents) -> Losses:
         """Flow matching on what the student made (eq. 2); only the fake score learns from it."""
-        made, t = made.detach(), draw_times(len(context))
-        noise = made.map(torch.randn_like)
-        velocity = predict(self.fake, prepare(self.fake, context), made.map(lambda z, e: noised(z, e, t), noise), t)
+        made, t = self._repeat(made.detach()), draw_times(len(context) * self.tails)
+        noise, prepared = made.map(torch.randn_like), prepare(self.fake, context).repeat(self.tails)
+        velocity = predict(self.fake, prepared, made.map(lambda z, e: noised(z, e, t), noise), t)
         losses = {"fake_audio": flow_matching_loss(velocity.audio, made.audio, noise.audio)}
         if velocity.video is not None and made.video is not None and noise.video is not None:
             losses["fake_video"] = flow_matching_loss(velocity.video, made.video, noise.video)
@@ -96,17 +97,21 @@ class Trio:
 
     @torch.no_grad()
     def scores(self, context: Context, made: Latents) -> tuple[Latents, Latents]:
-        """Clean latents that teacher and fake score see in the student's, noised: (real, fake)."""
-        t = score_times(len(context))
+        """Clean latents that teacher and fake score see in the student's, already repeated, noised: (real, fake)."""
+        t = score_times(len(context) * self.tails)
         noisy = made.map(lambda z: noised(z, torch.randn_like(z), t))
         real, fake = (
-            noisy.map(lambda x, v: clean_from(x, v, t), predict(model, prepare(model, context), noisy, t))
+            noisy.map(
+                lambda x, v: clean_from(x, v, t),
+                predict(model, prepare(model, context).repeat(self.tails), noisy, t),
+            )
             for model in (self.teacher, self.fake)
         )
         return real, fake
 
     def student_losses(self, context: Context, made: Latents) -> tuple[Losses, dict[str, float]]:
         """Distribution matching of each modality; only the student learns from it. Also how far the scores differ."""
+        made = self._repeat(made)
         real, fake = self.scores(context, made.detach())
         losses, seen = {}, {}
         for name, x, z_real, z_fake in zip(Latents._fields, made, real, fake, strict=True):
@@ -114,6 +119,9 @@ class Trio:
                 losses[f"dmd_{name}"] = dmd_loss(x, dmd_gradient(x.detach(), z_real, z_fake))
                 seen[f"gap_{name}"] = gap(z_real, z_fake).item()
         return losses, seen
+
+    def _repeat(self, latents: Latents) -> Latents:
+        return latents.map(lambda x: x.repeat_interleave(self.tails, 0))
 
 
 def pointer_losses(model: AudioModel, window: Window) -> Losses:
@@ -217,6 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--rate", type=float, default=1e-4, help="the student's learning rate")
     parser.add_argument("--fake-rate", type=float, default=2e-4, help="the fake score's")
     parser.add_argument("--ratio", type=int, default=2, help="steps of the fake score for each of the student's")
+    parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="euler")
