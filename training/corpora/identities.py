@@ -69,7 +69,7 @@ GALLERY: dict[str, tuple[str, str, Identity]] = {
     ),
     "chiara": (
         "A lively guide with copper hair.",
-        "slt",
+        "slt@108",
         Identity(
             (246, 210, 188),
             (176, 84, 40),
@@ -85,7 +85,7 @@ GALLERY: dict[str, tuple[str, str, Identity]] = {
     ),
     "dario": (
         "A night-time news reader in a dark suit.",
-        "kal16",
+        "rms",
         Identity(
             (150, 104, 76),
             (24, 20, 22),
@@ -100,7 +100,7 @@ GALLERY: dict[str, tuple[str, str, Identity]] = {
     ),
     "emi": (
         "A museum voice with short black hair.",
-        "slt",
+        "slt@94",
         Identity(
             (240, 204, 168),
             (34, 32, 44),
@@ -117,7 +117,7 @@ GALLERY: dict[str, tuple[str, str, Identity]] = {
     ),
     "felix": (
         "A silver-haired teacher.",
-        "kal16",
+        "awb",
         Identity(
             (226, 184, 158),
             (188, 188, 192),
