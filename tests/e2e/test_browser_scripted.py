@@ -23,7 +23,7 @@ LONG = " ".join(f"word{number}" for number in range(60))
 @pytest.fixture
 async def worker(store: SessionStore, tmp_path: Path) -> AsyncIterator[FakeWorker]:
     """A worker that makes test pictures and tones."""
-    fake = FakeWorker(store, write_bundle(tmp_path).manifest.digest)
+    fake = FakeWorker(store, write_bundle(tmp_path, reads_prompts=True).manifest.digest)
     await fake.start()
     yield fake
     await fake.stop()
@@ -118,7 +118,7 @@ async def test_the_page_fits_narrow_screens(url: str, width: int) -> None:
         overflow = await page.page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0
         assert await page.page.evaluate("document.documentElement.dataset.theme") == "dark"
-        for button in ("#speak", "#interrupt", "#text"):
+        for button in ("#speak", "#interrupt", "#text", "#prompt", "#prompting button"):
             box = await page.page.locator(button).bounding_box()
             assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width
 
@@ -135,3 +135,16 @@ async def test_another_character_takes_the_stage(url: str, worker: FakeWorker) -
         assert len(worker.claims) == 2
         states = [record.state.is_final for record in (await worker.store.list_sessions()).sessions]
         assert sorted(states) == [False, True]
+
+
+async def test_a_prompt_is_asked_and_what_holds_is_shown(url: str) -> None:
+    """The line for the picture sends what is written, from an empty stage too, and the page tells what was asked."""
+    async with open_page(url) as page:
+        await page.page.fill("#prompt", "smiles, looks left")
+        await page.page.press("#prompt", "Enter")
+        await page.until("document.getElementById('asked').textContent === 'smiles, looks left'")
+        assert await page.page.input_value("#prompt") == ""
+        await page.until_playing()
+        await page.page.click("#prompting button")
+        assert "what the picture shall show" in await page.text("problem")
+        assert page.faults == []

@@ -34,7 +34,7 @@ GEOMETRY = {
 CAST = {"ada": "#c98b6b", "bo": "#7fa3a8", "cleo": "#a88fb5"}
 
 
-def write_bundle(directory: Path) -> Bundle:
+def write_bundle(directory: Path, *, reads_prompts: bool = False) -> Bundle:
     """Write the bundle into `directory` and load it."""
     files: dict[str, str] = {}
     for name, colour in CAST.items():
@@ -64,6 +64,7 @@ def write_bundle(directory: Path) -> Bundle:
         "sampler": {"steps": 4, "noise_scale_audio": 1.0, "noise_scale_video": 1.0, "shift": 1.0},
         "files": files,
         "characters": characters,
+        "prompt": {"encoder": {}} if reads_prompts else None,
     }
     (directory / MANIFEST_NAME).write_text(json.dumps(manifest))
     return load_bundle(directory)

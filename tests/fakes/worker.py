@@ -90,6 +90,7 @@ class Performance:
     is_speaking: bool = False
     is_paused: bool = False
     is_ending: bool = False
+    prompt: str = ""
 
     @property
     def next_position(self) -> int:
@@ -246,6 +247,8 @@ def _take_cue(cue: Cue, now: Performance, is_scripted: bool) -> list[worker_pb2.
         responses.append(_cut(now, int(played / CHUNK_S)))
         now.words, now.spoken = now.words[: now.spoken], min(now.spoken, len(now.words))
         del now.words[now.spoken :]
+    if cue.kind is CueKind.PROMPT:
+        now.prompt = cue.text
     if cue.kind is CueKind.SAY:
         if not is_scripted and now.timeline and not now.timeline[-1].words:
             heard = int(now.playhead_s / CHUNK_S)
@@ -341,4 +344,5 @@ def _progress(chunk: MadeChunk, now: Performance) -> pb.Progress:
         generation=chunk.generation,
         compute_time=duration(0.31),
         chunk_duration=duration(CHUNK_S),
+        prompt=now.prompt,
     )
