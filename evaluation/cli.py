@@ -51,6 +51,7 @@ CorpusOption = Annotated[Path, typer.Option(help="Read only where the judge is n
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads to compute with.")]
 OutOption = Annotated[Path, typer.Option(help="JSON to write.")]
 PageOption = Annotated[Path, typer.Option(help="HTML page to write.")]
+OnlyOption = Annotated[str, typer.Option(help="Names of variants, by commas; all by default.")]
 VariantsArgument = Annotated[
     Path, typer.Argument(help="JSON file: a list of variants, the first is what others are compared with.")
 ]
@@ -185,6 +186,15 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def chosen(path: Path, only: str) -> list[Variant]:
+    """The variants of a file that are wanted, in the file's order. Raises ValueError for a name it does not have."""
+    listed = load_variants(path)
+    wanted = [name for name in only.split(",") if name] or [v.name for v in listed]
+    if unknown := set(wanted) - {v.name for v in listed}:
+        raise ValueError(f"{path} lists no variant called {', '.join(sorted(unknown))}")
+    return [v for v in listed if v.name in wanted]
+
+
 def judges_of(judge: Path, eye: Path, syncnet: Path) -> dict[str, Path]:
     """Folders of the judges by name."""
     return {"judge": judge, "eye": eye, "syncnet": syncnet}
@@ -219,6 +229,7 @@ def run(
 @guarded
 def compare(
     variants: VariantsArgument,
+    only: OnlyOption = "",
     quick: QuickOption = False,
     short: ShortOption = None,
     long: LongOption = None,
@@ -235,7 +246,7 @@ def compare(
     threads: ThreadsOption = 1,
 ) -> None:
     """Measure several variants, and write one report with tables like the paper's."""
-    plan, listed = plan_of(voices, quick, short, long, follow, seconds), load_variants(variants)
+    plan, listed = plan_of(voices, quick, short, long, follow, seconds), chosen(variants, only)
     write_report(Bench.set_up(listed, cache, judges_of(judge, eye, syncnet), corpus, threads), plan, out, page)
 
 
@@ -243,23 +254,20 @@ def compare(
 @guarded
 def perform_only(
     variants: VariantsArgument,
+    only: OnlyOption = "",
     quick: QuickOption = False,
     short: ShortOption = None,
     long: LongOption = None,
     follow: FollowOption = None,
     seconds: SecondsOption = None,
     voices: VoicesOption = ALL_VOICES,
-    only: Annotated[str, typer.Option(help="Names of variants, by commas; all by default.")] = "",
     cache: CacheOption = CACHE,
     threads: ThreadsOption = 1,
 ) -> None:
     """Perform the clips of variants without measuring them; `compare` measures later."""
     torch.set_num_threads(threads)
-    plan, listed = plan_of(voices, quick, short, long, follow, seconds), load_variants(variants)
-    wanted = [name for name in only.split(",") if name] or [v.name for v in listed]
-    if unknown := set(wanted) - {v.name for v in listed}:
-        raise ValueError(f"{variants} lists no variant called {', '.join(sorted(unknown))}")
-    for variant in (v for v in listed if v.name in wanted):
+    plan = plan_of(voices, quick, short, long, follow, seconds)
+    for variant in chosen(variants, only):
         opened = Run.open(variant, cache, threads)
         made = perform(opened, plan.clips)
         typer.echo(f"{variant.name}: performed {made} of {len(plan.clips)} clips, in {opened.folder}")

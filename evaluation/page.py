@@ -191,7 +191,7 @@ def time_table(results: Figures) -> Table:
     head: list[Cell] = [
         ("", ""), ("pointer error, words", "mean; 95 % within"), ("its bias", "words"), ("chunk ends", ""),
         ("word-time error, s", "median; 95 % within"), ("its bias", "s"), ("finished", ""), ("nudges", ""),
-        ("RTF of generating", "this machine, as it was busy"),
+        ("RTF of generating", "processor time"),
     ]  # fmt: skip
     rows = []
     for kind, title, f in kinds(results):

@@ -172,7 +172,7 @@ class House:
 
     def perform(self, clip: Clip, reference: Floats, portrait: Pixels) -> Take:
         """Performs a clip with a voice's latents (R, C) before a portrait (H, W, 3)."""
-        began, pace = time.monotonic(), self.variant.words_per_chunk
+        began, pace = time.process_time(), self.variant.words_per_chunk
         backend: Backend = self.backend if pace is None else PacedBackend(self.backend, clip.text, pace)
         reads = self.bundle.manifest.prompt
         director = Director(backend, RulePlanner(backend.vowels), PromptPlanner(reads) if reads else None)
@@ -199,7 +199,7 @@ class House:
         finally:
             self._engine.close(SESSION)
         take.audio, take.video, take.nudges = np.stack(audio), np.stack(video), director.nudges
-        take.seconds_taken = round(time.monotonic() - began, 3)
+        take.seconds_taken = round(time.process_time() - began, 3)
         return take
 
     def _most_chunks(self, clip: Clip) -> int:

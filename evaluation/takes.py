@@ -49,7 +49,7 @@ class Take:
     nudges: int = 0
     """How often the pointer had to be moved because it stood still."""
     seconds_taken: float = 0.0
-    """What generating took, decoding left out."""
+    """Processor seconds that generating took, decoding left out."""
 
     @property
     def words_due(self) -> int:
@@ -81,11 +81,16 @@ def save_take(folder: Path, take: Take, samples: np.ndarray, sample_rate: int) -
     about = {k: v for k, v in asdict(take).items() if k not in ("audio", "video")}
     partial = path.with_suffix(".partial")
     save_file(
-        {"audio": take.audio.astype(np.float32), "video": take.video.astype(np.float16)},
+        {"audio": _in_order(take.audio, np.float32), "video": _in_order(take.video, np.float16)},
         partial,
         {"about": json.dumps(about)},
     )
     partial.rename(path)
+
+
+def _in_order(array: np.ndarray, kind: type) -> np.ndarray:
+    """The array as it must lie in memory to be written: safetensors writes the bytes as they lie."""
+    return np.ascontiguousarray(array, kind)
 
 
 def load_take(folder: Path, clip: Clip) -> Take:

@@ -80,7 +80,6 @@ def assemble(variant: Variant, folder: Path) -> Bundle:
     if variant.weights is None and not sampler:
         return base
     manifest = json.loads((variant.bundle / "manifest.json").read_text())
-    manifest["sampler"] |= sampler
     place = folder / variant.name
     for name in manifest["files"]:
         link = place / name
@@ -89,17 +88,19 @@ def assemble(variant: Variant, folder: Path) -> Bundle:
         link.symlink_to((variant.bundle / name).resolve())
     if variant.weights is not None:
         _replace_weights(variant.weights, place, manifest)
+    manifest["sampler"] |= sampler
     (place / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return load_bundle(place)
 
 
 def _replace_weights(weights: Path, place: Path, manifest: dict[str, Any]) -> None:
-    """Writes the parts of a checkpoint that a bundle has too, with their configurations and digests."""
+    """Writes the parts of a checkpoint that a bundle has too, with their configurations, digests and sampler."""
     try:
         config = json.loads((weights / "config.json").read_text())
         tensors = load_file(weights / "model.safetensors")
     except OSError as error:
         raise ValueError(f"no checkpoint in {weights}: {error.strerror}") from error
+    manifest["sampler"] |= config.get("sampler", {})
     for part in sorted({name.partition(".")[0] for name in tensors}):
         file = f"{part}.safetensors"
         if file not in manifest["files"]:

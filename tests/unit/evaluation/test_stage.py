@@ -74,12 +74,16 @@ def test_takes_are_kept_and_not_made_again(tiny_bundle: Path, tmp_path: Path) ->
     """A take that is there is left alone; one of another text under the same name is not taken for it."""
     run = Run.open(Variant(name="tried", bundle=tiny_bundle), tmp_path)
     latents = np.random.default_rng(0).normal(size=(2, 33, 24)).astype(np.float32)
-    take = Take(CLIP, latents, np.zeros((2, 16, 9, 8, 8), np.float32), [3.0, 7.5], is_finished=False)
+    video = np.moveaxis(
+        np.random.default_rng(1).normal(size=(2, 9, 8, 8, 16)), -1, 1
+    )  # not in C order, as VAEs give it
+    take = Take(CLIP, latents, video, [3.0, 7.5], is_finished=False)
     save_take(run.folder, take, decode_sound(run.house.models, take), 15_360)
     assert perform(run, [CLIP]) == 0
     assert not has_take(run.folder, Clip("clip", "other words", "slt", "ada"))
     found = load_take(run.folder, CLIP)
-    assert (found.audio == latents).all() and found.pointers == [3.0, 7.5] and found.words_due == 8
+    assert (found.audio == latents).all() and np.abs(found.video - video).max() < 0.01
+    assert found.pointers == [3.0, 7.5] and found.words_due == 8
     assert load_sound(run.folder, CLIP)[1].shape == (2 * 33 * 640,)
     assert [f.shape for f in decode_frames(run.house.models, found)] == [(33, 128, 128, 3)] * 2
 
