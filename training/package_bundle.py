@@ -105,7 +105,12 @@ def main() -> None:
     parser.add_argument("--codec", default="audio_codec_v2.safetensors", help="the fitted audio codec")
     parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
     parser.add_argument("--version", default="0.1.0")
-    parser.add_argument("--noise-scale-audio", type=float, default=0.2)
+    parser.add_argument(
+        "--noise-scale-audio",
+        type=float,
+        default=0.2,
+        help="scale of the first noise; these three are for a run that was not distilled",
+    )
     parser.add_argument("--shift", type=float, default=2.0, help="time shift of the sampler")
     parser.add_argument("--noise-scale-video", type=float, default=1.0)
     parser.add_argument(
@@ -138,7 +143,8 @@ def main() -> None:
         "dit": config["dit"],
         "video_vae": asdict(load_vae(options.checkpoints / options.vae / "model.safetensors").config),
         "audio_codec": asdict(codec),
-        "sampler": {
+        "sampler": config.get("sampler")  # a distilled run is sampled as it learned to be
+        or {
             "steps": 4,
             "noise_scale_audio": options.noise_scale_audio,
             "noise_scale_video": options.noise_scale_video,
