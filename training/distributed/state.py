@@ -1,0 +1,170 @@
+"""Checkpoints of sharded trainings: safetensors of whole tensors, which any number of processes can read.
+
+    FOLDER/checkpoint-00001000/{average,weights,exp_avg,exp_avg_sq}-00001.safetensors ... place.json
+
+Tensors are gathered one by one and written file by file, so no process holds more than one file's worth; each reads
+only the tensors it asks for. A checkpoint appears at once or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.distributed.recipe import RecipeInvalid
+from training.distributed.sharding import Average, fill, whole
+
+FILE_BYTES = 4 << 30
+PLACE = "place.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class FileWriter:
+    """Writes named tensors to NAME-00001.safetensors and so on, a new file before one grows beyond `limit` bytes."""
+
+    def __init__(self, folder: Path, name: str, limit: int = FILE_BYTES) -> None:
+        self.folder, self.name, self.limit = folder, name, limit
+        self.pending: dict[str, Tensor] = {}
+        self.files: list[Path] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Takes a tensor; a file is written when it would grow too large."""
+        size = sum(t.nbytes for t in self.pending.values())
+        if self.pending and size + tensor.nbytes > self.limit:
+            self.close()
+        self.pending[name] = tensor.contiguous()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self.pending:
+            path = self.folder / f"{self.name}-{len(self.files) + 1:05d}.safetensors"
+            save_file(self.pending, path)
+            self.files.append(path)
+            self.pending = {}
+
+
+class Files:
+    """Tensors by name in all safetensors of a folder that begin with `stem`, read when they are asked for."""
+
+    def __init__(self, folder: Path, stem: str = "") -> None:
+        self.places: dict[str, Path] = {}
+        self.open: dict[Path, Any] = {}
+        for path in sorted(folder.glob(f"{stem}*.safetensors")):
+            try:
+                self.open[path] = safe_open(path, "pt")
+            except (OSError, SafetensorError) as fault:
+                raise RecipeInvalid(f"{path} cannot be read: {fault}") from fault
+            self.places |= dict.fromkeys(self.open[path].keys(), path)
+        if not self.places:
+            raise RecipeInvalid(f"there are no weights in {folder}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.places
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        tensor: Tensor = self.open[self.places[name]].get_tensor(name)
+        return tensor
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Fills every parameter from a folder: of a checkpoint its average, else whatever safetensors it holds.
+
+    Names are those of the models, or in files named after a package those of that package, as a bundle has them.
+    Raises RecipeInvalid, which names what is missing or of another shape.
+    """
+    files = Files(folder, "average-" if (folder / PLACE).exists() else "")
+    missing = [name for name, _ in _named(module) if _place(files, name) is None]
+    if missing:
+        raise RecipeInvalid(f"{folder} lacks {len(missing)} weights, the first being {missing[0]}")
+    for name, parameter in _named(module):
+        place = _place(files, name)
+        assert place is not None, "all are there"
+        tensor = files.read(place)
+        if tensor.shape != parameter.shape:
+            raise RecipeInvalid(f"{folder}: {name} is {tuple(tensor.shape)}, the model has {tuple(parameter.shape)}")
+        fill(parameter, tensor)
+
+
+def _place(files: Files, name: str) -> str | None:
+    """A weight's name in the files: whole, or without its package where the file is the package's."""
+    if name in files:
+        return name
+    package, _, rest = name.partition(".")
+    return rest if rest in files and files.places[rest].name.startswith(package) else None
+
+
+def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in module.named_parameters():
+        yield name.removeprefix("model."), parameter
+
+
+def save(
+    accelerator: Accelerator,
+    folder: Path,
+    module: nn.Module,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+    place: Mapping[str, Any],
+    keep: int,
+) -> None:
+    """Writes a checkpoint of `place["step"]` and removes those before the last `keep`."""
+    final = folder / f"checkpoint-{place['step']:08d}"
+    partial = final.with_suffix(".partial")
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    moments = {name: optimizer.state[p] for name, p in module.named_parameters() if "exp_avg" in optimizer.state[p]}
+    groups: dict[str, Mapping[str, Tensor]] = {"average": average.tensors, "weights": dict(module.named_parameters())}
+    groups |= {key: {name: state[key] for name, state in moments.items()} for key in MOMENTS}
+    for stem, tensors in groups.items():
+        writer = FileWriter(partial, stem)
+        for name, tensor in tensors.items():
+            gathered = whole(tensor)
+            if accelerator.is_main_process:
+                writer.add(name.removeprefix("model."), gathered)
+        writer.close()
+    if accelerator.is_main_process:
+        (partial / PLACE).write_text(json.dumps(place))
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first."""
+    return sorted(p for p in folder.glob("checkpoint-*") if (p / PLACE).exists())
+
+
+def resume(
+    folder: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Goes on from a run's last checkpoint: its place, None where there is none. Raises RecipeInvalid."""
+    found = checkpoints(folder)
+    if not found:
+        return None
+    place: dict[str, Any] = json.loads((found[-1] / PLACE).read_text())
+    stems = {stem: Files(found[-1], f"{stem}-") for stem in ("average", "weights", *MOMENTS)}
+    for name, parameter in module.named_parameters():
+        plain = name.removeprefix("model.")
+        fill(parameter, stems["weights"].read(plain))
+        fill(average.tensors[name], stems["average"].read(plain))
+        if plain not in stems["exp_avg"]:
+            continue  # it rests in this stage
+        state = optimizer.state[parameter]
+        state["step"] = torch.tensor(float(place["step"]))
+        for key in MOMENTS:
+            state[key] = torch.zeros_like(parameter)
+            fill(state[key], stems[key].read(plain))
+    return place
