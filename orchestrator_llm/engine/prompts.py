@@ -23,6 +23,8 @@ SHORTENED = "PROMPT_SHORTENED"
 MAX_NAMED = 12
 """Words named in one notice."""
 MAX_NAMED_LETTERS = 32
+MAX_LETTERS = 16 * 1024
+"""Of what comes at one time only the newest so many letters are read, so that no client holds the others up."""
 
 _STOPS = re.compile(r"[.,;:!?\n]+")
 _JOINS = frozenset({"and", "then", "while", "but"})
@@ -54,10 +56,12 @@ class PromptPlanner:
 
     def add(self, asked: str, prompts: Sequence[str]) -> Asked:
         """What is asked once `prompts` have come, oldest first, after what was `asked`."""
-        phrases = [phrase for text in (asked, *prompts) for phrase in self._phrases(text)]
-        kept, lost = self._bounded(_newest(phrases))
+        read = _newest_texts((asked, *prompts))
+        kept, lost = self._bounded(_newest([phrase for text in read for phrase in self._phrases(text)]))
         kept.sort(key=self._place)
-        notices = self._unknown(prompts)
+        notices = self._unknown(read[-len(prompts) :] if prompts else ())
+        if len(read) <= len(prompts):
+            notices = (*notices, Notice(SHORTENED, "Too much was asked of the picture at once; the oldest was let go."))
         if lost:
             text = f"At most {self._max_words} words can be asked of the picture; these were let go: {_named(lost)}."
             notices = (*notices, Notice(SHORTENED, text))
@@ -68,13 +72,15 @@ class PromptPlanner:
 
     def _joined(self, words: Sequence[str]) -> list[Phrase]:
         """Cuts at "and" and its like where both sides speak of something, and nowhere else: "blue and green walls"."""
-        borders = [-1, *(place for place, word in enumerate(words) if word in _JOINS), len(words)]
+        borders = [place for place, word in enumerate(words) if word in _JOINS]
         found: list[Phrase] = []
-        begin = 0
-        for border, following in pairwise(borders[1:]):
-            if self._phrase(words[begin:border]).slots and self._phrase(words[border + 1 : following]).slots:
+        begin, has_slots = 0, False
+        for border, following in pairwise([-1, *borders, len(words)]):
+            part_has_slots = bool(self._phrase(words[border + 1 : following]).slots)
+            if has_slots and part_has_slots:
                 found.append(self._phrase(words[begin:border]))
                 begin = border + 1
+            has_slots |= part_has_slots
         return [*found, self._phrase(words[begin:])]
 
     def _phrase(self, words: Sequence[str]) -> Phrase:
@@ -123,10 +129,25 @@ class PromptPlanner:
 def _newest(phrases: Sequence[Phrase]) -> list[Phrase]:
     """Of each slot the newest phrase, of equal ones the last; oldest first."""
     kept: list[Phrase] = []
-    for phrase in phrases:
-        kept = [older for older in kept if not older.slots & phrase.slots and older.words != phrase.words]
-        kept.append(phrase)
-    return kept
+    slots: set[str] = set()
+    said: set[tuple[str, ...]] = set()
+    for phrase in reversed(phrases):
+        if slots.isdisjoint(phrase.slots) and phrase.words not in said:
+            kept.append(phrase)
+        slots |= phrase.slots
+        said.add(phrase.words)
+    return kept[::-1]
+
+
+def _newest_texts(texts: Sequence[str]) -> list[str]:
+    """The newest texts of MAX_LETTERS together, oldest first; of the very newest at least its end."""
+    room, kept = MAX_LETTERS, list[str]()
+    for text in reversed(texts):
+        if len(text) > room:
+            return kept[::-1] or [text[-room:]]
+        kept.append(text)
+        room -= len(text)
+    return kept[::-1]
 
 
 def _words(phrases: Sequence[Phrase]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from orchestrator_llm.engine.prompts import PromptPlanner
@@ -74,3 +76,14 @@ def test_a_bundle_that_knows_every_word_keeps_every_word() -> None:
     """With an encoder of its own language the list is empty, and no word is left out."""
     found = PromptPlanner(Prompts(encoder={}, slots={"smiles": "mouth"})).add("", ["A juggler smiles, and it rains"])
     assert found == ("it rains, a juggler smiles", ())
+
+
+@pytest.mark.parametrize("word", ["warm and ", "smiles and ", "warm, ", "looks left up right ", "juggles "])
+def test_what_a_client_floods_is_read_in_no_time(word: str) -> None:
+    """Planning runs on one thread for all sessions: hundreds of long prompts cost what a few do, and it is told."""
+    began = time.process_time()
+    found = planner().add("the wall is blue", [word * (4096 // len(word))] * 500)
+    assert time.process_time() - began < 0.5
+    assert "PROMPT_SHORTENED" in [notice.code for notice in found.notices]
+    assert len(found.text.split()) <= 48
+    assert all(len(notice.text) < 1000 for notice in found.notices)
