@@ -11,6 +11,8 @@ import argparse
 import functools
 import itertools
 import random
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ from training.train_vae import SIZE, any_identity, load_vae
 
 WEIGHTS = Path("data/checkpoints/prompt_probe/model.safetensors")
 NEUTRAL = Pose(0, 0.7, 0, 0, 0.5, 0, 0, 0)
+STATES_OF_A_FACE = 4
 SLOT_COUNTS = (0, 1, 1, 2, 2, 3, 4)
 """How many slots of a picture are off their default, drawn evenly."""
 
@@ -44,12 +47,12 @@ class Example(NamedTuple):
 class PromptProbe(nn.Module):
     """Strided convolutions over the picture and its portrait; one answer per slot."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        widths = (6, width, 2 * width, 3 * width, 3 * width)
-        layers: list[nn.Module] = []
+        widths = (24, width, 2 * width, 3 * width)
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(6, after), nn.GELU()]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * (SIZE // 16) ** 2, 160), nn.GELU())
         self.heads = nn.Linear(160, sum(map(len, VALUES.values())))
 
@@ -74,12 +77,12 @@ def any_pose(rng: random.Random) -> Pose:
     return Pose(opened, wide, teeth, shut, rng.random(), x, y, roll)
 
 
-def example(rng: random.Random, identity: Identity) -> Example:
-    """A face in a random state beside its portrait."""
+def example(rng: random.Random, identity: Identity, portrait: np.ndarray) -> Example:
+    """A face in a random state beside its portrait, uint8 (SIZE, SIZE, 3)."""
     state = any_state(rng, rng.choice(SLOT_COUNTS))
     values = [names.index(getattr(state, slot)) for slot, names in VALUES.items()]
     picture = draw(identity, any_pose(rng), SIZE, look=look_of(state))
-    return Example(picture, draw(identity, NEUTRAL, SIZE), np.array(values))
+    return Example(picture, portrait, np.array(values))
 
 
 def batch_of(examples: list[Example]) -> Example:
@@ -94,7 +97,8 @@ def roughen(pictures: Tensor) -> Tensor:
         small = F.interpolate(pictures, size=(side, side), mode="area")
         pictures = F.interpolate(small, size=pictures.shape[-2:], mode="bilinear")
     level = torch.rand(len(pictures), 1, 1, 1)
-    return pictures + 0.08 * level * torch.randn_like(pictures) + 0.04 * torch.randn(len(pictures), 3, 1, 1) * level
+    tint = 0.04 * torch.randn(len(pictures), 3, 1, 1)
+    return pictures + level * (0.08 * torch.randn_like(pictures[0]) + tint)
 
 
 def losses(net: PromptProbe, examples: Example) -> Losses:
@@ -150,17 +154,29 @@ def probe(frames: np.ndarray, portrait: np.ndarray, net: PromptProbe | None = No
 def held_out(count: int) -> Example:
     """Examples of faces that no training sees."""
     rng = random.Random("held out")
-    return batch_of([example(rng, random_identity(rng)) for _ in range(count)])
+    faces = [random_identity(rng) for _ in range(count)]
+    return batch_of([example(rng, face, draw(face, NEUTRAL, SIZE)) for face in faces])
 
 
-def train(folder: Path, minutes: float, batch: int = 48) -> None:
-    """Teaches the probe on renders made as it goes."""
+def new_examples(rng: random.Random, count: int) -> Iterator[Example]:
+    """`count` examples, a few of each face."""
+    for _ in range(count // STATES_OF_A_FACE):
+        identity = any_identity(rng)
+        portrait = draw(identity, NEUTRAL, SIZE)
+        for _ in range(STATES_OF_A_FACE):
+            yield example(rng, identity, portrait)
+
+
+def train(folder: Path, samples: int, batch: int = 48) -> None:
+    """Teaches the probe on renders, a third of each batch new and the rest drawn from the last few thousand."""
     rng, net, unseen = random.Random(0), PromptProbe(), held_out(400)
+    pool: deque[Example] = deque(new_examples(rng, 2_000), maxlen=4_000)
 
     def draw_losses() -> Losses:
-        return losses(net, batch_of([example(rng, any_identity(rng)) for _ in range(batch)]))
+        pool.extend(new_examples(rng, batch // 3))
+        return losses(net, batch_of([pool[rng.randrange(len(pool))] for _ in range(batch)]))
 
-    budget = Budget(10_000_000, minutes, batch, rate=2e-3, warmup_steps=50, hold=0.3, checkpoint_minutes=1.0)
+    budget = Budget(samples, 600, batch, rate=2e-3, warmup_steps=50, hold=0.3, checkpoint_minutes=1.0)
     loop = Loop(net, folder, budget, lambda _: False)
     loop.resume()
     loop.run(draw_losses, lambda: {f"val_{slot}": share for slot, share in accuracy(net, unseen).items()})
@@ -170,14 +186,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", action="store_true", help="teach it first")
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae2/model.safetensors"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.train:
-        train(options.weights.parent, options.minutes)
+        train(options.weights.parent, options.samples)
     net, examples = load_probe(options.weights), held_out(1000)
     measured = {"as drawn": examples}
     if options.vae.exists():

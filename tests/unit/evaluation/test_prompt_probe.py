@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.prompt_probe import PromptProbe, accuracy, batch_of, example, held_out, load_probe, losses, probe
+from evaluation.prompt_probe import PromptProbe, accuracy, batch_of, held_out, load_probe, losses, new_examples, probe
 from training.corpora.states import VALUES
-from training.train_vae import any_identity
 
 
 def test_an_untrained_probe_answers_for_every_slot() -> None:
@@ -27,7 +26,7 @@ def test_the_probe_learns_what_a_wall_is() -> None:
     """A few steps on one small batch lower every slot's loss, so the answers have to do with the pictures."""
     torch.manual_seed(0)
     rng = random.Random(0)
-    batch = batch_of([example(rng, any_identity(rng)) for _ in range(24)])
+    batch = batch_of(list(new_examples(rng, 24)))
     net = PromptProbe()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     first = losses(net, batch)
