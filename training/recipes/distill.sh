@@ -18,7 +18,7 @@ if [ -n "${ABLATIONS:-}" ]; then
   ablate one-chunk --start distill-steps --one-chunk
   ablate stage-2-only --start "$teacher"
   ablate without-sink --start distill-steps --without-sink
-  ablate without-pointer --start distill-steps --tokens-per-chunk 14
+  ablate without-pointer --start distill-steps --tokens-per-chunk 16
   ablate without-cut --start distill-steps --without-cut
 fi
 $python -m evaluation.few_steps "${rows[@]}"
