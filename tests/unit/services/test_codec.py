@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from services.session import Action, ChunkCommit, ChunkInputs, ChunkProgress, Cue, CueKind, TimedWord
+from services.session import Action, ChunkCommit, ChunkInputs, ChunkProgress, Cue, CueKind, Notice, TimedWord
 from services.state import codec
 from services.state.keys import SessionKeys, session_keys
 
@@ -15,8 +17,19 @@ def test_commits_and_inputs_survive_json() -> None:
     progress = ChunkProgress(1, 0.1 + 0.2, 2, (TimedWord(1, "世界", 1 / 3, 0.5, 4),), 5, is_finished=True)
     commit = ChunkCommit(1, 0, 1, 3, progress, is_idle=False, cue_cursor=9, say=("a\n", ""))
     assert codec.commit_from_json(codec.commit_to_json(commit)) == commit
-    inputs = ChunkInputs(0, None, 0, 0, 0, (), Action(notices=("x",)), 4)
+    unknown = Notice("PROMPT_WORDS_UNKNOWN", "It knows no rain.")
+    action = Action(notices=("x",), prompt="smiles", prompt_notices=(unknown,))
+    inputs = ChunkInputs(0, None, 0, 0, 0, (), action, 4, 0, ("smiles, rain",), "smiles")
     assert codec.inputs_from_json(codec.inputs_to_json(inputs)) == inputs
+
+
+def test_what_an_earlier_version_laid_down_can_be_read() -> None:
+    """A session goes on under workers that know prompts from chunks of those that did not: nothing was asked."""
+    laid = json.loads(codec.inputs_to_json(ChunkInputs(0, None, 0, 0, 0, (), Action(), 4)))
+    for part, names in ((laid, ("prompts", "prompt")), (laid["action"], ("prompt", "prompt_notices"))):
+        for name in names:
+            del part[name]
+    assert codec.inputs_from_json(json.dumps(laid).encode()) == ChunkInputs(0, None, 0, 0, 0, (), Action(), 4)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4, 5)])
