@@ -119,7 +119,7 @@ def make_take(run: Run, clip: Clip) -> None:
         save_take(run.folder, *true_take(house.models, clip, run.reading(clip)), rate)
         return
     if run.variant.name == CODEC:
-        take = codec_take(house.models, clip)
+        take = codec_take(house.models, clip, run.reading(clip))
     else:
         reference = house.voice(true_sound(house.models.audio_codec, SAMPLE, clip.voice))
         take = house.perform(clip, reference, portrait_of(clip.face, house.side))

@@ -45,6 +45,8 @@ class Take:
     video: np.ndarray
     pointers: list[float] = field(default_factory=list)
     words: list[SpokenWord] = field(default_factory=list)
+    words_said: int | None = None
+    """How many words were said, where that is known without a pointer."""
     is_finished: bool = True
     nudges: int = 0
     """How often the pointer had to be moved because it stood still."""
@@ -54,6 +56,8 @@ class Take:
     @property
     def words_due(self) -> int:
         """How many words of the text should be heard: all, or where the pointer came to when time was up."""
+        if self.words_said is not None:
+            return self.words_said
         total = len(self.clip.text.split())
         return total if self.is_finished or not self.pointers else min(total, int(self.pointers[-1] + 0.5))
 

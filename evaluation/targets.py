@@ -43,13 +43,13 @@ def at_least(asked: str, found: float, limit: float, show: Callable[[float], str
 
 def plain(value: float) -> str:
     """A number with two digits that count."""
-    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3f}"
 
 
 def judge_targets(results: Figures, megabytes: float | None = None) -> list[Verdict]:
     """Every target of the shipped bundle, which is the first variant."""
     first = next(iter(results["variants"].values()))
-    verdicts = [*_words(first, results), *_stream(first), *_picture(first, results), *_steps(results)]
+    verdicts = [*_words(first, results), *_stream(first, results), *_picture(first, results), *_steps(results)]
     if megabytes is not None:
         verdicts.append(at_most("bundle at most 40 MB", megabytes, MOST_MEGABYTES, lambda v: f"{v:.1f} MB"))
     return verdicts
@@ -72,13 +72,13 @@ def _words(first: Figures, results: Figures) -> list[Verdict]:
     return verdicts
 
 
-def _stream(first: Figures) -> list[Verdict]:
+def _stream(first: Figures, results: Figures) -> list[Verdict]:
     if "long" not in first:
         return []
     figures, verdicts = first["long"], []
     for what in ("lost", "repeated"):
-        both = figures.get(f"{what}_by_both")
-        note = f" of {figures['words']}" + ("" if both is None else f"; by both judges {both}")
+        both, true = figures.get(f"{what}_by_both"), results["truth"]["long"]
+        note = f" of {figures['words']}; by both judges {both}; of ground truth {true[what]} of {true['words']}"
         verdicts.append(
             at_most(
                 f"over {figures['drift']['seconds']:.0f} s no word {what}", figures[what], 0, lambda v: f"{v:.0f}", note

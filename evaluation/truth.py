@@ -8,7 +8,7 @@ N pictures, S samples.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -65,11 +65,19 @@ def true_take(models: Models, clip: Clip, reading: Reading) -> tuple[Take, np.nd
     """The true take, which has no latents, and its samples."""
     geometry = models.manifest.geometry
     samples, _ = true_track(clip, geometry.sample_rate, geometry.frames_per_chunk)
-    nothing = np.zeros((0, 1, 1), np.float32)
-    return Take(clip, nothing, nothing, words=true_words(clip, geometry.sample_rate, reading)), samples
+    nothing, words = np.zeros((0, 1, 1), np.float32), true_words(clip, geometry.sample_rate, reading)
+    said = words_before(words, len(samples) / geometry.sample_rate, clip)
+    return Take(clip, nothing, nothing, words=words, words_said=said), samples
 
 
-def codec_take(models: Models, clip: Clip) -> Take:
+def words_before(words: Sequence[SpokenWord], seconds: float, clip: Clip) -> int:
+    """How many words are said to their end when a clip is cut: those before the last that has begun."""
+    if all(word.start_s < seconds for word in words):
+        return len(clip.text.split())
+    return max((word.index for word in words if word.start_s < seconds), default=0)
+
+
+def codec_take(models: Models, clip: Clip, reading: Reading) -> Take:
     """The true take as latents of both VAEs."""
     geometry = models.manifest.geometry
     samples, _ = true_track(clip, geometry.sample_rate, geometry.frames_per_chunk)
@@ -80,4 +88,6 @@ def codec_take(models: Models, clip: Clip) -> Take:
         pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
         with models.computing():
             chunks.append(models.video_vae.encode(pixels)[0].float().numpy())
-    return Take(clip, audio.reshape(len(chunks), -1, audio.shape[-1]), np.stack(chunks))
+    words = true_words(clip, geometry.sample_rate, reading)
+    said = words_before(words, len(samples) / geometry.sample_rate, clip)
+    return Take(clip, audio.reshape(len(chunks), -1, audio.shape[-1]), np.stack(chunks), words=words, words_said=said)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from evaluation.protocol import Clip
 from evaluation.runs import Run, make_take, perform, true_run
 from evaluation.stage import House, in_words, read
-from evaluation.takes import Take, decode_frames, decode_sound, has_take, load_sound, load_take, save_take
+from evaluation.takes import SpokenWord, Take, decode_frames, decode_sound, has_take, load_sound, load_take, save_take
+from evaluation.truth import words_before
 from evaluation.variants import CODEC, Variant, assemble, fingerprint, load_variants
 from services.bundle import load_bundle
 
@@ -151,3 +152,11 @@ def test_true_takes_need_no_model_of_ours(tiny_bundle: Path, tmp_path: Path) -> 
     take = load_take(codec.folder, clip)
     assert take.audio.shape[1:] == (33, 24) and len(take.audio) == len(take.video) >= 1
     assert codec.folder != run.folder
+
+
+def test_a_true_stream_that_is_cut_owes_the_words_before_the_cut() -> None:
+    """The word that had begun when time was up is not asked for; of a whole text all words are."""
+    words = [SpokenWord(i, 0.5 * i, 0.5 * i + 0.4) for i in range(4)]
+    clip = Clip("cut", "one two three four", "slt", "ada")
+    assert words_before(words, 1.2, clip) == 2
+    assert words_before(words, 9.0, clip) == 4
