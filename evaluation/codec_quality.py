@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,13 @@ from tqdm import tqdm
 from dit_worker.engine.sound import GriffinLim, SoundDecoder, Vocoder, continue_sound, silent_context
 from dit_worker.model.audio_vae import LATE_LATENTS, AudioVAE, AudioVAEConfig
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
+from evaluation.lexicon_loop import dictionary_readings
 from evaluation.listening import Example, write_page
-from evaluation.panel import Panel, held_out_sentences
+from evaluation.panel import Panel
 from evaluation.performers import read_lexicon
 from evaluation.sounds import Likeness, compare_sounds
+from evaluation.sphinx import Sphinx
+from evaluation.texts import held_out_sentences
 from training.corpora.speech import Utterance, speak
 
 TRUTH = "true speech"
@@ -135,9 +139,10 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         vae = load_vae(options.decoder, options.codec)
-        panel = Panel.convene(options.judge, vae.codec, read_lexicon(options.lexicon), options.corpus)
+        whole = Panel.convene(options.judge, vae.codec, read_lexicon(options.lexicon), options.corpus)
     except FileNotFoundError as error:
         parser.error(str(error))
+    panel = replace(whole, sphinx=Sphinx(held_out_sentences(), dictionary_readings()))  # these words and no others
     sentences, voices, examples = held_out_sentences()[: options.sentences], {}, []
     for voice in options.voices.split(","):
         voices[voice], shown = measure(panel, vae, voice, sentences)

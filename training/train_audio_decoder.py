@@ -1,4 +1,4 @@
-"""Stage 1d: the audio VAE's decoder: `python -m training.train_audio_decoder`.
+"""Stage 1a: the audio VAE's decoder: `python -m training.train_audio_decoder`.
 
 The codec's projection stays as it is; what is learned is to make speech of its latents, through the posterior's noise
 and, more roughly, through as much as a generator may leave. Pulses follow the true voice while it learns, so that even
