@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from evaluation.protocol import Clip
+from evaluation.protocol import PROMPT_CHUNK, Clip
 from evaluation.runs import Run, make_take, perform, true_run
 from evaluation.stage import House, in_words, read
 from evaluation.takes import SpokenWord, Take, decode_frames, decode_sound, has_take, load_sound, load_take, save_take
 from evaluation.truth import words_before
 from evaluation.variants import CODEC, Variant, assemble, fingerprint, load_variants
 from services.bundle import load_bundle
+from tests.fixtures.tiny_bundle import PROMPT_SLOTS, build_tiny_bundle
 
 TEXT = "hello there my friend this is a small character that speaks the words"
 CLIP = Clip("clip", TEXT, "slt", "ada", seconds=5.0)
@@ -160,3 +162,16 @@ def test_a_true_stream_that_is_cut_owes_the_words_before_the_cut() -> None:
     clip = Clip("cut", "one two three four", "slt", "ada")
     assert words_before(words, 1.2, clip) == 2
     assert words_before(words, 9.0, clip) == 4
+
+
+def test_a_prompt_acts_from_its_chunk_on(tmp_path: Path) -> None:
+    """The chunks before it are as without it, the picture from it on is another; speech goes on being made."""
+    bundle = build_tiny_bundle(tmp_path / "reads", reads_prompts=True)
+    house = House(load_bundle(bundle), Variant(name="tried", bundle=bundle))
+    geometry = house.backend.geometry
+    reference = np.random.default_rng(0).normal(size=(geometry.reference_frames, geometry.channels)).astype(np.float32)
+    portrait = np.full((128, 128, 3), 120, np.uint8)
+    plain, asked = (house.perform(replace(CLIP, prompt=p), reference, portrait) for p in ("", next(iter(PROMPT_SLOTS))))
+    assert (plain.video[:PROMPT_CHUNK] == asked.video[:PROMPT_CHUNK]).all()
+    assert np.abs(plain.video[PROMPT_CHUNK] - asked.video[PROMPT_CHUNK]).max() > 1e-5
+    assert len(plain.audio) == len(asked.audio)
