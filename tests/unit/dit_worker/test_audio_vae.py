@@ -17,6 +17,7 @@ from dit_worker.engine.errors import BadBundle
 from dit_worker.engine.loader import Models, load_models
 from dit_worker.engine.media import Decoder
 from dit_worker.engine.sound import GriffinLim, Vocoder, continue_sound, silent_context
+from dit_worker.engine.voice import read_voice
 from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS, AudioVAE, AudioVAEConfig
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from services.bundle import load_bundle
@@ -177,3 +178,20 @@ def test_a_decoder_for_another_chunk_is_refused(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadBundle, match="period"):
         load_models(load_bundle(folder))
+
+
+def test_the_trained_decoder_gives_speech_back(pocket_bundle: Path) -> None:
+    """Voices of the bundle come back through latents, chunk by chunk, within a third of a neper of log-mel."""
+    bundle = load_bundle(pocket_bundle)
+    if not bundle.manifest.audio_vae:
+        pytest.skip("this bundle finds its sound by Griffin-Lim")
+    models = load_models(bundle)
+    vae = models.audio_vae
+    assert vae is not None
+    for voice in sorted({character.voice for character in bundle.manifest.characters})[:2]:
+        samples = read_voice(bundle.file(voice).read_bytes(), models.manifest.geometry.sample_rate)[: 2 * CHUNK * STEP]
+        latents = vae.encode(torch.from_numpy(samples)[None])[0].numpy()
+        latents = latents[: len(latents) // CHUNK * CHUNK]
+        back = in_chunks(vae, latents)[LATE_LATENTS * STEP :]
+        mels = [vae.codec.log_mel(torch.from_numpy(part[: len(back)])[None])[0] for part in (samples, back)]
+        assert float((mels[0] - mels[1]).abs().mean()) < 0.35
