@@ -102,7 +102,7 @@ def save_config(config: EyeConfig, folder: Path) -> None:
 def load_eye(folder: Path) -> Eye:
     """A trained eye. Raises FileNotFoundError with the command that trains one."""
     if not (folder / "model.safetensors").exists():
-        raise FileNotFoundError(f"no eye in {folder}: run `python -m evaluation.train_eye` first")
+        raise FileNotFoundError(f"no eye in {folder}: run `python -m evaluation.train_eye --out {folder}` first")
     stored = json.loads((folder / "config.json").read_text())
     eye = Eye(EyeConfig(**{**stored, "channels": tuple(stored["channels"])}))
     eye.load_state_dict(load_file(folder / "model.safetensors"))

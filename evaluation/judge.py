@@ -84,7 +84,7 @@ def save_config(config: JudgeConfig, folder: Path) -> None:
 def load_judge(folder: Path) -> Judge:
     """A trained judge. Raises FileNotFoundError with the command that trains one."""
     if not (folder / "model.safetensors").exists():
-        raise FileNotFoundError(f"no judge in {folder}: run `python -m evaluation.train_judge` first")
+        raise FileNotFoundError(f"no judge in {folder}: run `python -m evaluation.train_judge --out {folder}` first")
     stored = json.loads((folder / "config.json").read_text())
     judge = Judge(JudgeConfig(**{**stored, "phones": tuple(stored["phones"])}))
     judge.load_state_dict(load_file(folder / "model.safetensors"))

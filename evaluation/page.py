@@ -26,8 +26,9 @@ ITALICS = (
     "with no paper."
 )
 TIMES = (
-    "Where the words are is the first judge's hearing: the row of ground truth shows how far that alone is from the "
-    "synthesiser's own times. Generating means conditioner and DiT, without decoding."
+    "Where the words are is the first judge's hearing, less its own delay, which is known from true speech; the row of "
+    "ground truth shows how far it still is from the synthesiser's own times. Generating means conditioner and DiT, "
+    "without decoding."
 )
 Cell = tuple[str, str]
 """What a cell says, and below it in small."""

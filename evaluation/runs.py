@@ -217,24 +217,26 @@ def summarise(results: Results, truth: Results, first: Results | None, judges: J
     """The figures of one variant, compared with the truth and, in words, with the first variant."""
     run, manifest = results.run, results.run.house.bundle.manifest
     per_chunk = manifest.geometry.frames_per_chunk
+    delay_s = summary.judge_delay([*truth.short, *truth.long])
     figures: dict[str, Any] = {
         "title": run.variant.title,
         "variant": run.variant.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         | {"name": run.variant.name},
         "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
         "sampler": manifest.sampler.model_dump(),
+        "judge_delay_s": round(delay_s, 4),
     }
     if results.short:
         figures["short"] = (
             summary.words_figures(results.short)
-            | summary.time_figures(results.short)
+            | summary.time_figures(results.short, delay_s)
             | {"sync": summary.sync_figures(results.short)}
             | summary.picture_figures(results.short, truth.short, per_chunk)
         )
     if results.long:
         figures["long"] = (
             summary.words_figures(results.long)
-            | summary.time_figures(results.long)
+            | summary.time_figures(results.long, delay_s)
             | {"sync": summary.sync_figures(results.long), "drift": summary.drift_figures(results.long)}
             | summary.picture_figures(results.long, truth.long, per_chunk)
         )

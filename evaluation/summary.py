@@ -74,11 +74,21 @@ def spread(values: Sequence[float]) -> Figures | None:
     }
 
 
-def time_figures(measured: Sequence[Measured]) -> Figures:
-    """Pointer error in words at chunk ends, word-time error in seconds, and how performances went."""
+def judge_delay(true: Sequence[Measured]) -> float:
+    """By how many seconds the first judge hears phones late, from true speech, whose times are known."""
+    errors = [e for m in true for e in m.heard["word_time_errors"]]
+    return -float(np.median(errors)) if errors else 0.0
+
+
+def time_figures(measured: Sequence[Measured], delay_s: float = 0.0) -> Figures:
+    """Pointer error in words at chunk ends, word-time error in seconds, and how performances went.
+
+    The judge's own delay is taken off: in it speech moves on by as many words as it has in a second.
+    """
+    pace = {m.clip.name: delay_s * m.heard["words_due"] / m.heard["seconds"] for m in measured}
     return {
-        "pointer_words": spread([e for m in measured for e in m.heard["pointer_errors"]]),
-        "word_time_s": spread([e for m in measured for e in m.heard["word_time_errors"]]),
+        "pointer_words": spread([e - pace[m.clip.name] for m in measured for e in m.heard["pointer_errors"]]),
+        "word_time_s": spread([e + delay_s for m in measured for e in m.heard["word_time_errors"]]),
         "finished": sum(m.heard["is_finished"] for m in measured),
         "nudges": sum(m.heard["nudges"] for m in measured),
         "seconds": round(sum(m.heard["seconds"] for m in measured), 1),

@@ -137,7 +137,9 @@ def save_config(config: SyncNetConfig, folder: Path) -> None:
 def load_syncnet(folder: Path) -> SyncNet:
     """A trained pair of towers. Raises FileNotFoundError with the command that trains one."""
     if not (folder / "model.safetensors").exists():
-        raise FileNotFoundError(f"no sync net in {folder}: run `python -m evaluation.train_syncnet` first")
+        raise FileNotFoundError(
+            f"no sync net in {folder}: run `python -m evaluation.train_syncnet --out {folder}` first"
+        )
     stored = json.loads((folder / "config.json").read_text())
     net = SyncNet(SyncNetConfig(**{**stored, "channels": tuple(stored["channels"])}))
     net.load_state_dict(load_file(folder / "model.safetensors"))
