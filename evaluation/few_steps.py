@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_worker.model.codec import AudioCodec
+from dit_worker.model.sampler import SAMPLERS
 from dit_worker.model.vae import VideoVAE
 from evaluation.judge import BLANK, PAUSE, Judge, collapse, load_judge
 from evaluation.sync import correlation, mouth_opening
@@ -84,6 +86,8 @@ class Take:
 def parse_row(text: str, checkpoints: Path) -> Row:
     """A row from the command line. Raises ValueError when it cannot be read."""
     run, *values = text.split(":")
+    if len(values) > 1 and values[1] not in SAMPLERS:
+        raise ValueError(f"no sampler {values[1]!r}: there are {', '.join(SAMPLERS)}")
     known = read_config(checkpoints / run).get("sampler", {})
     fields = zip(("steps", "kind", "shift", "noise_scale_audio"), (int, str, float, float), values, strict=False)
     return Row(run, Sampling(**known | {name: kind(value) for name, kind, value in fields}))
@@ -252,7 +256,11 @@ def main() -> None:
     """Command line."""
     options = arguments()
     torch.set_num_threads(1)
-    rows = [parse_row(text, options.checkpoints) for text in options.rows]
+    try:
+        rows = [parse_row(text, options.checkpoints) for text in options.rows]
+    except (ValueError, FileNotFoundError) as error:
+        print(f"few_steps: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     config, codec, judge = (
         read_config(options.checkpoints / rows[0].run),
         load_codec(options.codec),

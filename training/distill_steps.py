@@ -26,9 +26,9 @@ from training.distillation import (
     context_of,
     generate,
     pointer_losses,
-    read_config,
     run,
     sampling_of,
+    teacher_config,
     voice_weights,
     write_config,
 )
@@ -91,7 +91,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
-    config, folder = read_config(teacher), options.checkpoints / options.name
+    config, folder = teacher_config(options), options.checkpoints / options.name
     trio = Trio(config, options.tails)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -192,6 +193,15 @@ def read_config(run: Path) -> Config:
         raise FileNotFoundError(f"no run in {run}: train it first")
     config: Config = json.loads((run / "config.json").read_text())
     return config
+
+
+def teacher_config(options: argparse.Namespace) -> Config:
+    """The teacher's config.json; a teacher that is not there ends the command with a sentence and code 2."""
+    try:
+        return read_config(options.checkpoints / options.teacher)
+    except FileNotFoundError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def begin(trio: Trio, loop: PairLoop, teacher: Path, start: Path) -> None:
