@@ -111,6 +111,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not 1 <= options.scored <= options.chunks:
         parser.error("--scored must be between 1 and --chunks")
+    if not (options.checkpoints / options.start / "model.safetensors").exists():
+        parser.error(f"no run {options.start!r} to begin from: distil it first")
     return options
 
 
