@@ -138,9 +138,10 @@ def features(codec: AudioCodec, samples: Tensor) -> Features:
 
 def distance(one: Features, other: Features, scale: list[Tensor]) -> Tensor:
     """Three distances (3,): of levels, of amplitudes by `scale` (the true ones' means), of the log-mel."""
-    levels = [(a - b).abs().mean() for a, b in zip(one.logs, other.logs, strict=True)]
-    heights = [(a - b).abs().mean() / s for a, b, s in zip(one.magnitudes, other.magnitudes, scale, strict=True)]
-    return torch.stack([sum(levels) / len(levels), sum(heights) / len(heights), 2 * (one.mel - other.mel).abs().mean()])
+    levels = torch.stack([(a - b).abs().mean() for a, b in zip(one.logs, other.logs, strict=True)])
+    pairs = zip(one.magnitudes, other.magnitudes, scale, strict=True)
+    heights = torch.stack([(a - b).abs().mean() / s for a, b, s in pairs])
+    return torch.stack([levels.mean(), heights.mean(), 2 * (one.mel - other.mel).abs().mean()])
 
 
 def spectral_losses(codec: AudioCodec, made: Tensor, again: Tensor, true: Tensor) -> Losses:
