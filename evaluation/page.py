@@ -256,6 +256,7 @@ def follow_table(results: Figures) -> Table | None:
     head: list[Cell] = [
         ("unheard reference", ""), ("clips", ""), ("nearest to it", f"of {first['follow']['candidates']} voices"),
         ("taken for", ""), ("distance to it", "nepers"), ("to the others", "nepers, mean"), ("pitch off", "semitones"),
+        ("between the two", "0 the first, 1 the second"),
     ]  # fmt: skip
     rows = [
         Row(
@@ -263,7 +264,7 @@ def follow_table(results: Figures) -> Table | None:
                 (voice, ""), (str(v["clips"]), ""), (percent(v["nearest_share"], 0), ""),
                 (", ".join(v["taken_for"]), ""),
                 (number(v["distance_own"]), ""), (number(v["distance_others"]), ""),
-                (number(v["pitch_off_semitones"], 1), ""),
+                (number(v["pitch_off_semitones"], 1), ""), (number(v.get("between"), 2), ""),
             ]
         )
         for voice, v in first["follow"]["voices"].items()

@@ -24,7 +24,7 @@ from evaluation.words import Errors, compare, total
 
 __all__ = ["Panel", "Verdict", "held_out_sentences", "tune"]
 
-PENALTIES = (-1.0, -2.0, -3.0, -4.0)
+PENALTIES = (-1.0, -2.0, -4.0, -6.0, -8.0)
 TUNING_PASSAGES = 40
 """Over all voices of the corpus."""
 TUNING_FRAMES = 900

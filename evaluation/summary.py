@@ -190,6 +190,14 @@ def drift_figures(measured: Sequence[Measured]) -> Figures:
     return figures
 
 
+def _between(spectrum: np.ndarray, first: np.ndarray, second: np.ndarray | None = None) -> float | None:
+    """How far a spectrum lies on the way from one voice (0) to a second (1); None for a voice that is no mixture."""
+    if second is None:
+        return None
+    way = second - first
+    return float((spectrum - first) @ way / max(float(way @ way), 1e-9))
+
+
 def follow_figures(measured: Sequence[Measured], candidates: dict[str, dict[str, tuple[np.ndarray, float]]]) -> Figures:
     """Whose voice is it? For each reference the share of clips nearest to it, by mean spectrum and by pitch.
 
@@ -207,7 +215,7 @@ def follow_figures(measured: Sequence[Measured], candidates: dict[str, dict[str,
                 "own": apart[m.clip.voice],
                 "others": float(np.mean([d for v, d in apart.items() if v != m.clip.voice])),
                 "semitones": semitones[m.clip.voice],
-                "nearest_pitch": min(semitones, key=semitones.__getitem__),
+                "between": _between(spectrum, *(true[v][0] for v in m.clip.voice.split("+"))),
             }
         )
     figures: Figures = {
@@ -218,6 +226,7 @@ def follow_figures(measured: Sequence[Measured], candidates: dict[str, dict[str,
             "distance_own": round(float(np.mean([r["own"] for r in of])), 4),
             "distance_others": round(float(np.mean([r["others"] for r in of])), 4),
             "pitch_off_semitones": round(float(np.mean([r["semitones"] for r in of])), 2),
+            "between": None if of[0]["between"] is None else round(float(np.mean([r["between"] for r in of])), 2),
         }
         for voice, of in rows.items()
     }

@@ -188,7 +188,11 @@ def test_a_voice_nearest_to_its_reference_is_told_so() -> None:
     measured = SimpleNamespace(clip=clip, heard={"spectrum": [0.9] * 4, "pitch_hz": 200.0})
     told = follow_figures([measured], {"t": {"low": (low, 100.0), "high": (high, 200.0)}})  # type: ignore[list-item]
     assert told["nearest_share"] == 1.0 and told["voices"]["high"]["distance_own"] == pytest.approx(0.1)
-    assert told["pitch_off_semitones"] == 0.0
+    assert told["pitch_off_semitones"] == 0.0 and told["voices"]["high"]["between"] is None
+    clip.voice = "low+high"
+    known = {"low": (low, 100.0), "high": (high, 200.0), "low+high": (high / 2, 150.0)}
+    mixed = follow_figures([measured], {"t": known})["voices"]["low+high"]  # type: ignore[list-item]
+    assert mixed["between"] == pytest.approx(0.9)
 
 
 def test_peaks_and_spreads_are_read_off() -> None:
