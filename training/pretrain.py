@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from dit_worker.model.dit import DiTConfig
 from orchestrator_llm.model.conditioner import ConditionerConfig
 from services.bundle import Manifest, load_manifest
 from services.errors import BundleInvalid
@@ -60,11 +61,13 @@ def groups_of(bundle: Manifest, recipe: Recipe, stage: Pretraining) -> Groups:
     g = bundle.geometry
     folder = recipe.bundle if recipe.bundle.is_dir() else recipe.bundle.parent
     words = PromptWords(bundle.prompt.words) if bundle.prompt is not None and bundle.prompt.words else None
+    dit = DiTConfig(**bundle.dit)
     return Groups(
         stage,
         ConditionerConfig(**bundle.conditioner),
         tokens_of(bundle.text, folder),
         words,
+        dit.prompt_source_width or dit.prompt_width,
         g.sample_rate / g.samples_per_audio_latent,
     )
 

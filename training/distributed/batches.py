@@ -9,6 +9,7 @@ Windows and scenes are drawn from a group by `training.windows` and `training.sc
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from orchestrator_llm.model.conditioner import ConditionerConfig
 from services.prompts import PromptIds, PromptWords
+from training.actors import Context
 from training.corpora.clip_format import Caption, ClipInvalid, Manifest
 from training.corpora.clip_shards import RawClip
 from training.corpora.clip_stream import ClipStream
@@ -84,26 +86,23 @@ def caption_at(captions: Sequence[Caption], begin: float, end: float) -> str:
 class StateTable(PromptWords):
     """Reads a caption as one id, its place in a table of text-encoder states (S, P), so that scenes carry it."""
 
-    def __init__(self, states: dict[str, Tensor]) -> None:
+    def __init__(self, states: dict[str, Tensor], width: int) -> None:
         self.places = {text: index for index, text in enumerate(states)}
         self.states = [states[text].float() for text in self.places]
+        self.width = width
 
     def read(self, text: str) -> PromptIds:
         """One id, none for a caption that has no states."""
         return PromptIds((self.places[text],) if text in self.places else (), ())
 
-    def spread(self, scene: Scene) -> Scene:
-        """The scene with states (B, S, P) and their mask (B, S) where its ids were."""
-        ids, mask = scene.context.words, scene.context.words_mask
-        if ids is None or mask is None or not self.states:
-            return scene._replace(context=replace(scene.context, words=None, words_mask=None))
-        longest = max(map(len, self.states))
-        states = torch.zeros(len(ids), longest, self.states[0].shape[1])
-        known = torch.zeros(len(ids), longest, dtype=torch.bool)
+    def spread(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, S, P) and their mask (B, S) of ids (B, 1)."""
+        longest = max(map(len, self.states), default=1)
+        states, known = torch.zeros(len(ids), longest, self.width), torch.zeros(len(ids), longest, dtype=torch.bool)
         for row in mask.any(1).nonzero()[:, 0].tolist():
             found = self.states[int(ids[row, 0])]
             states[row, : len(found)], known[row, : len(found)] = found, True
-        return scene._replace(context=replace(scene.context, words=states, words_mask=known))
+        return states, known
 
 
 class Groups:
@@ -115,18 +114,20 @@ class Groups:
         config: ConditionerConfig,
         tokens: Tokens,
         words: PromptWords | None,
+        states_width: int,
         frames_per_second: float,
     ) -> None:
+        """`words` reads captions, None where they are states of `states_width`, which is 0 without any prompts."""
         self.stage, self.config, self.tokens, self.words = stage, config, tokens, words
-        self.frames_per_second = frames_per_second
+        self.states_width, self.frames_per_second = states_width, frames_per_second
         silence = stage.corpus / SILENCE
         try:
             self.silence = load_file(silence)["silence"].float()
         except (OSError, KeyError, SafetensorError) as fault:
             raise ClipInvalid(f"{silence} cannot be read: {fault}") from fault
 
-    def batches(self, raws: Sequence[RawClip], rng: random.Random) -> Iterator[Window | Scene]:
-        """Endless batches of one group."""
+    def batches(self, raws: Sequence[RawClip], rng: random.Random, kinds: Iterator[bool]) -> Iterator[Window | Scene]:
+        """Endless batches of one group; `kinds` says of each whether it is one of first chunks."""
         clips = [read_clip(raw, self.tokens, self.config, self.frames_per_second) for raw in raws]
         spoken = [clip for clip in clips if len(clip.track.ids)]
         if not spoken:
@@ -138,9 +139,11 @@ class Groups:
         if self.stage.objective == "speech":
             while True:
                 yield windows.batch(rng, self.stage.micro_batch)
-        yield from self._scenes(windows, clips, rng)
+        yield from self._scenes(windows, clips, rng, kinds)
 
-    def _scenes(self, windows: WindowSource, clips: Sequence[Encoded], rng: random.Random) -> Iterator[Scene]:
+    def _scenes(
+        self, windows: WindowSource, clips: Sequence[Encoded], rng: random.Random, kinds: Iterator[bool]
+    ) -> Iterator[Scene]:
         performances = [
             Performance(c.track, c.voice, c.video, c.reference, False, c.captions)
             for c in clips
@@ -150,14 +153,23 @@ class Groups:
             raise ClipInvalid(
                 f"no clip of {len(clips)} has a picture of two chunks or more: the joint stage needs them"
             )
-        table = None
-        words = self.words
-        if words is None:
-            words = table = StateTable({text: s for c in clips for text, s in c.states.items()})
-        source = SceneSource(windows, performances, words, self.stage.first_share)
-        while True:
+        table = StateTable({text: s for c in clips for text, s in c.states.items()}, self.states_width)
+        source = SceneSource(windows, performances, self.words or table)
+        for is_first in kinds:
+            source.first_share = float(is_first)
             scene = source.batch(rng, self.stage.micro_batch)
-            yield scene if table is None else table.spread(scene)
+            yield scene._replace(context=self._with_prompt(scene.context, table))
+
+    def _with_prompt(self, context: Context, table: StateTable) -> Context:
+        """Every scene of a model with prompts has one, if only an empty one: all processes enter the blocks alike."""
+        ids, mask = context.words, context.words_mask
+        if not self.states_width or ids is None or mask is None:
+            return replace(context, words=None, words_mask=None)
+        if self.words is None:
+            ids, mask = table.spread(ids, mask)
+        elif not ids.shape[1]:
+            ids, mask = ids.new_zeros(len(ids), 1), mask.new_zeros(len(ids), 1)
+        return replace(context, words=ids, words_mask=mask)
 
 
 @dataclass(frozen=True)
@@ -194,13 +206,19 @@ class Batches(IterableDataset[Window | Scene]):
             for reader in readers:
                 yield next(reader)
 
+    def _kinds(self, number: int) -> Iterator[bool]:
+        """Whether a reader's batches are first chunks, from the `number`-th on: the same for all readers, since first
+        chunks enter the blocks less often, and what is sharded must be entered by all processes alike."""
+        for n in itertools.count(number):
+            yield random.Random(f"{self.reading.seed}/first/{n}").random() < self.groups.stage.first_share
+
     def _reader(self, reader: int, done: int) -> Iterator[Window | Scene]:
         r = self.reading
         group, skip = divmod(done, r.batches)
         clips = self.streams[reader].clips(group * r.group)
         while True:
             rng = random.Random(f"{r.seed}/{reader}/{group}")
-            batches = self.groups.batches(list(islice(clips, r.group)), rng)
+            batches = self.groups.batches(list(islice(clips, r.group)), rng, self._kinds(group * r.batches))
             yield from islice(batches, skip, r.batches)
             group, skip = group + 1, 0
 

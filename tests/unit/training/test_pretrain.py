@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save, save_file
 from services.bundle import load_manifest
 from training.corpora.clip_format import Clip, Header, read_manifest
 from training.corpora.clip_shards import Packed, write_shards
-from training.distributed.batches import SILENCE, Batches, Place
+from training.distributed.batches import SILENCE, Batches, Place, loader
+from training.distributed.model import StageModel
 from training.distributed.recipe import RecipeInvalid, load_recipe
 from training.distributed.sharding import sharding_plugin
 from training.pretrain import groups_of, train
@@ -117,11 +118,12 @@ def recipe(folder: Path, name: str, **changes: Any) -> Path:
         "objective": "joint",
         "corpus": str(folder / "corpus"),
         "out": str(folder / name),
-        "steps": 4,
+        "steps": 3,
         "batch": 8,
         "micro_batch": 2,
         "rate": 0.01,
         "warmup_steps": 2,
+        "first_share": 0.5,
     }
     stage |= {key: changes.pop(key) for key in list(changes) if key in ("steps", "objective", "batch", "start")}
     fields = {
@@ -137,6 +139,14 @@ def recipe(folder: Path, name: str, **changes: Any) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(fields | changes))
     return path
+
+
+def begin(folder: Path) -> Path:
+    """Weights to begin from, as a converter or another stage leaves them."""
+    folder.mkdir()
+    torch.manual_seed(3)
+    save_file(StageModel.of(manifest()).state_dict(), folder / "weights.safetensors")
+    return folder
 
 
 def run(path: Path) -> list[dict[str, float]]:
@@ -171,20 +181,22 @@ def run_two(path: Path) -> None:
 def test_two_sharded_processes_learn_what_one_does_and_one_goes_on_from_them(tmp_path: Path) -> None:
     """Losses and gradients agree to a thousandth with recomputed layers and shards; so do steps after resuming."""
     torch.set_num_threads(1)
-    whole = run(recipe(tmp_path, "whole"))
-    run_two(recipe(tmp_path, "two", steps=2, gradient_checkpointing=True))
-    run(recipe(tmp_path, "two"))
+    start = str(begin(tmp_path / "start"))
+    whole = run(recipe(tmp_path, "whole", start=start))
+    run_two(recipe(tmp_path, "two", start=start, steps=2, gradient_checkpointing=True))
+    run(recipe(tmp_path, "two", start=start))
     two = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in two] == [1, 2, 3, 4]
+    assert [line["step"] for line in two] == [1, 2, 3]
     for ours, theirs in zip(two, whole, strict=True):
         for name in ("audio", "video", "end", "attention", "gradient"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3), (ours["step"], name)
     assert two[0]["video"] != pytest.approx(two[1]["video"], rel=1e-3)
-    last = "checkpoint-00000004/average-00001.safetensors"
+    last = "checkpoint-00000003/average-00001.safetensors"
     ours_at_last, theirs_at_last = (load_file(tmp_path / name / last) for name in ("two", "whole"))
     assert set(ours_at_last) == set(theirs_at_last) and "dit.blocks.1.prompt.key.weight" in ours_at_last
-    for name in set(ours_at_last) - {"conditioner.pointer.key.bias"}:  # a softmax does not feel it: it is noise
-        assert (ours_at_last[name] - theirs_at_last[name]).abs().mean() < 1e-3, name
+    # on average: a weight that no softmax feels has noise for a gradient, of which AdamW makes steps
+    errors = torch.cat([(ours_at_last[name] - theirs_at_last[name]).abs().flatten() for name in ours_at_last])
+    assert errors.mean() < 1e-4
 
 
 def test_a_stage_begins_from_another_and_learns_on_sound_alone(tmp_path: Path) -> None:
@@ -219,10 +231,25 @@ def test_which_batch_comes_next_depends_on_its_number_alone(tmp_path: Path, done
     assert take(Place(0, 1, done), 4) == one[done : done + 4]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
+def test_readers_in_processes_of_their_own_give_the_same_batches(tmp_path: Path) -> None:
+    """A worker reads for each reader, in turn, also when going on from the middle."""
+    loaded = load_recipe(recipe(tmp_path, "any"))
+    groups = groups_of(load_manifest(loaded.bundle), loaded, loaded.stage("only"))
+    corpus_of = read_manifest(loaded.stage("only").corpus)
+
+    def take(has_workers: bool) -> list[float]:
+        reading = loaded.reading.model_copy(update={"workers": has_workers})
+        batches = iter(loader(Batches(corpus_of, groups, reading, Place(0, 1, 3))))
+        return [float(next(batches).video.sum()) for _ in range(4)]
+
+    assert take(True) == take(False)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"batch": 5}, "stages.*a batch of 5 is no multiple of 2"),
+        ({"batch": 5}, "stage only: a batch of 5 is no multiple of 2"),
         ({"mixed_precision": "fp8"}, "mixed_precision: Input should be 'no' or 'bf16'"),
         ({"momentum": 1}, "momentum: Extra inputs are not permitted"),
     ],
