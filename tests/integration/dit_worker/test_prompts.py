@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cuelight.v1.types_pb2 import Notice
 from dit_worker.service.worker import running
 from services.session import Action, ChunkInputs, ChunkPolicy, CueKind, Regime
 from tests.fixtures.audience import Audience
@@ -29,6 +30,11 @@ def asked(audience: Audience) -> list[str]:
     return [prompt for index, prompt in enumerate(told) if index == 0 or prompt != told[index - 1]]
 
 
+def remarks(audience: Audience) -> list[Notice]:
+    """What was said of prompts; a slow machine has other things to tell as well."""
+    return [notice for notice in audience.of("notice") if notice.code.startswith("PROMPT_")]
+
+
 async def test_prompts_add_up_and_hold(theatre: Theatre) -> None:
     """Each chunk tells what was asked of it: changes replace what spoke of the same, unknown words are named."""
     name = await theatre.session("asked", regime=Regime.CONVERSATION)
@@ -43,7 +49,7 @@ async def test_prompts_add_up_and_hold(theatre: Theatre) -> None:
         audience.nudge()
         await until(lambda: audience.words == SHORT.split())
     assert asked(audience) == ["smiles, looks left", "frowns, looks left"]
-    (notice,) = audience.of("notice")
+    (notice,) = remarks(audience)
     assert (notice.code, notice.client_seq) == ("PROMPT_WORDS_UNKNOWN", first)
     assert "juggles" in notice.text
     snapshot = await theatre.store.load_snapshot(name)
@@ -102,7 +108,7 @@ async def test_a_redo_reads_the_prompt_that_was_written(theatre: Theatre) -> Non
     async with theatre.audience(name) as audience:
         await until(lambda: audience.words == [*SHORT.split(), "you", "give", "it", "words."])
     assert asked(audience) == ["smiles", "smiles, looks right"]
-    assert audience.of("notice") == []
+    assert remarks(audience) == []
 
 
 async def test_an_interrupt_takes_no_prompt_back(theatre: Theatre) -> None:
