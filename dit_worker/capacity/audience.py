@@ -25,18 +25,24 @@ class Audience:
     sessions: int = 0
     """Sessions that come at the beginning and stay; 0 for arrivals one by one."""
     phases: Literal["random", "aligned"] = "random"
-    """Whether those of the beginning come in its first ten seconds, or all at once."""
+    """Whether those of the beginning come at any time in their first seconds, or chunks apart to the moment."""
     arrivals_per_s: float = 0.0
     life_s: float = 60.0
     """Of sessions that come one by one."""
     talk_s: float = 8.0
     listen_s: float = 8.0
 
-    def entries(self, rng: random.Random) -> list[tuple[float, float]]:
+    @property
+    def duty(self) -> float:
+        """Share of the time in which a session needs chunks."""
+        return self.talk_s / (self.talk_s + self.listen_s) if self.kind == "turns" else 1.0
+
+    def entries(self, rng: random.Random, chunk_s: float) -> list[tuple[float, float]]:
         """When sessions come, and for how long they stay."""
+        if self.sessions and self.phases == "aligned":
+            return [(number * chunk_s, self.run_s) for number in range(self.sessions)]
         if self.sessions:
-            spread_s = 10.0 if self.phases == "random" else 0.0
-            return [(rng.uniform(0.0, spread_s), self.run_s) for _ in range(self.sessions)]
+            return [(rng.uniform(0.0, 2 * chunk_s * self.sessions), self.run_s) for _ in range(self.sessions)]
         entries, now = [], rng.expovariate(self.arrivals_per_s)
         while now < self.run_s:
             entries.append((now, rng.expovariate(1 / self.life_s)))

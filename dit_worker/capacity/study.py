@@ -41,10 +41,16 @@ class Figures:
 
 def run(profile: Profile, policy: Policy, audience: Audience, seed: int) -> Figures:
     """Watch one worker."""
+    theatre, seen, offered = watch(profile, policy, audience, seed)
+    return _figures(theatre, seen, offered, audience.run_s)
+
+
+def watch(profile: Profile, policy: Policy, audience: Audience, seed: int) -> tuple[Theatre, list[Experience], int]:
+    """The worker as it was left, what each session that it took went through, and how many came."""
     rng, world = random.Random(seed), World()
     theatre = Theatre(world, profile, policy, rng)
     seen: list[Experience] = []
-    entries = audience.entries(rng)
+    entries = audience.entries(rng, profile.chunk_s)
 
     def come(life_s: float) -> None:
         experience = theatre.take(audience, life_s)
@@ -56,7 +62,7 @@ def run(profile: Profile, policy: Policy, audience: Audience, seed: int) -> Figu
     world.run(audience.run_s)
     for performance in list(theatre.on_stage.values()):
         performance.leave()
-    return _figures(theatre, seen, len(entries), audience.run_s)
+    return theatre, seen, len(entries)
 
 
 def run_all(profile: Profile, policy: Policy, audience: Audience, seeds: Sequence[int]) -> list[Figures]:

@@ -67,7 +67,9 @@ class Theatre:
         self._places: dict[PlaceName, Place] = {
             name: Place(world, self.pools.get(place.pool), place.threads) for name, place in profile.places.items()
         }
-        self._is_running = self._looks_again = False
+        self.running: str | None = None
+        """Whose quantum runs."""
+        self._looks_again = False
         self._rehearse()
 
     def take(self, audience: Audience, life_s: float) -> Experience | None:
@@ -101,7 +103,7 @@ class Theatre:
 
     def run_device(self) -> None:
         """The engine's loop: the next quantum, unless one runs."""
-        if self._is_running:
+        if self.running is not None:
             return
         name = self.scheduler.next()
         if name is None:
@@ -109,12 +111,12 @@ class Theatre:
                 self._looks_again = True
                 self.world.after(_IDLE_WAIT_S, self._look_again)
             return
-        self._is_running = True
+        self.running = name
         performance = self.on_stage[name]
         seconds, settle = performance.quantum()
 
         def done(took_s: float) -> None:
-            self._is_running = False
+            self.running = None
             if name in self.on_stage:
                 settle(took_s)
             self.run_device()
@@ -232,7 +234,16 @@ class Performance:
         asked_at = self._world.now
 
         def arrive() -> None:
+            if self._is_gone:
+                return
             self._said.append((chunks, asked_at))
+            if (
+                self._is_conditioned
+                and self._chunk
+                and not self._chunk.is_speech
+                and self._theatre.running != self._name
+            ):
+                self._abort()  # an idle chunk that waits for its turn is worth nothing any more
             self._consider()
 
         self._world.after(NETWORK_S, arrive)
@@ -346,7 +357,8 @@ class Performance:
 
     def _abort(self) -> None:
         self._theatre.scheduler.finish(self._name)
-        self._chunk = None
+        self._chunk, self._is_conditioned = None, False
+        self._queue()
         self._consider()
 
     def _ended(self, took_s: float) -> None:

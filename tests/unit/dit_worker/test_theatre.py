@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dit_worker.capacity.answer import answer
 from dit_worker.capacity.audience import Audience, Experience, Player
 from dit_worker.capacity.profile import Profile
 from dit_worker.capacity.study import run
@@ -58,7 +59,7 @@ class WatchedWorld(World):
         """The device never idles while a session could run."""
         if self.theatre is not None:
             is_ready = any(seat.is_ready for seat in self.theatre.scheduler._seats.values())
-            assert self.theatre._is_running or not is_ready, "the device idles beside a session that could run"
+            assert self.theatre.running or not is_ready, "the device idles beside a session that could run"
 
 
 class WatchedTheatre(Theatre):
@@ -117,7 +118,7 @@ def test_what_holds_whatever_comes(audience: Audience, policy: Policy, order: st
     theatre = WatchedTheatre(world, PROFILE, replace(policy, order=order), rng)
     world.theatre = theatre
     seen: list[Experience] = []
-    for at, life_s in audience.entries(rng):
+    for at, life_s in audience.entries(rng, PROFILE.chunk_s):
         world.after(at, lambda life_s=life_s: seen.extend(filter(None, [theatre.take(audience, life_s)])))
     world.run(audience.run_s)
     assert seen, "an empty worker takes the first"
@@ -134,7 +135,7 @@ def test_nobody_starves(sessions: int, phases: str, seed: int) -> None:
     rng, world = random.Random(seed), World()
     theatre = Theatre(world, PROFILE, EVERYBODY, rng)
     audience = Audience("conversation", 60.0, sessions=sessions, phases=phases, talk_s=4.0, listen_s=4.0)
-    for at, life_s in audience.entries(rng):
+    for at, life_s in audience.entries(rng, PROFILE.chunk_s):
         world.after(at, lambda life_s=life_s: theatre.take(audience, life_s))
     world.run(59.0)  # they leave at 60
     made = [len(performance.experience.steps) for performance in theatre.on_stage.values()]
@@ -211,6 +212,18 @@ def test_a_profile_says_what_is_wrong_with_it(tmp_path: Path) -> None:
             Profile.read(path)
     path.write_text(json.dumps(COSTS))
     assert Profile.read(path) == PROFILE
+
+
+def test_the_answer_says_how_many_workers_and_why() -> None:
+    """No more on each than the test takes and than stay clean; the sentences name both, and what nobody can exceed."""
+    found = answer(PROFILE, 50, Policy(), Audience(run_s=40.0, talk_s=4.0, listen_s=4.0), range(2))
+    assert found.per_worker == min(found.taken, found.kept) <= found.most
+    assert (found.workers - 1) * found.per_worker < 50 <= found.workers * found.per_worker
+    said = " ".join(found.sentences())
+    assert f"50 sessions need {found.workers} workers of {found.per_worker} each" in said
+    assert f"more than {found.most:.1f}" in said
+    with pytest.raises(ValueError, match="bound"):
+        answer(PROFILE, 50, EVERYBODY, Audience(), range(1))
 
 
 def test_no_order_can_exceed_what_the_busiest_place_bears() -> None:

@@ -14,6 +14,8 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
+from cuelight.cli.capacity import Demand, Kind
+from cuelight.cli.capacity import capacity as tell_capacity
 from cuelight.cli.console import StackError, UsageError, exit_status, explain, out, run_async
 from cuelight.cli.house import gateway, print_line
 from cuelight.cli.performance import Cast, perform, print_notices
@@ -142,6 +144,25 @@ def demo(
 
     options = StackOptions(port=port, http_port=http_port, bundle=bundle, log_level="WARNING")
     _run(show(options, folder, character))
+
+
+@app.command()
+def capacity(
+    profile: Annotated[
+        Path, typer.Option(help="Costs of a chunk's stages (JSON), as benchmarks/stage_costs.py writes.")
+    ],
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time.")],
+    kind: Annotated[Kind, typer.Option(help="In turns nothing is made while listening.")] = "conversation",
+    talk: Annotated[float, typer.Option(min=0.5, max=3600, help="Mean seconds of an answer.")] = 8.0,
+    listen: Annotated[float, typer.Option(min=0.5, max=3600, help="Mean seconds of listening between answers.")] = 8.0,
+    bound: Annotated[float, typer.Option(min=0.01, max=100, help="CUELIGHT_UTILISATION_BOUND of the workers.")] = 0.92,
+    run_ahead: Annotated[int, typer.Option(min=1, max=64, help="CUELIGHT_RUN_AHEAD_CHUNKS.")] = 2,
+    floor_steps: Annotated[int, typer.Option(min=1, help="CUELIGHT_FIDELITY_FLOOR_STEPS.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each simulated worker.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell how many workers so many sessions need, by simulating one, and why."""
+    tell_capacity(Demand(profile, sessions, kind, talk, listen, bound, run_ahead, floor_steps, seeds), as_json=as_json)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The only door from the SDK to the server's packages, opened when a stack is started and never before.
 
-What it needs of them: the embedded Redis, and the bundle's manifest. Everything else runs as processes.
+What it needs of them: the embedded Redis, the bundle's manifest, and the simulator. Everything else runs as processes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from cuelight.cli.console import StackError, UsageError
 
 if TYPE_CHECKING:
+    from cuelight.cli.capacity import Demand
+    from dit_worker.capacity.answer import Answer
     from services.bundle import Manifest
     from services.state.embedded import EmbeddedRedis
 
@@ -44,6 +46,32 @@ def read_manifest(bundle: Path | None) -> Manifest:
     try:
         return load_manifest(bundle or read(BundleSettings).bundle)
     except (BundleInvalid, SettingsError) as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+
+
+def answer_capacity(demand: Demand) -> Answer:
+    """How many workers are needed.
+
+    Raises:
+        UsageError: the server is not installed, or the profile cannot be used.
+    """
+    require_server()
+    from dit_worker.capacity.answer import answer
+    from dit_worker.capacity.audience import Audience
+    from dit_worker.capacity.profile import Profile
+    from dit_worker.capacity.theatre import Policy
+
+    policy = Policy(
+        utilisation_bound=demand.bound,
+        run_ahead_chunks=demand.run_ahead,
+        fidelity_floor_steps=demand.floor_steps,
+    )
+    audience = Audience(demand.kind, talk_s=demand.talk_s, listen_s=demand.listen_s)
+    try:
+        return answer(Profile.read(demand.profile), demand.sessions, policy, audience, range(demand.seeds))
+    except ValueError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
