@@ -16,6 +16,7 @@ from enum import Enum, auto
 
 from dit_worker.engine.arrays import Floats, Pixels
 from dit_worker.engine.pacing import Pacing
+from dit_worker.engine.performance import StepRequest
 from dit_worker.service.bridge import Settled
 from dit_worker.service.direction import Direction, Opening, Plan
 from dit_worker.service.fidelity import ChunkTimer, Fidelity
@@ -394,8 +395,8 @@ class Play:
         while True:
             with self._timer.condition():
                 condition = await self._directed.denoise(request)
-            result = await bridge.supply(session_id, request.step, condition)
-            if self._is_worthless(inputs):
+            result = await self._step(request.step, condition, inputs)
+            if result is None or self._is_worthless(inputs):
                 self._station.figures.dropped("chunk_in_flight")
                 await bridge.abort(session_id)
                 return None
@@ -403,6 +404,25 @@ class Play:
                 self._station.pace.add(inputs.steps, self._timer.flight_s)
                 return result
             request = result
+
+    async def _step(self, step: int, condition: Floats, inputs: ChunkInputs) -> StepRequest | Settled | None:
+        """Run a step, in its turn; None when the chunk becomes worthless while it waits."""
+        changed = self._stage.changed
+        running = asyncio.ensure_future(self._station.bridge.supply(self._script.session_id, step, condition))
+        try:
+            while True:
+                changed.clear()
+                if self._is_worthless(inputs):
+                    return None
+                waking = asyncio.ensure_future(changed.wait())
+                try:
+                    await asyncio.wait({running, waking}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waking.cancel()
+                if running.done():
+                    return running.result()
+        finally:
+            running.cancel()
 
     def _is_worthless(self, inputs: ChunkInputs) -> bool:
         inbox = self._stage.inbox

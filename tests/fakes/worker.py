@@ -116,6 +116,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     is_breaking: bool = False
     """Takes every session and has a fault at once."""
     silent_chunks: int = 0
+    free_in_s: float = 0.0
     address: str = field(init=False, default="")
 
     async def start(self) -> None:
@@ -139,7 +140,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         await self.store.remove_worker(self.worker_id)
 
     async def _beat(self) -> None:
-        report = WorkerReport(self.worker_id, self.address, self.slots, self.bundle, True, tuple(self._hosted))
+        hosted = tuple(self._hosted)
+        report = WorkerReport(self.worker_id, self.address, self.slots, self.bundle, True, hosted, self.free_in_s)
         await self.store.heartbeat(report)
 
     async def _beat_for_ever(self) -> None:

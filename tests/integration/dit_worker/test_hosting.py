@@ -10,6 +10,7 @@ from grpc import aio
 from PIL import Image
 
 from cuelight.v1 import worker_pb2, worker_pb2_grpc
+from dit_worker.engine.admission import AdmissionLimits
 from dit_worker.service import performer
 from dit_worker.service.direction import Direction, Plan
 from services.errors import CuelightError, OrchestratorUnavailable
@@ -94,6 +95,43 @@ async def test_slots_are_counted_and_draining_is_told(theatre: Theatre) -> None:
     assert status.ttfc.ToNanoseconds() > 0
     (worker,) = await theatre.store.list_workers()
     assert not worker.is_ready
+
+
+async def test_the_admission_test_says_how_many_are_taken(theatre: Theatre) -> None:
+    """What was advertised is honoured; then the bound holds, and the refusal says when to come again."""
+    house, station = theatre.worker.house, theatre.worker.station
+    assert (house.slots, station.costs.is_measured) == (2, True)
+    station.admission.limits = AdmissionLimits(bound=1e-6)
+    assert house.slots == 1
+    for name in ("one", "promised", "three"):
+        await theatre.session(name, regime=Regime.CONVERSATION)
+    async with theatre.audience("one") as one, theatre.audience("promised") as promised:
+        await until(lambda: bool(one.hosted and promised.hosted))
+        async with theatre.audience("three") as three:
+            status, error = await refusal(three.following)
+        figures = station.figures.metrics.registry
+        await until(lambda: (figures.get_sample_value("cuelight_utilisation") or 0) > 1e-6)
+    assert status == "RESOURCE_EXHAUSTED"
+    assert error is not None and error.retry_after_s is not None and 1.0 <= error.retry_after_s <= 60.0
+    assert figures.get_sample_value("cuelight_slots") == 2
+    assert (figures.get_sample_value("cuelight_chunk_cost_seconds") or 0) > 0
+    assert 1.0 <= (await theatre.store.list_workers())[0].free_in_s <= 60.0
+
+
+async def test_a_pressed_worker_gives_fewer_steps_and_says_so(theatre: Theatre) -> None:
+    """A conversation climbs down to the floor and its client is told; one whose seed was given keeps all its steps."""
+    theatre.worker.station.pace.add(1, 1e6)
+    figures = theatre.worker.station.figures.metrics.registry
+    for name, is_repeatable in (("pressed", False), ("again", True)):
+        await theatre.session(name, regime=Regime.CONVERSATION, is_repeatable=is_repeatable)
+    async with theatre.audience("again") as again:
+        await until(lambda: len(again.media) >= 4)
+    assert not again.of("notice")
+    assert figures.get_sample_value("cuelight_fidelity_chunks_total", {"steps": "2"}) is None
+    async with theatre.audience("pressed") as pressed:
+        await until(lambda: len(pressed.media) >= 4)
+    assert [notice.code for notice in pressed.of("notice")] == ["FIDELITY_CHANGED"]
+    assert (figures.get_sample_value("cuelight_fidelity_chunks_total", {"steps": "2"}) or 0) >= 2
 
 
 async def test_late_readers_get_what_is_kept(theatre: Theatre) -> None:

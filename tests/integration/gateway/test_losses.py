@@ -61,6 +61,9 @@ async def test_full_workers_refuse_with_a_delay(stub: SessionServiceStub, worker
     assert fault.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert details(fault)["ErrorInfo"].reason == "NO_CAPACITY"
     assert details(fault)["RetryInfo"].retry_delay.seconds > 0
+    worker.free_in_s = 17.0
+    await worker._beat()
+    assert details(await refused(stub))["RetryInfo"].retry_delay.seconds == 17
 
 
 async def test_a_queued_session_gets_the_next_free_slot(stub: SessionServiceStub, worker: FakeWorker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -16,6 +17,8 @@ from cuelight.cli.app import run
 from cuelight.cli.performance import AHEAD_WORDS
 from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
 from tests.fixtures.stack import clean_environment
+
+PROFILE = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "profile-pocket.json"
 
 
 @dataclass(frozen=True)
@@ -260,5 +263,21 @@ async def test_help_names_every_command(tmp_path: Path) -> None:
     """--help of the whole and of each command works and explains."""
     ran = await _cuelight("--help", home=tmp_path)
     assert ran.code == 0
-    for command in ("up", "say", "render", "status", "demo", "characters"):
+    for command in ("up", "say", "render", "status", "demo", "capacity", "characters"):
         assert command in ran.out
+
+
+async def test_capacity_tells_how_many_workers_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the profile that was measured of pocket; a file that is none is refused in a sentence."""
+    options = ("--sessions", "100", "--seeds", "1")
+    ran = await _cuelight("capacity", "--profile", str(PROFILE), *options, "--json", home=tmp_path)
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["workers"] * found["per_worker"] >= 100 and 1 <= found["per_worker"] <= found["most"]
+    assert found["per_worker"] == min(found["taken"], found["kept"])
+    bad = tmp_path / "costs.json"
+    bad.write_text("{}")
+    ran = _run_here("capacity", "--profile", str(bad), *options, monkeypatch=monkeypatch, capsys=capsys)
+    assert ran.code == 2 and "is no profile" in ran.err
