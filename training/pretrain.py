@@ -13,7 +13,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from dit_worker.model.dit import DiTConfig
 from orchestrator_llm.model.conditioner import ConditionerConfig
@@ -38,7 +37,7 @@ def main() -> None:
     try:
         recipe = load_recipe(options.recipe)
         train(recipe, recipe.stage(options.stage))
-    except (RecipeInvalid, ClipInvalid, BundleInvalid, ValidationError, ValueError) as fault:
+    except (ValueError, ImportError, BundleInvalid) as fault:
         parser.exit(2, f"{fault}\n")
     finally:
         if torch.distributed.is_initialized():
@@ -61,13 +60,17 @@ def groups_of(bundle: Manifest, recipe: Recipe, stage: Pretraining) -> Groups:
     g = bundle.geometry
     folder = recipe.bundle if recipe.bundle.is_dir() else recipe.bundle.parent
     words = PromptWords(bundle.prompt.words) if bundle.prompt is not None and bundle.prompt.words else None
-    dit = DiTConfig(**bundle.dit)
+    try:
+        conditioner, dit = ConditionerConfig(**bundle.conditioner), DiTConfig(**bundle.dit)
+    except TypeError as fault:
+        raise RecipeInvalid(f"{recipe.bundle} has an option this version does not know: {fault}") from fault
     return Groups(
         stage,
-        ConditionerConfig(**bundle.conditioner),
+        conditioner,
         tokens_of(bundle.text, folder),
         words,
         dit.prompt_source_width or dit.prompt_width,
+        g.video_shape,
         g.sample_rate / g.samples_per_audio_latent,
     )
 

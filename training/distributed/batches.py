@@ -115,11 +115,12 @@ class Groups:
         tokens: Tokens,
         words: PromptWords | None,
         states_width: int,
+        video_shape: tuple[int, ...],
         frames_per_second: float,
     ) -> None:
         """`words` reads captions, None where they are states of `states_width`, which is 0 without any prompts."""
         self.stage, self.config, self.tokens, self.words = stage, config, tokens, words
-        self.states_width, self.frames_per_second = states_width, frames_per_second
+        self.states_width, self.video_shape, self.frames_per_second = states_width, video_shape, frames_per_second
         silence = stage.corpus / SILENCE
         try:
             self.silence = load_file(silence)["silence"].float()
@@ -128,7 +129,7 @@ class Groups:
 
     def batches(self, raws: Sequence[RawClip], rng: random.Random, kinds: Iterator[bool]) -> Iterator[Window | Scene]:
         """Endless batches of one group; `kinds` says of each whether it is one of first chunks."""
-        clips = [read_clip(raw, self.tokens, self.config, self.frames_per_second) for raw in raws]
+        clips = [self._read(raw) for raw in raws]
         spoken = [clip for clip in clips if len(clip.track.ids)]
         if not spoken:
             raise ClipInvalid(f"nobody speaks in any of {len(clips)} clips, from {raws[0].key} on")
@@ -140,6 +141,18 @@ class Groups:
             while True:
                 yield windows.batch(rng, self.stage.micro_batch)
         yield from self._scenes(windows, clips, rng, kinds)
+
+    def _read(self, raw: RawClip) -> Encoded:
+        """A clip whose pictures and prompts are of the models' sizes, else ClipInvalid."""
+        clip = read_clip(raw, self.tokens, self.config, self.frames_per_second)
+        for name, tensor in (("video", clip.video), ("reference", clip.reference)):
+            expected = self.video_shape if name == "video" else (self.video_shape[0], 1, *self.video_shape[2:])
+            if tensor is not None and tuple(tensor.shape[-len(expected) :]) != expected:
+                raise ClipInvalid(f"{raw.key}: {name} latents {tuple(tensor.shape)}, a chunk has {expected}")
+        for states in () if self.words is not None else clip.states.values():
+            if states.ndim != 2 or states.shape[1] != self.states_width:
+                raise ClipInvalid(f"{raw.key}: prompt states {tuple(states.shape)}, not (S, {self.states_width})")
+        return clip
 
     def _scenes(
         self, windows: WindowSource, clips: Sequence[Encoded], rng: random.Random, kinds: Iterator[bool]

@@ -53,17 +53,21 @@ class FileWriter:
 
 
 class Files:
-    """Tensors by name in all safetensors of a folder that begin with `stem`, read when they are asked for."""
+    """Tensors by name in all safetensors of a folder that begin with `stem`, read when they are asked for.
+
+    A tensor `x` of `dit.safetensors` or `dit-00001.safetensors` also goes by `dit.x`, as in a bundle each package has a
+    file of its own.
+    """
 
     def __init__(self, folder: Path, stem: str = "") -> None:
-        self.places: dict[str, Path] = {}
-        self.open: dict[Path, Any] = {}
+        self.places: dict[str, tuple[Any, str]] = {}
         for path in sorted(folder.glob(f"{stem}*.safetensors")):
             try:
-                self.open[path] = safe_open(path, "pt")
+                file = safe_open(path, "pt")
             except (OSError, SafetensorError) as fault:
                 raise RecipeInvalid(f"{path} cannot be read: {fault}") from fault
-            self.places |= dict.fromkeys(self.open[path].keys(), path)
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                self.places[name] = self.places[f"{path.stem.partition('-')[0]}.{name}"] = (file, name)
         if not self.places:
             raise RecipeInvalid(f"there are no weights in {folder}")
 
@@ -72,35 +76,25 @@ class Files:
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
-        tensor: Tensor = self.open[self.places[name]].get_tensor(name)
+        file, own = self.places[name]
+        tensor: Tensor = file.get_tensor(own)
         return tensor
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Fills every parameter from a folder: of a checkpoint its average, else whatever safetensors it holds.
 
-    Names are those of the models, or in files named after a package those of that package, as a bundle has them.
     Raises RecipeInvalid, which names what is missing or of another shape.
     """
     files = Files(folder, "average-" if (folder / PLACE).exists() else "")
-    missing = [name for name, _ in _named(module) if _place(files, name) is None]
+    missing = [name for name, _ in _named(module) if name not in files]
     if missing:
         raise RecipeInvalid(f"{folder} lacks {len(missing)} weights, the first being {missing[0]}")
     for name, parameter in _named(module):
-        place = _place(files, name)
-        assert place is not None, "all are there"
-        tensor = files.read(place)
+        tensor = files.read(name)
         if tensor.shape != parameter.shape:
             raise RecipeInvalid(f"{folder}: {name} is {tuple(tensor.shape)}, the model has {tuple(parameter.shape)}")
         fill(parameter, tensor)
-
-
-def _place(files: Files, name: str) -> str | None:
-    """A weight's name in the files: whole, or without its package where the file is the package's."""
-    if name in files:
-        return name
-    package, _, rest = name.partition(".")
-    return rest if rest in files and files.places[rest].name.startswith(package) else None
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -52,6 +52,8 @@ class SubwordTokens:
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
 
+        if not path.is_file():
+            raise ClipInvalid(f"{path} is missing: training.convert copies the language model's")
         self.tokenizer = Tokenizer.from_file(str(path))
 
     def of(self, clip: Clip) -> TimedTokens:

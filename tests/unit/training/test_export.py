@@ -16,7 +16,7 @@ from services.bundle import load_bundle
 from tests.unit.training.test_pretrain import manifest
 from training import export
 from training.distributed.model import StageModel
-from training.distributed.state import PLACE, FileWriter
+from training.distributed.state import PLACE, FileWriter, load_weights
 
 
 def checkpoint(folder: Path, state: dict[str, torch.Tensor]) -> Path:
@@ -62,6 +62,9 @@ def test_a_checkpoint_becomes_a_bundle_that_fits_its_manifest(
     dit.load_state_dict(load_file(tmp_path / "new" / "dit.safetensors"))
     for name, value in dit.state_dict().items():
         assert torch.equal(value, state[f"dit.{name}"].bfloat16().float()), name
+    begun = StageModel.of(fields)
+    load_weights(begun, tmp_path / "new")
+    assert torch.equal(begun.conditioner.noisy_in.weight, state["conditioner.noisy_in.weight"].bfloat16().float())
     del state["dit.audio_in.bias"]
     lacking = checkpoint(tmp_path / "checkpoint-00000008", state)
     assert run(monkeypatch, str(lacking), "--bundle", str(old), "--out", str(tmp_path / "none")) == 2

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save, save_file
 
 from services.bundle import load_manifest
-from training.corpora.clip_format import Clip, Header, read_manifest
+from training.corpora.clip_format import Clip, ClipInvalid, Header, read_manifest
 from training.corpora.clip_shards import Packed, write_shards
 from training.distributed.batches import SILENCE, Batches, Place, loader
 from training.distributed.model import StageModel
@@ -258,6 +258,16 @@ def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path: Path, changes: di
     """The field at fault is named before anything is loaded."""
     with pytest.raises(RecipeInvalid, match=complaint):
         load_recipe(recipe(tmp_path, "bad", **changes))
+
+
+def test_latents_of_another_model_are_refused(tmp_path: Path) -> None:
+    """Pictures of another size are named with the clip they lie in, before any model sees them."""
+    path = recipe(tmp_path, "any")
+    fields = manifest()
+    fields["geometry"] |= {"video_latent_height": 2}
+    (tmp_path / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(ClipInvalid, match=r"^k\d: video latents \(3, 2, 9, 4, 4\), a chunk has \(2, 9, 2, 4\)"):
+        run(path)
 
 
 def test_the_recipe_of_the_full_size_is_the_papers() -> None:
