@@ -63,7 +63,7 @@ class Files:
         self.places: dict[str, tuple[Any, str]] = {}
         for path in sorted(folder.glob(f"{stem}*.safetensors")):
             try:
-                file = safe_open(path, "pt")
+                file: Any = safe_open(path, "pt")
             except (OSError, SafetensorError) as fault:
                 raise RecipeInvalid(f"{path} cannot be read: {fault}") from fault
             for name in file.keys():  # noqa: SIM118  (it is no mapping)
