@@ -198,7 +198,7 @@ def sources(
     conditioner, phones = ConditionerConfig(**config["conditioner"]), config["phones"]
     codec_path, words = options.checkpoints / "audio_codec_v2.safetensors", PromptWords(config["prompt_words"])
     shards = load_performances(options.corpus, options.video, codec_path, phones)
-    filmed = {name.rpartition("-")[0] for name in shards} & set(weights)
+    filmed = sorted({name.rpartition("-")[0] for name in shards} & set(weights))  # a set has another order each time
     held_out = [max(name for name in shards if name.rpartition("-")[0] == voice) for voice in filmed]
     codec, ids = load_codec(codec_path), phone_ids(phones)
     heard: dict[str, list[Track]] = {voice: [] for voice in weights}
