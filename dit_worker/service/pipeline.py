@@ -7,6 +7,7 @@ holds the performer back when decoding is the slower of the two. It knows the or
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -91,15 +92,18 @@ class MediaPipeline:
             self._work.task_done()
 
     async def _take(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
-        index, position = take.commit.chunk_index, take.commit.position
-        began_at = loop.time()
+        index = take.commit.chunk_index
         if index not in self._retired:
             with self._metrics.stage("media"):
-                encoded = await loop.run_in_executor(
-                    self._executor, self._writer.write, position, take.video, take.audio
-                )
+                encoded, media_s = await loop.run_in_executor(self._executor, self._write, take)
             if index not in self._retired:
-                await self._publish(take, encoded, loop.time() - began_at)
+                await self._publish(take, encoded, media_s)
         if index in self._retired:
             self._metrics.drops.labels("retired_chunk").inc()
         self._newest = index
+
+    def _write(self, take: Take) -> tuple[EncodedChunk, float]:
+        """The chunk's media, and the seconds they took without their waiting for other sessions'."""
+        began_at = time.monotonic()
+        encoded = self._writer.write(take.commit.position, take.video, take.audio)
+        return encoded, time.monotonic() - began_at
