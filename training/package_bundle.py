@@ -59,8 +59,12 @@ def split_weights(run: Path, bundle: Path) -> None:
     """One file per package from a run's averaged weights; `prompt` only where prompts act."""
     weights = load_file(run / "model.safetensors")
     for part in sorted({name.partition(".")[0] for name in weights}):
-        own = {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{part}.")}
-        save_file(halved(own), bundle / f"{part}.safetensors")
+        save_file(halved(part_of(weights, part)), bundle / f"{part}.safetensors")
+
+
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of one module inside another, under its own names."""
+    return {n.partition(".")[2]: v for n, v in weights.items() if n.startswith(f"{part}.")}
 
 
 def prompts(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,15 +100,63 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def main() -> None:
-    """Command line."""
+def write_weights(options: argparse.Namespace, out: Path) -> None:
+    """Every file of weights, and the lexicon."""
+    split_weights(options.checkpoints / options.run, out)
+    for source, name in (
+        (f"{options.vae}/model.safetensors", "video_vae.safetensors"),
+        (options.codec, "audio_codec.safetensors"),
+        ("letters/model.safetensors", "letters.safetensors"),
+    ):
+        save_file(halved(load_file(options.checkpoints / source)), out / name)
+    decoder = part_of(load_file(options.checkpoints / options.decoder / "model.safetensors"), "decoder")
+    save_file(halved(decoder), out / "audio_vae.safetensors")
+    for path in out.glob("*.safetensors"):
+        path.chmod(0o644)
+    shutil.copyfile(options.checkpoints / "lexicon.txt.gz", out / "lexicon.txt.gz")
+
+
+def describe(options: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest but for its files and characters."""
+    dit, sound = DiTConfig(**config["dit"]), read_json(options.checkpoints / options.decoder / "config.json")
+    plain = {
+        "steps": 4,
+        "noise_scale_audio": options.noise_scale_audio,
+        "noise_scale_video": options.noise_scale_video,
+        "shift": options.shift,
+    }
+    return {
+        "name": "pocket",
+        "version": options.version,
+        "recipe": "streamchar",
+        "geometry": geometry(dit, AudioCodecConfig(**sound["audio_codec"])),
+        "text": {"phones": config["phones"], "lexicon": "lexicon.txt.gz", "letters": "letters.safetensors"},
+        "conditioner": config["conditioner"],
+        "dit": config["dit"],
+        "video_vae": asdict(load_vae(options.checkpoints / options.vae / "model.safetensors").config),
+        **sound,
+        "sampler": config.get("sampler", plain),  # a distilled run is sampled as it learned to be
+        **({"prompt": prompts(config)} if "prompt" in config else {}),
+        "training": options.training,
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
     parser.add_argument("--run", default="joint2", help="the run whose weights are packed")
     parser.add_argument("--vae", default="vae2", help="the run of the video VAE")
     parser.add_argument("--codec", default="audio_codec_v2.safetensors", help="the fitted audio codec")
+    parser.add_argument("--decoder", default="audio_decoder", help="the run of the audio VAE's decoder")
     parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
-    parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--version", default="0.2.0")
     parser.add_argument(
         "--noise-scale-audio",
         type=float,
@@ -116,44 +168,22 @@ def main() -> None:
     parser.add_argument(
         "--training", type=json.loads, default={}, help="JSON on how it was trained, kept in the manifest"
     )
-    options = parser.parse_args()
-    run, out = options.checkpoints / options.run, options.out
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Packs a bundle."""
+    options = arguments()
+    out = options.out
     shutil.rmtree(out / "characters", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = json.loads((run / "config.json").read_text())
-    split_weights(run, out)
-    for source, name in (
-        (f"{options.vae}/model.safetensors", "video_vae.safetensors"),
-        (options.codec, "audio_codec.safetensors"),
-        ("letters/model.safetensors", "letters.safetensors"),
-    ):
-        save_file(halved(load_file(options.checkpoints / source)), out / name)
-    shutil.copyfile(options.checkpoints / "lexicon.txt.gz", out / "lexicon.txt.gz")
+    write_weights(options, out)
     characters = write_gallery(out)
-    dit = DiTConfig(**config["dit"])
-    codec = AudioCodecConfig(channels=dit.audio_channels)
     paths = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
     manifest = {
-        "name": "pocket",
-        "version": options.version,
-        "recipe": "streamchar",
-        "geometry": geometry(dit, codec),
-        "text": {"phones": config["phones"], "lexicon": "lexicon.txt.gz", "letters": "letters.safetensors"},
-        "conditioner": config["conditioner"],
-        "dit": config["dit"],
-        "video_vae": asdict(load_vae(options.checkpoints / options.vae / "model.safetensors").config),
-        "audio_codec": asdict(codec),
-        "sampler": config.get("sampler")  # a distilled run is sampled as it learned to be
-        or {
-            "steps": 4,
-            "noise_scale_audio": options.noise_scale_audio,
-            "noise_scale_video": options.noise_scale_video,
-            "shift": options.shift,
-        },
-        **({"prompt": prompts(config)} if "prompt" in config else {}),
+        **describe(options, read_json(options.checkpoints / options.run / "config.json")),
         "files": {str(p.relative_to(out)): digest(p) for p in paths},
         "characters": characters,
-        "training": options.training,
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     size = sum(p.stat().st_size for p in paths) / 1e6
