@@ -16,7 +16,7 @@ import torch
 
 from training.actors import Context, prepare
 from training.distill_probe import Probe
-from training.distill_steps import TEACHER_STEPS, gather, held_out_probe, load_vae
+from training.distill_steps import gather, held_out_probe, load_vae, teacher_sampling
 from training.distillation import (
     PairLoop,
     Sampling,
@@ -132,8 +132,7 @@ def main() -> None:
     rules = Rules(not options.without_sink, options.tokens_per_chunk)
     plan = Plan(options.chunks, 1 if options.one_chunk else options.scored, options.one_chunk, not options.without_cut)
     probe: Probe = held_out_probe(unseen, load_vae(options))
-    many = Sampling(TEACHER_STEPS, "euler", sampling.shift, sampling.noise_scale_audio)
-    probe.prepare(trio.teacher, many, folder / "teacher.safetensors")
+    probe.prepare(trio.teacher, teacher_sampling(sampling), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()

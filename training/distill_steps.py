@@ -72,6 +72,11 @@ def held_out_probe(source: SceneSource, vae: VideoVAE | None) -> Probe:
     return Probe([s.context for s in scenes], [s.window.end for s in scenes], vae)
 
 
+def teacher_sampling(sampling: Sampling) -> Sampling:
+    """How the teacher's own distribution is drawn, which is what the student is matched to: from unscaled noise."""
+    return replace(sampling, steps=TEACHER_STEPS, kind="euler", noise_scale_audio=1.0, noise_scale_video=1.0)
+
+
 def load_vae(options: argparse.Namespace) -> VideoVAE:
     """The video VAE, for looking at mouths."""
     return train_vae.load_vae(options.checkpoints / options.vae / "model.safetensors")
@@ -99,7 +104,7 @@ def main() -> None:
     begin(trio, loop, teacher, teacher)
     source, unseen = sources(options, config, voice_weights(options))
     probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher, replace(sampling, steps=TEACHER_STEPS, kind="euler"), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher, teacher_sampling(sampling), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()

@@ -38,6 +38,7 @@ class Sampling:
 
     steps: int = 4
     kind: Kind = "euler"
+    """What a teacher is sampled by; students learn to be re-noised."""
     shift: float = 2.0
     noise_scale_audio: float = 0.2
     noise_scale_video: float = 1.0
@@ -232,13 +233,13 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--voices", default=VOICES, help="speakers and their share of the speech")
     parser.add_argument("--samples", type=int, default=4800, help="chunks or sessions with pictures to learn from")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
-    parser.add_argument("--rate", type=float, default=1e-4, help="the student's learning rate")
-    parser.add_argument("--fake-rate", type=float, default=2e-4, help="the fake score's")
-    parser.add_argument("--ratio", type=int, default=2, help="steps of the fake score for each of the student's")
+    parser.add_argument("--rate", type=float, default=3e-5, help="the student's learning rate")
+    parser.add_argument("--fake-rate", type=float, default=1e-4, help="the fake score's")
+    parser.add_argument("--ratio", type=int, default=1, help="steps of the fake score for each of the student's")
     parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
-    parser.add_argument("--sampler", choices=list(SAMPLERS), default="euler")
+    parser.add_argument("--sampler", choices=list(SAMPLERS), default="renoise")
     parser.add_argument("--shift", type=float, default=2.0, help="time shift of the sampler")
     parser.add_argument("--noise-scale-audio", type=float, default=0.2)
 
