@@ -32,7 +32,7 @@ def _draws(count: int, seed: int) -> np.ndarray:
 
 def _interval(value: float, drawn: np.ndarray) -> Interval:
     low, high = np.quantile(drawn, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return Interval(round(value, 5), round(float(low), 5), round(float(high), 5))
+    return Interval(round(float(value), 5), round(float(low), 5), round(float(high), 5))
 
 
 def rate(errors: np.ndarray, totals: np.ndarray, seed: int = 0) -> Interval:

@@ -32,13 +32,13 @@ def percent(share: float, digits: int = 1) -> str:
 def at_most(asked: str, found: float, limit: float, show: Callable[[float], str], note: str = "") -> Verdict:
     """A value that should not exceed a limit."""
     margin = f"{show(abs(found - limit))} {'below' if found <= limit else 'above'}"
-    return Verdict(asked, f"{show(found)}{note}", found <= limit, margin)
+    return Verdict(asked, f"{show(found)}{note}", bool(found <= limit), margin)
 
 
 def at_least(asked: str, found: float, limit: float, show: Callable[[float], str], note: str = "") -> Verdict:
     """A value that should not fall short of a limit."""
     margin = f"{show(abs(found - limit))} {'above' if found >= limit else 'short'}"
-    return Verdict(asked, f"{show(found)}{note}", found >= limit, margin)
+    return Verdict(asked, f"{show(found)}{note}", bool(found >= limit), margin)
 
 
 def plain(value: float) -> str:
