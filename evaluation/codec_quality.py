@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,17 +31,11 @@ from evaluation.sphinx import Sphinx
 from evaluation.texts import held_out_sentences
 from training.corpora.speech import Utterance, speak
 
-TRUTH = "true speech"
+Figures = dict[str, float | int]
+WAYS = TRUTH, GRIFFIN_LIM, LEARNED = "true speech", "projection and Griffin-Lim", "learned decoder"
 VOICES = "kal16,slt,rms,awb"
 EXAMPLE = 17
 """The sentence that is put on the page."""
-
-
-class Copies(NamedTuple):
-    """What one way made of a voice's utterances, and how many seconds of computing a second of speech took."""
-
-    sounds: list[np.ndarray]
-    seconds_per_second: float
 
 
 def load_vae(decoder: Path, codec: Path) -> AudioVAE:
@@ -53,8 +46,7 @@ def load_vae(decoder: Path, codec: Path) -> AudioVAE:
     linear = AudioCodec(AudioCodecConfig(**config["audio_codec"]))
     linear.load_state_dict(load_file(codec))
     vae = AudioVAE(AudioVAEConfig(**config["audio_vae"]), linear)
-    weights = load_file(decoder / "model.safetensors")
-    vae.decoder.load_state_dict({name.removeprefix("decoder."): value for name, value in weights.items()})
+    vae.decoder.load_state_dict(load_file(decoder / "model.safetensors"))
     return vae.eval().requires_grad_(requires_grad=False)
 
 
@@ -73,69 +65,73 @@ def through(vae: AudioVAE, decoder: SoundDecoder, samples: np.ndarray) -> np.nda
     return np.asarray(np.concatenate(parts)[LATE_LATENTS * per :][: len(latents) * per])
 
 
-def copies(vae: AudioVAE, spoken: Sequence[Utterance], decoder: SoundDecoder | None, what: str) -> Copies:
-    """What becomes of utterances; None leaves them as they are."""
+def copy(vae: AudioVAE, decoder: SoundDecoder | None, samples: np.ndarray) -> np.ndarray:
+    """A whole number of latents of samples (S,), decoded; None leaves them as they are."""
     per = vae.codec.samples_per_latent
-    whole = [u.samples[: len(u.samples) // per * per] for u in spoken]
-    if decoder is None:
-        return Copies(whole, 0.0)
-    began_at = time.process_time()
-    made = [through(vae, decoder, samples) for samples in tqdm(whole, desc=what, mininterval=2)]
-    seconds = sum(map(len, whole)) / vae.codec.config.sample_rate
-    return Copies(made, (time.process_time() - began_at) / seconds)
+    whole = samples[: len(samples) // per * per]
+    return whole if decoder is None else through(vae, decoder, whole)
 
 
-def measure(panel: Panel, vae: AudioVAE, voice: str, sentences: Sequence[str]) -> tuple[dict[str, Any], list[Example]]:
-    """Figures of one voice by way of decoding, and its examples."""
-    spoken = [speak(f"{s}.", voice, vae.codec.config.sample_rate) for s in tqdm(sentences, desc=f"flite {voice}")]
-    ways: dict[str, SoundDecoder | None] = {
-        TRUTH: None,
-        "projection, Griffin-Lim": GriffinLim(vae.codec),
-        "learned decoder": Vocoder(vae),
-    }
-    figures, examples = {}, []
-    for name, decoder in ways.items():
-        made = copies(vae, spoken, decoder, f"{voice}, {name}")
-        with tqdm(total=len(sentences), desc=f"judging {voice}, {name}", mininterval=2) as bar:
-            verdict = panel.hear(made.sounds, sentences, [u.phones for u in spoken], progress=bar.update)
-        figures[name] = verdict.summary()
-        if decoder is not None:
-            near = [compare_sounds(vae.codec, u.samples[: len(s)], s) for u, s in zip(spoken, made.sounds, strict=True)]
-            figures[name] |= {
-                key: round(float(np.mean([n[i] for n in near])), 4) for i, key in enumerate(Likeness._fields)
-            }
-            figures[name]["real_time_factor"] = round(made.seconds_per_second, 4)
-        which = min(EXAMPLE, len(sentences) - 1)
-        examples.append(Example(voice, name, sentences[which], made.sounds[which]))
-    return figures, examples
+def measure(panel: Panel, vae: AudioVAE, way: str, spoken: Sequence[Utterance], sentences: Sequence[str]) -> Figures:
+    """Figures of one way for one voice."""
+    decoder, began_at = ways_of(vae)[way], time.process_time()
+    made = [copy(vae, decoder, u.samples) for u in tqdm(spoken, desc=f"decoding, {way}", mininterval=2)]
+    seconds = sum(map(len, made)) / vae.codec.config.sample_rate
+    spent = (time.process_time() - began_at) / seconds
+    with tqdm(total=len(sentences), desc=f"judging, {way}", mininterval=2) as bar:
+        figures: Figures = panel.hear(made, sentences, [u.phones for u in spoken], progress=bar.update).summary()
+    if decoder is not None:
+        near = [compare_sounds(vae.codec, u.samples[: len(s)], s) for u, s in zip(spoken, made, strict=True)]
+        means = np.mean(near, axis=0)
+        figures |= {key: round(float(mean), 4) for key, mean in zip(Likeness._fields, means, strict=True)}
+        figures["real_time_factor"] = round(spent, 4)
+    return figures
 
 
-def summarise(voices: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def ways_of(vae: AudioVAE) -> dict[str, SoundDecoder | None]:
+    """What is compared, by name."""
+    return {TRUTH: None, GRIFFIN_LIM: GriffinLim(vae.codec), LEARNED: Vocoder(vae)}
+
+
+def examples_of(vae: AudioVAE, voices: Sequence[str], sentence: str) -> list[Example]:
+    """One sentence of every voice, by every way."""
+    examples = []
+    for voice in voices:
+        spoken = speak(f"{sentence}.", voice, vae.codec.config.sample_rate)
+        ways = ways_of(vae).items()
+        examples += [Example(voice, way, sentence, copy(vae, decoder, spoken.samples)) for way, decoder in ways]
+    return examples
+
+
+def summarise(voices: dict[str, dict[str, Figures]]) -> dict[str, Figures]:
     """Means over voices of every figure that is a rate or a distance."""
-    ways = next(iter(voices.values()))
-    return {
-        way: {
-            key: round(float(np.mean([voices[v][way][key] for v in voices])), 4)
-            for key in ways[way]
-            if not key.startswith("words")
-        }
-        for way in ways
-    }
+    mean: dict[str, Figures] = {}
+    for way in WAYS:
+        measured = [figures[way] for figures in voices.values() if way in figures]
+        keys = [key for key in measured[0] if not key.startswith("words")] if measured else []
+        mean[way] = {key: round(float(np.mean([figures[key] for figures in measured])), 4) for key in keys}
+    return mean
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--decoder", type=Path, default=Path("data/checkpoints/audio_decoder"))
-    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
-    parser.add_argument("--judge", type=Path, default=Path("data/checkpoints/judge"))
+    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec_v2.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("data/checkpoints/judge4"))
     parser.add_argument("--lexicon", type=Path, default=Path("data/checkpoints/lexicon.txt.gz"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), help="read only to tune a new judge")
     parser.add_argument("--voices", default=VOICES, help="speakers of the corpus, voice or voice@percent")
     parser.add_argument("--sentences", type=int, default=48, help="how many of the held-out sentences")
+    parser.add_argument(
+        "--only", default=",".join(WAYS), help=f"ways to measure, of {', '.join(WAYS)}; others stay as they were"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/audio_codec.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/quality/listening.html"))
     options = parser.parse_args()
+    wanted = options.only.split(",")
+    if unknown := set(wanted) - set(WAYS):
+        parser.error(f"no way is called {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
     torch.set_num_threads(1)
     try:
         vae = load_vae(options.decoder, options.codec)
@@ -143,14 +139,18 @@ def main() -> None:
     except FileNotFoundError as error:
         parser.error(str(error))
     panel = replace(whole, sphinx=Sphinx(held_out_sentences(), dictionary_readings()))  # these words and no others
-    sentences, voices, examples = held_out_sentences()[: options.sentences], {}, []
+    sentences = held_out_sentences()[: options.sentences]
+    kept = json.loads(options.out.read_text())["voices"] if options.out.exists() else {}
     for voice in options.voices.split(","):
-        voices[voice], shown = measure(panel, vae, voice, sentences)
-        examples += shown
-    figures = {"sentences": len(sentences), "mean": summarise(voices), "voices": voices}
+        spoken = [speak(f"{s}.", voice, vae.codec.config.sample_rate) for s in tqdm(sentences, desc=f"flite {voice}")]
+        for way in wanted:
+            kept.setdefault(voice, {})[way] = measure(panel, vae, way, spoken, sentences)
+    figures = {"sentences": len(sentences), "mean": summarise(kept), "voices": kept}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(figures, indent=1) + "\n")
-    write_page(options.page, vae.codec, examples, figures)
+    write_page(
+        options.page, vae.codec, examples_of(vae, list(kept), sentences[min(EXAMPLE, len(sentences) - 1)]), figures
+    )
     print(json.dumps(figures["mean"], indent=1))
 
 

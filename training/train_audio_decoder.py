@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS, AudioVAE, AudioVAEConfig, Excitation, Spectra
@@ -144,27 +144,24 @@ def distance(one: Features, other: Features, scale: list[Tensor]) -> Tensor:
     return torch.stack([levels.mean(), heights.mean(), 2 * (one.mel - other.mel).abs().mean()])
 
 
-def spectral_losses(codec: AudioCodec, made: Tensor, again: Tensor, true: Tensor) -> Losses:
-    """Energy distances of two sounds made with different noise to the true one, and the phases of low overtones.
+def energy_distance(one: Features, other: Features, true: Features) -> Tensor:
+    """Energy distances (3,) of sounds made with different noise to the true one (Gritsenko 2020).
 
-    What the two differ by is taken off (Gritsenko 2020): otherwise pulses, which can be foretold, always beat breath,
-    which cannot, and every voice buzzes.
+    What the two differ by is taken off: otherwise pulses, which can be foretold, always beat breath, which cannot, and
+    every voice buzzes.
     """
+    scale = [part.mean() + 1e-3 for part in true.magnitudes]
+    return distance(one, true, scale) + distance(other, true, scale) - distance(one, other, scale)
+
+
+def spectral_losses(codec: AudioCodec, made: Tensor, again: Tensor, true: Tensor) -> Losses:
+    """Energy distances of two sounds made with different noise to the true one, and the phases of low overtones."""
     ours, others, theirs = (features(codec, samples) for samples in (made, again, true))
-    scale = [part.mean() + 1e-3 for part in theirs.magnitudes]
-    far = distance(ours, theirs, scale) + distance(others, theirs, scale) - distance(ours, others, scale)
+    far = energy_distance(ours, others, theirs)
     below = int(HARMONIC_HZ / (codec.config.sample_rate / 2) * theirs.wide.shape[1])
     difference = (ours.wide - theirs.wide)[:, :below].abs().mean()
     phase = 0.5 * difference / (theirs.magnitudes[0][:, :below].mean() + 1e-3)
     return {**dict(zip(("level", "amplitude", "mel"), far.unbind(), strict=True)), "phase": phase}
-
-
-class Learner(nn.Module):
-    """What is optimised: the decoder alone."""
-
-    def __init__(self, vae: AudioVAE) -> None:
-        super().__init__()
-        self.decoder = vae.decoder
 
 
 def roughened(vae: AudioVAE, latents: Tensor, most: float) -> Tensor:
@@ -242,7 +239,7 @@ def load_vae(config: AudioVAEConfig, codec_path: Path) -> AudioVAE:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
+    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec_v2.safetensors"))
     parser.add_argument(
         "--recordings", type=Path, default=Path("data/recordings"), help="folder of the speech, made when missing"
     )
@@ -272,9 +269,10 @@ def main() -> None:
     seen = Speech([recording for i, recording in enumerate(speech) if i % 25], vae.codec)
     rng = random.Random("held out")
     held_out = [unseen.draw(rng, options.batch, options.length) for _ in range(8)]
-    learner = Learner(vae)
-    budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, hold=0.4, average_from=0.998)
-    loop = Loop(learner, options.out, budget, lambda name: "mixers" in name and ("widen" in name or "narrow" in name))
+    budget = Budget(options.samples, options.minutes, options.batch, rate=options.rate, hold=0.4, average_from=0.99)
+    loop = Loop(
+        vae.decoder, options.out, budget, lambda name: "mixers" in name and ("widen" in name or "narrow" in name)
+    )
     (options.out / "config.json").write_text(
         json.dumps({"audio_vae": asdict(vae.config), "audio_codec": asdict(vae.codec.config)}, indent=1) + "\n"
     )
