@@ -144,7 +144,7 @@ def spectrogram(
         axis.axvline(word.start_s, color="white", lw=0.7, alpha=0.8)
         height = log_mel.shape[1] * (0.9 if number % 2 else 0.8)
         axis.text(word.start_s + 0.02, height, text[word.index], color="white", fontsize=7, rotation=0)
-    axis.set_xlabel("s; lines: when the pointer tells each word to begin")
+    axis.set_xlabel("s; lines: the told beginning of each word")
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
     return _png(figure)

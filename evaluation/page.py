@@ -171,7 +171,7 @@ def long_table(results: Figures) -> Table:
         rows.append(
             Row(
                 [
-                    (title, f"{d['streams']} streams of {d['seconds']:.0f} s"),
+                    (title, f"{d['streams']} of {d['seconds']:.0f} s"),
                     (number(d["quality"]["drift"], 4), number(d["quality"]["worst"], 4)),
                     (number(d["sharpness"]["drift"], 2), ""), (number(d["colourfulness"]["drift"], 2), ""),
                     (number(d["colour_change"], 1), ""), (number(s.get("dynamic_degree"), 2), number(s["flow"])),
