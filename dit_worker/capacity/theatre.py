@@ -196,6 +196,7 @@ class Performance:
         self._said: list[tuple[int, float]] = []
         """Chunks of answers that were asked for and not taken note of, and when."""
         self._takes: deque[Chunk] = deque()
+        self._unanswered_since: float | None = theatre.world.now if audience.kind == "conversation" else None
         self._is_gone = False
 
     # what the client does ---------------------------------------------------------------------------------------------
@@ -213,9 +214,11 @@ class Performance:
         self._world.after(REPORT_S, self._report)
 
     def leave(self) -> None:
-        """Go."""
+        """Go. A cue that was not answered counts with the time it waited, an answer that came does not."""
         self._is_gone = True
         self._player.leave(self._world.now)
+        if self._unanswered_since is not None:
+            self.experience.ttfcs_s.append(self._world.now - self._unanswered_since)
         self._theatre.forget(self._name)
 
     def _report(self) -> None:
@@ -231,7 +234,7 @@ class Performance:
             self._say(max(1, math.ceil(seconds / self._pacing.limits.chunk_s)))
 
     def _say(self, chunks: int) -> None:
-        asked_at = self._world.now
+        asked_at = self._unanswered_since = self._world.now
 
         def arrive() -> None:
             if self._is_gone:
@@ -256,6 +259,7 @@ class Performance:
         self._player.expects_more = not chunk.is_last or self._audience.kind == "conversation"
         if chunk.asked_at is not None:
             self.experience.ttfcs_s.append(now - chunk.asked_at)
+            self._unanswered_since = None if chunk.asked_at == self._unanswered_since else self._unanswered_since
         if chunk.is_last and self._audience.kind != "script":
             heard_in = self._player.has_s - self._player.look(now)
             self._world.after(heard_in + self._theatre.rng.expovariate(1 / self._audience.listen_s), self._talk)

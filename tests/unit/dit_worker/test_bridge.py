@@ -53,6 +53,8 @@ async def test_a_fault_of_any_kind_ends_one_session_and_not_the_engine(
 ) -> None:
     """Even a broken assertion in a step is raised where it was awaited; the engine's thread serves the others."""
     await bridge.open("broken", 1, PORTRAIT, Standing())
+    await perform(bridge, models, "broken")  # so that it is a step that breaks, and not the caches, which nobody awaits
+    await bridge.abort("broken")
     with monkeypatch.context() as patched:
         patched.setattr(Stage, "advance", lambda _: 1 / 0)
         async with asyncio.timeout(30):
