@@ -88,6 +88,21 @@ def film(run: Run, clip: Clip, heard: str = "") -> Player:
     return Player(f"{run.variant.title}, {clip.voice}", clip.text, data_address("video/mp4", data), True, poster, heard)
 
 
+def last_seconds(run: Run, clip: Clip) -> Player:
+    """How a stream of ours ends, to watch."""
+    rate, samples = load_sound(run.folder, clip)
+    take = load_take(run.folder, clip)
+    count = min(len(take.video), int(np.ceil(FILM_S / run.house.bundle.manifest.chunk_seconds)))
+    take.video = take.video[-count:]
+    frames = np.concatenate(list(pictures_of(run, take)()))
+    data = movie(frames, samples[-round(len(frames) / FRAME_RATE * rate) :], rate)
+    poster = data_address("image/jpeg", jpeg(frames[0]))
+    says = f"The last {len(frames) / FRAME_RATE:.0f} s of a stream of {len(samples) / rate:.0f} s."
+    return Player(
+        f"{run.variant.title}, {clip.voice}, {clip.name}", says, data_address("video/mp4", data), True, poster
+    )
+
+
 def recording(run: Run, clip: Clip, heard: str = "") -> Player:
     """The first seconds of a clip, to listen to."""
     rate, samples = load_sound(run.folder, clip)
@@ -102,7 +117,7 @@ def exhibits_of(truth: Results, codec: Results, variants: Sequence[Results], fil
     players = [film(first.run, m.clip, m.heard["heard"]) for m in first.short[:films]]
     players += [film(r.run, r.short[0].clip, r.short[0].heard["heard"]) for r in (truth, codec, *others) if r.short]
     if first.long:
-        players.append(film(first.run, first.long[0].clip))
+        players.append(last_seconds(first.run, first.long[0].clip))
     seen = {m.clip.voice: m for m in reversed(first.follow)}
     players += [recording(first.run, m.clip, m.heard["heard"]) for m in list(seen.values())[:SOUNDS]]
     shown = [r for r in (truth, codec, *variants) if r.long]
