@@ -175,6 +175,8 @@ def surprise_at(judge: Judge, phones: Sequence[str], log_mel: Tensor) -> float:
     """Negative log-likelihood of the phones meant, per phone, by CTC: finer than errors, which are few."""
     meant = torch.tensor([judge.ids(phones)])
     scores = judge(log_mel).log_softmax(-1).transpose(0, 1)
+    pause = judge.config.phones.index(PAUSE) + 1
+    scores[..., BLANK] = torch.logaddexp(scores[..., BLANK], scores[..., pause])  # a pause may stand anywhere
     loss = F.ctc_loss(scores, meant, torch.tensor([len(scores)]), torch.tensor([meant.shape[1]]), zero_infinity=True)
     return float(loss)
 
