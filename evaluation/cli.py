@@ -57,7 +57,7 @@ VariantsArgument = Annotated[
 ]
 
 CACHE = Path("out/evaluation")
-JUDGE, EYE, SYNCNET = (Path("data/checkpoints") / name for name in ("judge4", "eye", "syncnet"))
+JUDGE, EYE, SYNCNET = (Path("data/checkpoints") / name for name in ("judge", "eye", "syncnet"))
 CORPUS = Path("data/corpus")
 ALL_VOICES = ",".join(VOICES)
 

@@ -117,8 +117,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--decoder", type=Path, default=Path("data/checkpoints/audio_decoder"))
-    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec_v2.safetensors"))
-    parser.add_argument("--judge", type=Path, default=Path("data/checkpoints/judge4"))
+    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
+    parser.add_argument("--judge", type=Path, default=Path("data/checkpoints/judge"))
     parser.add_argument("--lexicon", type=Path, default=Path("data/checkpoints/lexicon.txt.gz"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), help="read only to tune a new judge")
     parser.add_argument("--voices", default=VOICES, help="speakers of the corpus, voice or voice@percent")

@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="teach it first")
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae2/model.safetensors"))
+    parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae/model.safetensors"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -225,11 +225,11 @@ def run(loop: PairLoop, losses: Callable[[], Losses], validate: Callable[[], dic
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Options of both stages."""
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--video", type=Path, default=Path("data/video2"))
+    parser.add_argument("--video", type=Path, default=Path("data/video"))
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
-    parser.add_argument("--teacher", default="joint2", help="the run that is distilled")
+    parser.add_argument("--teacher", default="joint", help="the run that is distilled")
     parser.add_argument("--name", default=name, help="folder of this run under checkpoints")
-    parser.add_argument("--vae", default="vae2", help="the run whose video VAE made the latents")
+    parser.add_argument("--vae", default="vae", help="the run whose video VAE made the latents")
     parser.add_argument("--voices", default=VOICES, help="speakers and their share of the speech")
     parser.add_argument("--samples", type=int, default=4800, help="chunks or sessions with pictures to learn from")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")

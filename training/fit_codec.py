@@ -41,7 +41,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--out", type=Path, default=Path("data/checkpoints/audio_codec_v2.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
     parser.add_argument("--channels", type=int, default=32, help="of a latent")
     options = parser.parse_args()
     codec = AudioCodec(AudioCodecConfig(channels=options.channels))

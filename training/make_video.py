@@ -110,8 +110,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae2/model.safetensors"))
-    parser.add_argument("--out", type=Path, default=Path("data/video2"))
+    parser.add_argument("--vae", type=Path, default=Path("data/checkpoints/vae/model.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("data/video"))
     parser.add_argument("--voices", default="kal16,slt,rms,awb", help="speakers whose shards get pictures")
     parser.add_argument("--passages", type=int, default=50, help="passages of each speech shard")
     parser.add_argument("--processes", type=int, default=2)

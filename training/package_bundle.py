@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dit_worker.model.codec import AudioCodecConfig
 from dit_worker.model.dit import DiTConfig
+from dit_worker.model.sampler import SAMPLERS
 from training.corpora.captions import SLOTS
 from training.corpora.faces import GALLERY, Pose, draw
 from training.corpora.speech import FLITE_RATE, speak
@@ -59,12 +60,8 @@ def split_weights(run: Path, bundle: Path) -> None:
     """One file per package from a run's averaged weights; `prompt` only where prompts act."""
     weights = load_file(run / "model.safetensors")
     for part in sorted({name.partition(".")[0] for name in weights}):
-        save_file(halved(part_of(weights, part)), bundle / f"{part}.safetensors")
-
-
-def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The weights of one module inside another, under its own names."""
-    return {n.partition(".")[2]: v for n, v in weights.items() if n.startswith(f"{part}.")}
+        own = {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{part}.")}
+        save_file(halved(own), bundle / f"{part}.safetensors")
 
 
 def prompts(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,11 +103,10 @@ def write_weights(options: argparse.Namespace, out: Path) -> None:
     for source, name in (
         (f"{options.vae}/model.safetensors", "video_vae.safetensors"),
         (options.codec, "audio_codec.safetensors"),
+        (f"{options.decoder}/model.safetensors", "audio_vae.safetensors"),
         ("letters/model.safetensors", "letters.safetensors"),
     ):
         save_file(halved(load_file(options.checkpoints / source)), out / name)
-    decoder = part_of(load_file(options.checkpoints / options.decoder / "model.safetensors"), "decoder")
-    save_file(halved(decoder), out / "audio_vae.safetensors")
     for path in out.glob("*.safetensors"):
         path.chmod(0o644)
     shutil.copyfile(options.checkpoints / "lexicon.txt.gz", out / "lexicon.txt.gz")
@@ -121,6 +117,7 @@ def describe(options: argparse.Namespace, config: Mapping[str, Any]) -> dict[str
     dit, sound = DiTConfig(**config["dit"]), read_json(options.checkpoints / options.decoder / "config.json")
     plain = {
         "steps": 4,
+        "kind": options.sampler,
         "noise_scale_audio": options.noise_scale_audio,
         "noise_scale_video": options.noise_scale_video,
         "shift": options.shift,
@@ -151,9 +148,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
-    parser.add_argument("--run", default="joint2", help="the run whose weights are packed")
-    parser.add_argument("--vae", default="vae2", help="the run of the video VAE")
-    parser.add_argument("--codec", default="audio_codec_v2.safetensors", help="the fitted audio codec")
+    parser.add_argument("--run", default="joint", help="the run whose weights are packed")
+    parser.add_argument("--vae", default="vae", help="the run of the video VAE")
+    parser.add_argument("--codec", default="audio_codec.safetensors", help="the fitted audio codec")
     parser.add_argument("--decoder", default="audio_decoder", help="the run of the audio VAE's decoder")
     parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
     parser.add_argument("--version", default="0.2.0")
@@ -161,8 +158,9 @@ def arguments() -> argparse.Namespace:
         "--noise-scale-audio",
         type=float,
         default=0.2,
-        help="scale of the first noise; these three are for a run that was not distilled",
+        help="scale of the first noise; these four are for a run that was not distilled",
     )
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS), default="renoise", help="see docs/training.md")
     parser.add_argument("--shift", type=float, default=2.0, help="time shift of the sampler")
     parser.add_argument("--noise-scale-video", type=float, default=1.0)
     parser.add_argument(

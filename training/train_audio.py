@@ -184,7 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    codec = load_codec(options.checkpoints / "audio_codec_v2.safetensors")
+    codec = load_codec(options.checkpoints / "audio_codec.safetensors")
     phones, tracks = load_tracks(options.corpus, codec)
     weights = {name: float(share) for name, share in (item.split(":") for item in options.voices.split(","))}
     conditioner, dit = without(pocket_configs(len(phones), codec.config.channels), options.without)

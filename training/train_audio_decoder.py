@@ -239,7 +239,7 @@ def load_vae(config: AudioVAEConfig, codec_path: Path) -> AudioVAE:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec_v2.safetensors"))
+    parser.add_argument("--codec", type=Path, default=Path("data/checkpoints/audio_codec.safetensors"))
     parser.add_argument(
         "--recordings", type=Path, default=Path("data/recordings"), help="folder of the speech, made when missing"
     )

@@ -121,11 +121,11 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--video", type=Path, default=Path("data/video2"))
+    parser.add_argument("--video", type=Path, default=Path("data/video"))
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
-    parser.add_argument("--vae", default="vae2", help="the run whose video VAE made the latents")
-    parser.add_argument("--start", default="audio2", help="the run to begin from")
-    parser.add_argument("--name", default="joint2", help="folder of this run under checkpoints")
+    parser.add_argument("--vae", default="vae", help="the run whose video VAE made the latents")
+    parser.add_argument("--start", default="audio", help="the run to begin from")
+    parser.add_argument("--name", default="joint", help="folder of this run under checkpoints")
     parser.add_argument("--samples", type=int, default=60_000, help="chunks with pictures to train on")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
     parser.add_argument("--batch", type=int, default=16, help="chunks with pictures in a batch")
@@ -196,7 +196,7 @@ def sources(
 ) -> tuple[SceneSource, SceneSource]:
     """Scenes to learn from, and scenes of each voice's last shard with pictures, which nothing learns from."""
     conditioner, phones = ConditionerConfig(**config["conditioner"]), config["phones"]
-    codec_path, words = options.checkpoints / "audio_codec_v2.safetensors", PromptWords(config["prompt_words"])
+    codec_path, words = options.checkpoints / "audio_codec.safetensors", PromptWords(config["prompt_words"])
     shards = load_performances(options.corpus, options.video, codec_path, phones)
     filmed = sorted({name.rpartition("-")[0] for name in shards} & set(weights))  # a set has another order each time
     held_out = [max(name for name in shards if name.rpartition("-")[0] == voice) for voice in filmed]

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Distils the pocket's teacher (data/checkpoints/joint2) into four steps, then on rollouts of its own; compares the three.
+# Distils the pocket's teacher (data/checkpoints/joint) into four steps, then on rollouts of its own; compares the three.
 # With ABLATIONS=1 it also runs the paper's ablations of stage II. Each stage resumes where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
-teacher=${TEACHER:-joint2}
+teacher=${TEACHER:-joint}
 $python -m training.distill_steps --teacher "$teacher" --name distill-steps
 $python -m training.distill_rollout --teacher "$teacher" --start distill-steps --name distill-rollout
 rows=("$teacher:50" "$teacher:4" distill-steps distill-rollout)

@@ -15,7 +15,7 @@ from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.planner import RulePlanner
 from services.bundle import load_bundle
 from services.session import HistoryChunk, Latents, Snapshot
-from tests.integration.orchestrator_llm.conftest import STEPS, latents
+from tests.integration.orchestrator_llm.conftest import STEPS
 
 TEXT = "The lamps along the quiet river were lit, one by one, until 42 of them shone."
 
@@ -38,6 +38,11 @@ def references(pocket_bundle: Path) -> dict[str, Latents]:
         ).numpy()
         for name, recording in recordings.items()
     }
+
+
+def latents(*key: int) -> Latents:
+    """One chunk of repeatable noise as wide as the bundle's audio latents."""
+    return np.random.default_rng(key).standard_normal((33, 32)).astype(np.float32)
 
 
 def test_plain_english_has_sounds_and_no_notices(backend: TorchBackend) -> None:
@@ -66,13 +71,13 @@ def test_caches_change_nothing_with_trained_weights(
 ) -> None:
     """Conditions from cached prefixes are those of one causal pass."""
     tokens = backend.front_end.tokenize(TEXT).tokens
-    said = HistoryChunk(0.0, latents(0, 1))
+    said = [HistoryChunk(max(0.0, pointer - 15 * (3 - k)), latents(0, 1, k)) for k in range(3)]
     reference = next(iter(references.values()))
     voice = backend.voice(reference)
-    window = backend.conditioner.window(tokens, pointer)
-    history, mask = backend.history([said])
+    window = backend.conditioner.window(tokens, pointer, 3, said[0].pointer_before)
+    history, mask = backend.history(said)
     for timestep in STEPS:
-        cached = voice.prefix(tokens, pointer, [said]).condition(timestep, latents(0, 2))
+        cached = voice.prefix(tokens, pointer, said).condition(timestep, latents(0, 2))
         with torch.inference_mode():
             plain = backend.conditioner(
                 torch.from_numpy(reference)[None], window.ids, history, mask, torch.from_numpy(latents(0, 2))[None],
