@@ -8,6 +8,7 @@ import pytest
 
 from evaluation.lexicon_loop import words_of
 from evaluation.texts import held_out_sentences, held_out_texts
+from tests.fixtures.corpus_tools import need_corpus_tools
 from training.corpora import text
 from training.corpora.text import collect, word_runs
 
@@ -35,8 +36,7 @@ def test_sentences_that_quote_a_held_out_one_are_left_out() -> None:
 @pytest.mark.timeout(600)
 def test_no_sentence_of_the_corpus_shares_four_words_with_the_held_out() -> None:
     """The same on all documents of this machine, as the corpus is made from them; the scripts' sentences too."""
-    if not text.WORD_LIST.exists():
-        pytest.skip(f"{text.WORD_LIST} is missing (Debian package wamerican)")
+    need_corpus_tools()
     forbidden = {run for sentence in held_out_texts() for run in word_runs(sentence)}
     sentences = collect(held_out_sentences()).sentences
     assert len(sentences) > 500

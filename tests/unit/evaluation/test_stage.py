@@ -18,6 +18,7 @@ from evaluation.takes import SpokenWord, Take, decode_frames, decode_sound, has_
 from evaluation.truth import words_before
 from evaluation.variants import CODEC, Variant, assemble, fingerprint, load_variants
 from services.bundle import load_bundle
+from tests.fixtures.corpus_tools import need_corpus_tools
 from tests.fixtures.tiny_bundle import PROMPT_SLOTS, build_tiny_bundle
 
 TEXT = "hello there my friend this is a small character that speaks the words"
@@ -142,11 +143,7 @@ def test_a_bad_list_of_variants_is_refused_in_a_sentence(tmp_path: Path) -> None
 
 def test_true_takes_need_no_model_of_ours(tiny_bundle: Path, tmp_path: Path) -> None:
     """With flite and the renderer at hand, a true take goes through both VAEs and comes back as long."""
-    pytest.importorskip("cv2")
-    import shutil
-
-    if shutil.which("flite") is None:
-        pytest.skip("flite is not installed")
+    need_corpus_tools()
     run = Run.open(Variant(name="tried", bundle=tiny_bundle), tmp_path)
     clip = Clip("true", "Hello there my friend.", "slt", "ada")
     codec = true_run(run, tmp_path, CODEC)
