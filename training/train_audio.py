@@ -26,10 +26,12 @@ from orchestrator_llm.model.causal_lm import plain_attention as plain_causal_att
 from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Tail
 from training.corpora.shards import read_corpus
 from training.loop import Budget, Loop, Losses
+from training.make_corpus import PASSAGES_PER_SHARD
 from training.warm_start import carry_over, latent_map
 from training.windows import FIRST_PHONE, Track, Window, WindowSource, make_track, phone_ids
 
-HELD_OUT_TRACKS = 60
+HELD_OUT_TRACKS = PASSAGES_PER_SHARD
+"""The last of each voice, one shard: the joint stage and the comparisons after it hold out the same."""
 PITCHES = (86, 94, 108, 116)
 VOICES = ",".join(
     ["kal16:0.22", "slt:0.22", "rms:0.22", "awb:0.22"]

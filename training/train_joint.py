@@ -194,7 +194,10 @@ def main() -> None:
 def sources(
     options: argparse.Namespace, config: dict[str, Any], weights: dict[str, float]
 ) -> tuple[SceneSource, SceneSource]:
-    """Scenes to learn from, and scenes of each voice's last shard with pictures, which nothing learns from."""
+    """Scenes to learn from, and scenes of each voice's last shard with pictures, which nothing learns from.
+
+    Speech keeps clear of each voice's last shard of all too: more pictures may be there when the stage goes on.
+    """
     conditioner, phones = ConditionerConfig(**config["conditioner"]), config["phones"]
     codec_path, words = options.checkpoints / "audio_codec.safetensors", PromptWords(config["prompt_words"])
     shards = load_performances(options.corpus, options.video, codec_path, phones)
@@ -202,8 +205,10 @@ def sources(
     held_out = [max(name for name in shards if name.rpartition("-")[0] == voice) for voice in filmed]
     codec, ids = load_codec(codec_path), phone_ids(phones)
     heard: dict[str, list[Track]] = {voice: [] for voice in weights}
-    for path in sorted(options.corpus.glob("*.npz")):
-        if path.stem not in held_out and path.stem.rpartition("-")[0] in weights:
+    spoken = sorted(path for path in options.corpus.glob("*.npz") if path.stem.rpartition("-")[0] in weights)
+    last = {path.stem.rpartition("-")[0]: path.stem for path in spoken}
+    for path in spoken:
+        if path.stem not in {*held_out, *last.values()}:
             for passage in read_shard(path):
                 heard[passage.voice].append(make_track(passage, codec, ids, 24.0))
     unheard = [p for name in held_out for p in shards[name]]
