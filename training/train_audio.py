@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dit_worker.model.attention import plain_attention
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
-from dit_worker.model.dit import DiTConfig, JointDiT, plain_attention
+from dit_worker.model.dit import DiTConfig, JointDiT
 from dit_worker.model.prompt import PromptEncoder, PromptEncoderConfig
 from orchestrator_llm.model.causal_lm import plain_attention as plain_causal_attention
 from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Tail

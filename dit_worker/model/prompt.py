@@ -7,15 +7,13 @@ B batch, S words, P width of the states, L tokens, D their width, H heads, K hea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Queries, keys, values (B, H, L, K) and a mask that broadcasts to (B, H, L, P), True where a query may look."""
+from dit_worker.model.attention import Attention, fused_attention
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class PromptEncoderConfig:
 class PromptEncoder(nn.Module):
     """Word and place embeddings, then small bidirectional layers."""
 
-    def __init__(self, config: PromptEncoderConfig, attention: Attention = F.scaled_dot_product_attention) -> None:
+    def __init__(self, config: PromptEncoderConfig, attention: Attention = fused_attention) -> None:
         super().__init__()
         self.config = config
         self.words = nn.Embedding(config.words, config.width)

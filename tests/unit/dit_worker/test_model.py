@@ -14,7 +14,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
-from dit_worker.model.dit import DiTConfig, JointDiT, Memory, PromptMemory, asymmetric_mask, plain_attention
+from dit_worker.model.dit import DiTConfig, JointDiT, Memory, PromptMemory, asymmetric_mask
 from dit_worker.model.prompt import PromptEncoder, PromptEncoderConfig
 from dit_worker.model.sampler import euler, timesteps
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
@@ -170,15 +170,6 @@ def test_condition_tokens_never_see_noise() -> None:
     assert mask[0].tolist() == [True] + [False] * 7
     assert mask[3].tolist() == [True] * 5 + [False] * 3
     assert mask[5:].all()
-
-
-@torch.no_grad()
-def test_plain_attention_is_attention() -> None:
-    """The training's attention must be the serving one's."""
-    q, k, v = torch.randn(3, 2, 2, 7, 8).unbind(0)
-    mask = asymmetric_mask([3, 4], clean=1)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
-    torch.testing.assert_close(plain_attention(q, k, v, mask), expected)
 
 
 def test_the_sampler_lands_on_the_clean_latents_of_a_straight_path() -> None:
