@@ -65,7 +65,7 @@ def test_what_was_heard_is_kept_whole(tmp_path: Path) -> None:
 
 
 def test_a_batch_performs_each_clip_to_its_end_in_the_order_given() -> None:
-    """A batch of the shipped model performs each clip to the end of its text and gives takes back as they were asked for."""
+    """A batch of the shipped model performs each clip to the end of its text, and gives them as they were asked for."""
     need_corpus_tools()
     house = House(POCKET)
     parts = house.parts(2, speech_alone=True)
