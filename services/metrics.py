@@ -13,9 +13,12 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from services.logs import get_logger
 from services.settings import split_address
 
 __all__ = ["Metrics"]
+
+log = get_logger(__name__)
 
 _CHUNK_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.375, 2.0, 4.0)
 _RATIO_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
@@ -61,6 +64,7 @@ class Metrics:
         host, port = split_address(listen)
         server, thread = start_http_server(port, addr=host, registry=self.registry)
         self._serving = (server, thread)
+        log.info("metrics_served", address=f"{host}:{server.server_port}")
         return server.server_port
 
     def close(self) -> None:

@@ -317,7 +317,8 @@ class Performer:
             station.figures.chunk_published(compute_s=compute_s, chunk_s=station.chunk_s)
         if take.cost is not None:
             station.costs.add(replace(take.cost, media_s=media_s))
-            log.info("chunk_published", chunk_index=take.commit.chunk_index, compute_s=round(compute_s, 3))
+            told = {"compute_s": round(compute_s, 3), "slack_s": round(take.slack_s, 3)}
+            log.info("chunk_published", chunk_index=take.commit.chunk_index, **told)
         if take.asked_at is not None:
             station.figures.answered(station.now() - take.asked_at)
         if self._state is SessionState.READY:

@@ -34,6 +34,8 @@ class Take:
     """When it was asked for, on the monotonic clock, if it is the first that answers; None for all others."""
     cost: ChunkCost | None = None
     """What it took until here, by stage; None for a chunk that another worker made."""
+    slack_s: float = 0.0
+    """What was left before its deadline when its steps were done."""
 
     @property
     def is_after_cut(self) -> bool:

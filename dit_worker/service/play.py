@@ -320,7 +320,8 @@ class Play:
         self._asked_at = self._station.now()
         compute_s = self._station.now() - began_at
         cost = self._timer.cost(inputs.steps, settled.spent)
-        await self._hand_over(Take(commit, settled.latents.video, settled.latents.audio, compute_s, asked_at, cost))
+        video, audio = settled.latents.video, settled.latents.audio
+        await self._hand_over(Take(commit, video, audio, compute_s, asked_at, cost, settled.slack_s))
         if asked_at is not None:  # somebody waits for this one: the next chunk must not take its processor
             await self._stage.pipeline.drain()
 
