@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from evaluation.lexicon_loop import read_lexicon
 from evaluation.measure import Judges
-from evaluation.performers import read_lexicon
 from evaluation.prompting import prompt_figures
 from evaluation.protocol import LONG_SECONDS, SHORT_CLIPS, VOICES
 from evaluation.report import SCHEMA, provenance, read_json, write_json

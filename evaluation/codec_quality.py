@@ -22,10 +22,9 @@ from tqdm import tqdm
 from dit_worker.engine.sound import GriffinLim, SoundDecoder, Vocoder, continue_sound, silent_context
 from dit_worker.model.audio_vae import LATE_LATENTS, AudioVAE, AudioVAEConfig
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
-from evaluation.lexicon_loop import dictionary_readings
+from evaluation.lexicon_loop import dictionary_readings, read_lexicon
 from evaluation.listening import Example, write_page
 from evaluation.panel import Panel
-from evaluation.performers import read_lexicon
 from evaluation.sounds import Likeness, compare_sounds
 from evaluation.sphinx import Sphinx
 from evaluation.texts import held_out_sentences

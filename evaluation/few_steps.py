@@ -32,9 +32,8 @@ from dit_worker.model.sampler import SAMPLERS
 from evaluation import bootstrap
 from evaluation.ensemble import House, Part, perform
 from evaluation.judge import BLANK, PAUSE, Judge, listen
-from evaluation.lexicon_loop import words_of
+from evaluation.lexicon_loop import read_lexicon, words_of
 from evaluation.panel import Panel
-from evaluation.performers import read_lexicon
 from evaluation.report import provenance
 from evaluation.sync import correlation, mouth_opening
 from evaluation.takes import Take, decode_frames, decode_sound

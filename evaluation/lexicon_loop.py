@@ -9,6 +9,8 @@ O moments, P phone outputs (0 the blank), N states, R readings.
 
 from __future__ import annotations
 
+import gzip
+import pathlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,12 @@ def dictionary_readings() -> dict[str, list[Reading]]:
     for name, *phones in (line.split() for line in lines if line):
         readings.setdefault(name.split("(")[0], []).append(tuple(phone.lower() for phone in phones))
     return readings
+
+
+def read_lexicon(path: pathlib.Path) -> dict[str, Reading]:
+    """Readings by word, from a bundle's lexicon: a word and its phones a line."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return {word: tuple(phones) for word, *phones in (line.split() for line in file) if phones}
 
 
 def all_readings(
