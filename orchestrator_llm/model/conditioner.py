@@ -113,15 +113,17 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-class Conditioner(nn.Module):
-    """Embeddings, causal body, pointer and the projection to c_a."""
+class ConditionerShell(nn.Module):
+    """All of the conditioner but its body: the embeddings before it, the pointer and the projection behind it.
 
-    def __init__(self, config: ConditionerConfig, attention: AttentionFunction = fused_attention) -> None:
+    A server that runs the body by itself hosts this around it; `tokens` embeds token ids.
+    """
+
+    def __init__(self, config: ConditionerConfig, tokens: nn.Module) -> None:
         super().__init__()
         self.config = config
-        body = BodyConfig(**config.body)
-        width, channels = body.hidden_size, config.latent_channels
-        self.tokens = nn.Embedding(config.vocabulary, width)
+        width, channels = BodyConfig(**config.body).hidden_size, config.latent_channels
+        self.tokens = tokens
         if config.text_kernel:
             conv = {"kernel_size": config.text_kernel, "padding": config.text_kernel // 2}
             self.neighbours = nn.Sequential(nn.Conv1d(width, width, **conv), nn.GELU(), nn.Conv1d(width, width, **conv))
@@ -141,7 +143,6 @@ class Conditioner(nn.Module):
             self.earlier_slot = nn.Parameter(torch.randn(width) * 0.02)
         if config.history_frames > config.chunk_frames:
             self.older_slot = nn.Parameter(torch.randn(width) * 0.02)
-        self.body = CausalBody(body, attention)
         self.pointer = Pointer(PointerConfig(width=width, slots=config.text_slots, **config.pointer))
         self.condition_out = nn.Linear(2 * width if config.context_in_condition else width, config.condition_width)
 
@@ -178,10 +179,34 @@ class Conditioner(nn.Module):
             return embedded + self.history_slots
         return embedded + torch.cat([self.older_slot.expand(older, -1), self.history_slots])
 
+    def embed_older(self, history: Tensor) -> Tensor:
+        """Chunks of e_hist before the last one: (B, H, C) -> (B, H, D)."""
+        return self.history_in(history) + self.older_slot
+
     def embed_noisy(self, noisy: Tensor, t: Tensor) -> Tensor:
         """E_cond(t): (B, T, C), t (B,) -> (B, T, D)."""
         time = self.time_in(time_embedding(t, self.config.time_width))
         return self.noisy_in(noisy) + self.noisy_slots + time[:, None]
+
+    def condition(self, states: Tensor, text: Tensor, start: Tensor) -> Tail:
+        """c_a and alignment from final states (B, T, D) at the tail and text states (B, W, D); start (B,) in slots."""
+        alignment = self.pointer(states, text, start)
+        fused = torch.cat([states, alignment.context], -1) if self.config.context_in_condition else states
+        return Tail(self.condition_out(fused), alignment)
+
+    def point(self, tail: Tail) -> Tensor:
+        """The transcript position at this chunk's end, in text slots (B,), eq. 5; not yet clamped to the transcript."""
+        weights = F.softmax(tail.alignment.confidence, -1)
+        return (weights * tail.alignment.positions).sum(-1)
+
+
+class Conditioner(ConditionerShell):
+    """The whole model."""
+
+    def __init__(self, config: ConditionerConfig, attention: AttentionFunction = fused_attention) -> None:
+        body = BodyConfig(**config.body)
+        super().__init__(config, nn.Embedding(config.vocabulary, body.hidden_size))
+        self.body = CausalBody(body, attention)
 
     def reference_cache(self, reference: Tensor) -> KVCache:
         """Keys and values of e_ref, once per voice: (B, R, C)."""
@@ -197,7 +222,7 @@ class Conditioner(nn.Module):
     def tail(self, prefix: Prefix, noisy: Tensor, t: Tensor, start: Tensor) -> Tail:
         """c_a of one step: noisy (B, T, C), t (B,), start (B,) the pointer in slots; `prefix` is left as it was."""
         states, _ = self.body(self.embed_noisy(noisy, t), prefix.cache)
-        return self._condition(states, prefix.text, start)
+        return self.condition(states, prefix.text, start)
 
     def forward(
         self,
@@ -221,14 +246,4 @@ class Conditioner(nn.Module):
         end = self.config.reference_frames + ids.shape[1]
         slots = self.config.text_slots
         text_states = states[:, end - slots : end] + text[:, -slots:]
-        return self._condition(states[:, -noisy.shape[1] :], text_states, start)
-
-    def _condition(self, states: Tensor, text: Tensor, start: Tensor) -> Tail:
-        alignment = self.pointer(states, text, start)
-        fused = torch.cat([states, alignment.context], -1) if self.config.context_in_condition else states
-        return Tail(self.condition_out(fused), alignment)
-
-    def point(self, tail: Tail) -> Tensor:
-        """The transcript position at this chunk's end, in text slots (B,), eq. 5; not yet clamped to the transcript."""
-        weights = F.softmax(tail.alignment.confidence, -1)
-        return (weights * tail.alignment.positions).sum(-1)
+        return self.condition(states[:, -noisy.shape[1] :], text_states, start)
