@@ -14,6 +14,7 @@ B batch, L tokens, D width, C video channels, T video latents, A audio latents, 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -29,6 +30,7 @@ from dit_worker.model.rope import audio_positions, phases, rotate, video_positio
 Kind = Literal["reference", "sink", "motion"]
 KINDS: tuple[Kind, ...] = ("reference", "sink", "motion")
 VIDEO, AUDIO = 0, 1
+FULL_PRECISION = re.compile(r"^time_|tables?$|prompt\.norm\.")
 Words = tuple[Tensor, Tensor, Tensor]
 """What one block reads of a prompt: keys, values (B, H, 1 + S, K) and mask (B, 1, 1, 1 + S)."""
 
@@ -129,7 +131,7 @@ class Velocity(NamedTuple):
 def time_embedding(t: Tensor, width: int, scale: float = 50.0, period: float = 1000.0) -> Tensor:
     """Sines and cosines of timesteps in [0, 1]: (B,) -> (B, width)."""
     half = width // 2
-    angles = t[:, None] * scale * torch.exp(torch.arange(half) * (-math.log(period) / half))
+    angles = t[:, None] * scale * torch.exp(torch.arange(half, device=t.device) * (-math.log(period) / half))
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
@@ -171,7 +173,7 @@ class Block(nn.Module):
             F.layer_norm(g.x, g.x.shape[-1:], eps=self.eps) * (1 + m[1]) + m[0]
             for g, m in zip(groups, modulations, strict=True)
         ]
-        x, phase = torch.cat(normed, 1), torch.cat([g.phase for g in groups], 1)
+        x, phase = torch.cat(normed, 1).to(self.query.weight.dtype), torch.cat([g.phase for g in groups], 1)
         query = heads_of(self.query(x), self.heads, self.query_norm)
         key = heads_of(self.key(x), self.heads, self.key_norm)
         return rotate(query, phase), rotate(key, phase), heads_of(self.value(x), self.heads)
@@ -204,7 +206,8 @@ class Block(nn.Module):
         if prompt is not None and group.reads_prompt:
             x = x + self.prompt(x, *prompt)
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift
-        return group._replace(x=x + gate_ffn * self.experts[group.modality](normed))
+        expert = self.experts[group.modality]
+        return group._replace(x=x + gate_ffn * expert(normed.to(expert[0].weight.dtype)))
 
 
 class Group(NamedTuple):
@@ -250,6 +253,12 @@ class JointDiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @staticmethod
+    def precision_of(name: str, products: torch.dtype) -> torch.dtype:
+        """The precision of a weight where products are made in `products`: time, its modulation and the norms of
+        tokens stay in float32, as in Wan."""
+        return torch.float32 if FULL_PRECISION.search(name) else products
+
     # what is cached ---------------------------------------------------------------------------------------------------
 
     def encode_condition(self, kind: Kind, latents: Tensor, earlier: Memory | None = None) -> Memory:
@@ -270,8 +279,8 @@ class JointDiT(nn.Module):
         """Keys and values of a prompt, once for all its steps: states (B, S, P), mask (B, S), True where a word is."""
         count = len(states)
         if self.config.prompt_source_width:
-            states = self.prompt_in(states)
-        states = torch.cat([self.no_prompt.to(states.dtype).expand(count, 1, -1), states], 1)
+            states = self.prompt_in(states.to(self.prompt_in[0].weight.dtype))
+        states = torch.cat([self.no_prompt.expand(count, 1, -1), states.to(self.no_prompt.dtype)], 1)
         known = torch.cat([mask.new_ones(count, 1), mask], 1)[:, None, None]
         keys, values = zip(*(block.words(states) for block in self.blocks), strict=True)
         return PromptMemory(keys, values, known)
@@ -339,7 +348,7 @@ class JointDiT(nn.Module):
             self._video_group(noisy_video, condition, time),
             self._encode_audio(noisy_audio, condition, audio_motion, audio_motion_mask, time),
         ]
-        mask = asymmetric_mask([g.x.shape[1] for g in groups], clean)
+        mask = asymmetric_mask([g.x.shape[1] for g in groups], clean, noisy_video.device)
         for block, words in zip(self.blocks, prompts, strict=True):
             groups, _ = block(groups, None, mask, words)
         return self._heads(groups[clean:], time)
@@ -360,7 +369,10 @@ class JointDiT(nn.Module):
             assert prompt is None, "this model reads no prompt"
             return [None] * len(self.blocks)
         if prompt is None:
-            prompt = self.encode_prompt(torch.zeros(count, 0, width), torch.zeros(count, 0, dtype=torch.bool))
+            place = self.no_prompt.device
+            prompt = self.encode_prompt(
+                torch.zeros(count, 0, width, device=place), torch.zeros(count, 0, dtype=torch.bool, device=place)
+            )
         return [(key, value, prompt.mask) for key, value in zip(prompt.keys, prompt.values, strict=True)]
 
     def _patchify(self, latents: Tensor) -> Tensor:
@@ -379,23 +391,24 @@ class JointDiT(nn.Module):
 
     def _video_tokens(self, latents: Tensor, first: int) -> tuple[Tensor, Tensor]:
         c = self.config
-        x = self.video_in(self._patchify(latents))
+        x = in_its_precision(self.video_in, self._patchify(latents))
         if c.learned_positions:
             x = x + self.places.repeat(latents.shape[2], 1)
-        places = video_positions(first, latents.shape[2], c.video_height // c.patch, c.video_width // c.patch)
-        return x, phases(places, c.width // c.heads, c.rope_theta)
+        grid = (latents.shape[2], c.video_height // c.patch, c.video_width // c.patch)
+        return x, phases(video_positions(first, *grid, device=x.device), c.width // c.heads, c.rope_theta)
 
     def _condition_group(self, kind: Kind, latents: Tensor) -> Group:
         x, phase = self._video_tokens(latents, self.config.first_position[kind])
         if self.config.learned_positions:
             x = x + self.kinds[kind]
-        return Group(x, phase, self._time(torch.zeros(latents.shape[0])), VIDEO)
+        return Group(x, phase, self._time(torch.zeros(latents.shape[0], device=x.device)), VIDEO)
 
     def _video_group(self, noisy: Tensor, condition: Tensor, time: Tensor) -> Group:
         x, phase = self._video_tokens(noisy, 0)
         if self.config.condition_to_video:
             by_latent = torch.cat([condition[:, :1].expand(-1, 3, -1), condition], 1)
-            by_latent = self.condition_to_video(by_latent.reshape(x.shape[0], self.config.video_latents, -1))
+            by_latent = by_latent.reshape(x.shape[0], self.config.video_latents, -1)
+            by_latent = in_its_precision(self.condition_to_video, by_latent)
             x = x + by_latent.repeat_interleave(self.config.patches, 1)
         return Group(x, phase, time, VIDEO, reads_prompt=True)
 
@@ -403,12 +416,13 @@ class JointDiT(nn.Module):
         self, noisy: Tensor, condition: Tensor, motion: Tensor | None, mask: Tensor | None, time: Tensor
     ) -> Group:
         c = self.config
-        x = self.audio_in(noisy) + self.condition_in(condition)
+        x = in_its_precision(self.audio_in, noisy) + in_its_precision(self.condition_in, condition)
         if c.audio_motion:
             assert motion is not None and mask is not None, "this bundle's audio encoder reads audio motion"
-            known = torch.where(mask[..., None] > 0, self.audio_motion_in(motion), self.no_audio_motion)
+            motion = in_its_precision(self.audio_motion_in, motion)
+            known = torch.where(mask[..., None] > 0, motion, self.no_audio_motion)
             x = torch.cat([known, x], 1)
-        places = audio_positions(-c.audio_motion, x.shape[1], c.audio_time_scale)
+        places = audio_positions(-c.audio_motion, x.shape[1], c.audio_time_scale, device=x.device)
         groups = [Group(x, phases(places, c.width // c.heads, c.rope_theta), time, 0)]
         for block in self.audio_encoder:
             groups, _ = block(groups, None)
@@ -417,14 +431,14 @@ class JointDiT(nn.Module):
 
     def _heads(self, groups: Sequence[Group], time: Tensor) -> Velocity:
         video, audio = groups
-        tokens = self.video_out(self._final(video.x, time, VIDEO))
+        tokens = in_its_precision(self.video_out, self._final(video.x, time, VIDEO))
         return Velocity(self._unpatchify(tokens).float(), self._audio_head(audio, time))
 
     def _audio_head(self, audio: Group, time: Tensor) -> Tensor:
         groups = [audio._replace(modality=0)]
         for block in self.audio_decoder:
             groups, _ = block(groups, None)
-        return self.audio_out(self._final(groups[0].x, time, AUDIO)).float()
+        return in_its_precision(self.audio_out, self._final(groups[0].x, time, AUDIO)).float()
 
     def _final(self, x: Tensor, time: Tensor, modality: int) -> Tensor:
         ours = time[:, 6:] if self.config.heads_read_time else time[:, :2]
@@ -432,8 +446,13 @@ class JointDiT(nn.Module):
         return F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps) * (1 + scale) + shift
 
 
-def asymmetric_mask(lengths: Sequence[int], clean: int) -> Tensor:
+def in_its_precision(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer's output for x, in the precision of its weights, whatever x was left in by norms and modulation."""
+    return layer(x.to(layer.weight.dtype))
+
+
+def asymmetric_mask(lengths: Sequence[int], clean: int, device: torch.device | None = None) -> Tensor:
     """Who may attend to whom, (L, L) bool: the first `clean` groups see themselves and earlier ones, others see all."""
-    groups = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    groups = torch.cat([torch.full((length,), index, device=device) for index, length in enumerate(lengths)])
     noisy = groups >= clean
     return noisy[:, None] | (groups[None] <= groups[:, None])

@@ -104,5 +104,6 @@ class PromptAttention(nn.Module):
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """What tokens x (B, L, D) take from the prompt; mask (B, 1, 1, S)."""
-        query = heads_of(self.query(self.norm(x)), self.heads, self.query_norm)
+        normed = self.norm(x).to(self.query.weight.dtype)
+        query = heads_of(self.query(normed), self.heads, self.query_norm)
         return self.out(self.attention(query, key, value, mask).transpose(1, 2).flatten(2))
