@@ -207,7 +207,7 @@ class Block(nn.Module):
             x = x + self.prompt(x, *prompt)
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift
         expert = self.experts[group.modality]
-        return group._replace(x=x + gate_ffn * expert(normed.to(expert[0].weight.dtype)))
+        return group._replace(x=x + gate_ffn * expert(normed.to(self.query.weight.dtype)))
 
 
 class Group(NamedTuple):
