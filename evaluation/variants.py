@@ -105,7 +105,9 @@ def _replace_weights(weights: Path, place: Path, manifest: dict[str, Any]) -> No
         file = f"{part}.safetensors"
         if file not in manifest["files"]:
             continue
-        if part in manifest and part in config:
+        if part == "prompt":
+            manifest["prompt"]["encoder"] = config["prompt"]
+        elif part in manifest and part in config:
             manifest[part] = config[part]
         own = {n.removeprefix(f"{part}."): t.contiguous() for n, t in tensors.items() if n.startswith(f"{part}.")}
         (place / file).unlink()

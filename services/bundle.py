@@ -23,6 +23,8 @@ from services.prompts import split_words
 __all__ = ["Bundle", "Character", "Geometry", "Manifest", "Prompts", "Sampler", "load_bundle", "load_manifest"]
 
 MANIFEST_NAME = "manifest.json"
+MOST_VOCABULARY_BYTES = 4 << 20
+"""A vocabulary file is refused beyond it, before it is read."""
 
 
 class _Frozen(BaseModel):
@@ -107,6 +109,8 @@ class Prompts(_Frozen):
 
     encoder: dict[str, Any]
     """Sizes of the bundle's own encoder, or `transformers`, the class of a pretrained one, and its `folder`."""
+    vocabulary: str = ""
+    """A JSON file of the bundle that holds `words` and `slots`, where they are too long to stand here."""
     words: tuple[str, ...] = ()
     """The words it knows, each one's id being its place; empty when it knows every word."""
     slots: Mapping[str, str] = {}
@@ -150,9 +154,15 @@ class Manifest(_Frozen):
     _bytes: bytes = b""
 
     @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read a manifest from its bytes, which its digest is taken of. Raises ValueError."""
-        manifest = cls.model_validate(json.loads(raw))
+    def parse(cls, raw: bytes, folder: Path | None = None) -> Self:
+        """Read a manifest from its bytes, which its digest is taken of; `folder` is where its files are.
+
+        Raises ValueError; OSError when its vocabulary cannot be read.
+        """
+        told = json.loads(raw)
+        if folder is not None and isinstance(told, dict):
+            _fill_in_vocabulary(told, folder)
+        manifest = cls.model_validate(told)
         manifest._bytes = raw  # noqa: SLF001  (its own class)
         return manifest
 
@@ -189,6 +199,34 @@ class Manifest(_Frozen):
         raise KeyError(name)
 
 
+def _fill_in_vocabulary(told: dict[str, Any], folder: Path) -> None:
+    """Puts the words and slots of the vocabulary file into a manifest's section on prompts.
+
+    Raises ValueError for a file that is not listed, not the one that is, or not an object of the two; OSError.
+    """
+    prompt, files = told.get("prompt"), told.get("files")
+    name = prompt.get("vocabulary") if isinstance(prompt, dict) else None
+    if not name or not isinstance(prompt, dict):
+        return
+    if (
+        not isinstance(name, str)
+        or not isinstance(files, dict)
+        or name not in files
+        or ".." in PurePosixPath(name).parts
+    ):
+        raise ValueError(f"prompt.vocabulary {name!r} is not a file of the bundle")
+    path = folder / name
+    if path.stat().st_size > MOST_VOCABULARY_BYTES:
+        raise ValueError(f"{name} is larger than {MOST_VOCABULARY_BYTES} bytes")
+    raw = path.read_bytes()
+    if sha256(raw).hexdigest() != files[name]:
+        raise ValueError(f"bundle file {name} is not the one its manifest describes")
+    vocabulary = json.loads(raw)
+    if not isinstance(vocabulary, dict) or set(vocabulary) != {"words", "slots"}:
+        raise ValueError(f"{name} must hold words and slots")
+    prompt.update(vocabulary)
+
+
 def load_manifest(path: Path) -> Manifest:
     """Read and validate the manifest of the bundle at `path` (the directory or the manifest itself).
 
@@ -196,15 +234,17 @@ def load_manifest(path: Path) -> Manifest:
     """
     file = path if path.is_file() else path / MANIFEST_NAME
     try:
-        return Manifest.parse(file.read_bytes())
+        return Manifest.parse(file.read_bytes(), file.parent)
     except OSError as fault:
-        raise BundleInvalid(f"cannot read {file}: {fault.strerror}") from fault
+        raise BundleInvalid(f"cannot read {fault.filename or file}: {fault.strerror}") from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(map(str, first["loc"])) or "manifest"
         raise BundleInvalid(f"{file}: {place}: {first['msg']}") from fault
-    except ValueError as fault:
+    except json.JSONDecodeError as fault:
         raise BundleInvalid(f"{file} is not JSON: {fault}") from fault
+    except ValueError as fault:
+        raise BundleInvalid(f"{file}: {fault}") from fault
 
 
 @dataclass(frozen=True, slots=True)

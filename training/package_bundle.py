@@ -27,6 +27,7 @@ from training.corpora.speech import FLITE_RATE, speak
 from training.train_vae import load_vae
 
 PORTRAIT_SIDE = 384
+VOCABULARY = "prompts.json"
 NEUTRAL = Pose(0, 0.7, 0, 0, 0.5, 0, 0, 0)
 VOICE_SAMPLE = "The river bends slowly around the village, and every evening the lamps are lit along its quiet banks."
 
@@ -64,14 +65,17 @@ def split_weights(run: Path, bundle: Path) -> None:
         save_file(halved(own), bundle / f"{part}.safetensors")
 
 
+def write_vocabulary(config: Mapping[str, Any], out: Path) -> None:
+    """The words that a run's prompts are of, and what each phrase of the captions speaks of, in a file of their own."""
+    slots = {phrase: slot for phrase, (slot, _) in SLOTS.items()}
+    lines = ",\n".join(f"{json.dumps(phrase)}: {json.dumps(slot)}" for phrase, slot in slots.items())
+    (out / VOCABULARY).write_text(f'{{"words": {json.dumps(config["prompt_words"])},\n"slots": {{\n{lines}\n}}}}\n')
+
+
 def prompts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's section on prompts: the encoder, its words, and what each phrase of the captions speaks of."""
-    return {
-        "encoder": config["prompt"],
-        "words": config["prompt_words"],
-        "slots": {phrase: slot for phrase, (slot, _) in SLOTS.items()},
-        "max_words": config["prompt"]["max_words"],
-    }
+    """The manifest's section on prompts."""
+    sizes = config["prompt"]
+    return {"encoder": sizes, "vocabulary": VOCABULARY, "max_words": sizes["max_words"]}
 
 
 def geometry(dit: DiTConfig, codec: AudioCodecConfig) -> dict[str, int]:
@@ -175,11 +179,14 @@ def main() -> None:
     out = options.out
     shutil.rmtree(out / "characters", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
+    config = read_json(options.checkpoints / options.run / "config.json")
     write_weights(options, out)
+    if "prompt" in config:
+        write_vocabulary(config, out)
     characters = write_gallery(out)
     paths = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
     manifest = {
-        **describe(options, read_json(options.checkpoints / options.run / "config.json")),
+        **describe(options, config),
         "files": {str(p.relative_to(out)): digest(p) for p in paths},
         "characters": characters,
     }

@@ -19,6 +19,7 @@ from evaluation.truth import words_before
 from evaluation.variants import CODEC, Variant, assemble, fingerprint, load_variants
 from services.bundle import load_bundle
 from tests.fixtures.corpus_tools import need_corpus_tools
+from tests.fixtures.tiny_bundle import build_tiny_bundle
 from tests.fixtures.tiny_bundle import PROMPT_SLOTS, build_tiny_bundle
 
 TEXT = "hello there my friend this is a small character that speaks the words"
@@ -120,6 +121,19 @@ def test_a_checkpoint_takes_the_place_of_the_bundles_weights(tiny_bundle: Path, 
     assert bundle.file("conditioner.safetensors").read_bytes() == (tiny_bundle / "conditioner.safetensors").read_bytes()
     with pytest.raises(ValueError, match="no checkpoint"):
         assemble(Variant(name="lost", bundle=tiny_bundle, weights=tmp_path / "nowhere"), tmp_path / "made")
+
+
+def test_a_checkpoint_keeps_the_words_its_prompts_are_of(tmp_path: Path) -> None:
+    """A checkpoint's prompt encoder takes the bundle's place; words and slots stay the bundle's."""
+    base, run = build_tiny_bundle(tmp_path / "base", reads_prompts=True), tmp_path / "run"
+    run.mkdir()
+    save_file({f"prompt.{n}": v for n, v in load_file(base / "prompt.safetensors").items()}, run / "model.safetensors")
+    reads = load_bundle(base).manifest.prompt
+    assert reads is not None
+    (run / "config.json").write_text(json.dumps({"prompt": reads.encoder}))
+    made = assemble(Variant(name="trained", bundle=base, weights=run), tmp_path / "made")
+    made.verify()
+    assert made.manifest.prompt == reads
 
 
 def test_a_bad_list_of_variants_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.bundle import Manifest, load_bundle, load_manifest
+from services.bundle import MOST_VOCABULARY_BYTES, Manifest, load_bundle, load_manifest
 from services.errors import BundleInvalid
 
 
@@ -127,6 +127,42 @@ def test_parse_keeps_the_digest() -> None:
     """A manifest parsed from bytes has the digest of these bytes."""
     raw = json.dumps(_manifest()).encode()
     assert Manifest.parse(raw).digest == sha256(raw).hexdigest()
+
+
+def test_words_of_prompts_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+    """A manifest reads words and slots from the file it names, and refuses one that is not the one it describes."""
+    raw = json.dumps({"words": ["smiles", "left"], "slots": {"smiles": "expression"}}).encode()
+    (tmp_path / "prompts.json").write_bytes(raw)
+    manifest = _manifest() | {"prompt": {"encoder": {}, "vocabulary": "prompts.json"}}
+    manifest["files"]["prompts.json"] = sha256(raw).hexdigest()
+    found = load_manifest(_write(tmp_path, manifest)).prompt
+    assert found is not None
+    assert (found.words, found.slots) == (("smiles", "left"), {"smiles": "expression"})
+    (tmp_path / "prompts.json").write_bytes(raw + b" ")
+    with pytest.raises(BundleInvalid, match="prompts.json is not the one its manifest describes"):
+        load_manifest(tmp_path)
+    (tmp_path / "prompts.json").unlink()
+    with pytest.raises(BundleInvalid, match="cannot read .*prompts.json"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "name", "said"),
+    [
+        (b'{"words": []}', "prompts.json", "must hold words and slots"),
+        (b"[]", "prompts.json", "must hold words and slots"),
+        (b"{}", "../prompts.json", "is not a file of the bundle"),
+        (b"{}", "others.json", "is not a file of the bundle"),
+        (b" " * (MOST_VOCABULARY_BYTES + 1), "prompts.json", "larger than"),
+    ],
+)
+def test_bad_vocabularies_are_refused(tmp_path: Path, raw: bytes, name: str, said: str) -> None:
+    """A vocabulary that is too long, elsewhere or something else is named."""
+    (tmp_path / "prompts.json").write_bytes(raw)
+    manifest = _manifest() | {"prompt": {"encoder": {}, "vocabulary": name}}
+    manifest["files"]["prompts.json"] = sha256(raw).hexdigest()
+    with pytest.raises(BundleInvalid, match=said):
+        load_manifest(_write(tmp_path, manifest))
 
 
 @pytest.mark.parametrize(
