@@ -19,7 +19,6 @@ from evaluation.truth import words_before
 from evaluation.variants import CODEC, Variant, assemble, fingerprint, load_variants
 from services.bundle import load_bundle
 from tests.fixtures.corpus_tools import need_corpus_tools
-from tests.fixtures.tiny_bundle import build_tiny_bundle
 from tests.fixtures.tiny_bundle import PROMPT_SLOTS, build_tiny_bundle
 
 TEXT = "hello there my friend this is a small character that speaks the words"
