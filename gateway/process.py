@@ -21,6 +21,7 @@ from gateway.sessions.hosting import Backstage, HostingPolicy
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
 from gateway.sessions.service import SERVICE_NAME, SessionService
+from gateway.sessions.validation import PlannerNames
 from gateway.sessions.workers import WorkerLines
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
@@ -47,7 +48,8 @@ class Gateway:
         policy = HostingPolicy(ring_s=settings.media_ring_s)
         backstage = Backstage(store, self._lines, manifest, policy, self.metrics)
         self.hostings = Hostings(backstage, settings.max_sessions)
-        lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s)
+        planners = PlannerNames(tuple(settings.planners), settings.planner)
+        lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s, planners)
         admission = Admission(backstage, self.hostings, lives)
         attachments = Attachments(backstage, self.hostings)
         self.rpc = RpcServer(settings.gateway_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])

@@ -149,6 +149,8 @@ class Manifest(_Frozen):
     characters: tuple[Character, ...] = ()
     prompt: Prompts | None = None
     """None for a bundle whose pictures no prompt changes."""
+    performs: tuple[Literal["ambience", "music", "narrator", "recache"], ...] = ()
+    """What of a planned action it can make, beside speech and what prompts change."""
     training: dict[str, Any] = {}
 
     _bytes: bytes = b""

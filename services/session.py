@@ -42,7 +42,29 @@ class Regime(StrEnum):
     """How a session decides what is said; every other regime is refused."""
 
     SCRIPTED = "scripted"
+    """What the client gives is said, word for word; chunks are made while there is something to say."""
     CONVERSATION = "conversation"
+    """What the client gives is said, and what the user says is answered by the planner's language model."""
+    NARRATOR = "narrator"
+    """The language model tells of what happens, as somebody who is not seen."""
+    WORLD = "world"
+    """The language model lets the world go on as prompts have it; whoever is in it may speak."""
+    SPEAKERLESS = "speakerless"
+    """The same, and nobody speaks."""
+
+    @property
+    def is_endless(self) -> bool:
+        """True when chunks are made where nothing is left to say."""
+        return self is not Regime.SCRIPTED
+
+
+class Transition(StrEnum):
+    """How a change of what is asked comes into the picture."""
+
+    SOFT = "soft"
+    """What is cached stays; the change shows as new chunks attend to it."""
+    RECACHE = "recache"
+    """What was cached under the old prompt is computed anew: for a cut to another scene."""
 
 
 class Container(StrEnum):
@@ -56,6 +78,7 @@ class CueKind(StrEnum):
     """What a client asks for with one cue."""
 
     SAY = "say"
+    HEAR = "hear"
     PROMPT = "prompt"
     INTERRUPT = "interrupt"
     PAUSE = "pause"
@@ -159,7 +182,22 @@ class Action:
     prompt: str | None = None
     """All that is asked of the picture from this chunk on; None when it is what was asked of the chunk before."""
     prompt_notices: tuple[Notice, ...] = ()
-    """What was done with prompts that could not be taken literally."""
+    """What was done with prompts, and with what was planned, that could not be taken literally."""
+    written: tuple[str, ...] = ()
+    """Pieces of transcript the planner wrote for this chunk on; they follow those the client gave."""
+    speaker: str = ""
+    """Who speaks; empty is the session's character."""
+    is_disembodied: bool = False
+    """Whoever speaks is not seen: a narrator."""
+    ambience: str = ""
+    """What changes in the sounds around; empty when nothing does."""
+    music: str = ""
+    """What changes in the music; empty when nothing does."""
+    transition: Transition = Transition.SOFT
+    memory: str | None = None
+    """What the planner remembers from this chunk on; None when that has not changed."""
+    planner: str = ""
+    """Name of the planner that planned it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +221,10 @@ class ChunkInputs:
     """Prompts that this chunk accepts."""
     prompt: str = ""
     """All that is asked of its picture."""
+    hear: tuple[str, ...] = ()
+    """What the user said, to be answered from this chunk on."""
+    memory: str = ""
+    """What the planner remembers from it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +268,8 @@ class ChunkCommit:
     """As in its inputs."""
     prompt: str = ""
     """As in its inputs: it holds until another chunk is committed, whatever is cut off the timeline."""
+    memory: str = ""
+    """As in its inputs, and as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +293,10 @@ class Snapshot:
     """Oldest first."""
     prompt: str = ""
     """What was asked of the picture and still holds."""
+    memory: str = ""
+    """What the planner remembers."""
+    is_interrupted: bool = False
+    """An interrupt came since: what the planner was about to say is not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +337,22 @@ class SessionSnapshot:
     """Inputs of the next chunk, when a worker wrote them and did not come to commit."""
     prompt: str = ""
     """What was asked of the picture and still holds."""
+    memory: str = ""
+    """What the planner remembers."""
+    is_interrupted: bool = False
+    """An interrupt came since that memory was committed."""
 
     def for_orchestrator(self) -> Snapshot:
         """Return the part the orchestrator opens a session from."""
-        return Snapshot(self.transcript, self.pointer_token, self.pointer_word, self.history, self.prompt)
+        return Snapshot(
+            self.transcript,
+            self.pointer_token,
+            self.pointer_word,
+            self.history,
+            self.prompt,
+            self.memory,
+            self.is_interrupted,
+        )
 
 
 @dataclass(frozen=True, slots=True)

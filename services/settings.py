@@ -12,9 +12,9 @@ import socket
 import sys
 import uuid
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 PREFIX = "CUELIGHT_"
+PlannerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 _CLIENT_VARIABLES = frozenset({"CUELIGHT_ADDRESS", "CUELIGHT_CHARACTER", "CUELIGHT_HOME", "CUELIGHT_TOKEN"})
 """Read by the SDK's command line, which may share its environment with the servers."""
 
@@ -86,8 +87,32 @@ class BundleSettings(ProcessSettings):
     device: str = "cpu"
 
 
-class OrchestratorSettings(BundleSettings):
+class PlanningSettings(BundleSettings):
+    """What gateway and orchestrator must know alike: the planners of the deployment."""
+
+    planner: str = "rule"
+    """Who plans sessions that ask for no planner: `rule`, or a name in `planners`."""
+    planners: dict[PlannerName, str] = {}
+    """Planners by name, as JSON: {"small": "openai:MODEL@http://host:8000/v1", "own": "vllm:FOLDER"}."""
+
+    @model_validator(mode="after")
+    def _planner_is_known(self) -> Self:
+        if self.planner not in ("rule", *self.planners):
+            raise ValueError(f"planner {self.planner!r} is neither rule nor a name in planners")
+        if "rule" in self.planners:
+            raise ValueError("planners cannot name another planner rule")
+        return self
+
+
+class OrchestratorSettings(PlanningSettings):
     """Settings of the orchestrator."""
+
+    planner_key: SecretStr = SecretStr("")
+    """API key for planners that are endpoints; a file is the better place for it."""
+    planner_key_file: Path | None = None
+    """File that holds the API key."""
+    planner_timeout_s: float = Field(8.0, gt=0, le=120)
+    """A planner that has not answered after this long has failed."""
 
     orchestrator_listen: str = "127.0.0.1:0"
     orchestrator_max_sessions: int = Field(64, ge=1, le=4096)
@@ -133,7 +158,7 @@ class WorkerSettings(BundleSettings):
         return f"{self.worker_id or socket.gethostname()}-{_BOOT_ID}"
 
 
-class GatewaySettings(BundleSettings):
+class GatewaySettings(PlanningSettings):
     """Settings of the gateway."""
 
     gateway_listen: str = "127.0.0.1:50051"
@@ -181,7 +206,7 @@ def read(kind: type[_Settings]) -> _Settings:
         return kind()
     except ValidationError as fault:
         first = fault.errors()[0]
-        variable = PREFIX + ".".join(map(str, first["loc"])).upper()
+        variable = PREFIX + (".".join(map(str, first["loc"])) or "planner").upper()
         raise SettingsError(f"{variable}: {first['msg']}") from fault
 
 

@@ -20,10 +20,11 @@ from dit_worker.engine.performance import StepRequest
 from services.bundle import Manifest
 from services.errors import CuelightError, OrchestratorUnavailable
 from services.serving import error_from_rpc
-from services.session import Action, ChunkProgress, Notice, Snapshot
+from services.session import Action, ChunkProgress, Notice, SessionConfig, Snapshot
 from services.wire import (
     action_from_proto,
     chunk_progress_from_proto,
+    duration_from_seconds,
     notice_from_proto,
     snapshot_to_proto,
     tensor_from_proto,
@@ -42,6 +43,21 @@ class Opening:
     session_id: str
     manifest: Manifest
     reference: Floats
+    config: SessionConfig
+    """Regime, planner and instructions are what the orchestrator reads of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a chunk is planned from: pieces of transcript, prompts and what the user said, accepted since the last."""
+
+    say: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    hear: tuple[str, ...] = ()
+    memory: str | None = None
+    """Set when the chunk was planned before: nothing is planned anew."""
+    patience_s: float = 0.0
+    """How long the answer may wait for words that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,9 @@ class Direction:
             bundle_digest=opening.manifest.digest,
             snapshot=snapshot_to_proto(snapshot),
             reference=tensor_to_proto(opening.reference),
+            regime=opening.config.regime,
+            planner=opening.config.planner,
+            instructions=opening.config.instructions,
         )
         try:
             await direction._ask(pb.DirectRequest(open=request), "opened", OPEN_S)
@@ -80,10 +99,17 @@ class Direction:
             raise
         return direction
 
-    async def begin(self, chunk_index: int, say: tuple[str, ...], prompts: tuple[str, ...] = ()) -> Plan:
-        """Plan a chunk that accepts these pieces of transcript and these prompts."""
-        request = pb.Begin(chunk_index=chunk_index, say=say, prompts=prompts)
-        answer = await self._ask(pb.DirectRequest(begin=request), "action", ANSWER_S)
+    async def begin(self, chunk_index: int, asking: Asking) -> Plan:
+        """Plan a chunk."""
+        request = pb.Begin(
+            chunk_index=chunk_index,
+            say=asking.say,
+            prompts=asking.prompts,
+            hear=asking.hear,
+            memory=asking.memory,
+            patience=duration_from_seconds(asking.patience_s),
+        )
+        answer = await self._ask(pb.DirectRequest(begin=request), "action", ANSWER_S + asking.patience_s)
         return Plan(action_from_proto(answer.action), tuple(map(notice_from_proto, answer.action.notices)))
 
     async def denoise(self, request: StepRequest) -> Floats:

@@ -46,8 +46,8 @@ class Inbox:
 
     @property
     def has_say(self) -> bool:
-        """Whether there is something new to say."""
-        return any(cue.kind is CueKind.SAY for cue in self._cues)
+        """Whether there is something new to say, or to answer."""
+        return any(cue.kind in (CueKind.SAY, CueKind.HEAR) for cue in self._cues)
 
     @property
     def has_interrupt(self) -> bool:

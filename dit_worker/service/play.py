@@ -18,7 +18,7 @@ from dit_worker.engine.arrays import Floats, Pixels
 from dit_worker.engine.pacing import Pacing
 from dit_worker.engine.performance import StepRequest
 from dit_worker.service.bridge import Settled
-from dit_worker.service.direction import Direction, Opening, Plan
+from dit_worker.service.direction import Asking, Direction, Opening, Plan
 from dit_worker.service.fidelity import ChunkTimer, Fidelity
 from dit_worker.service.hearing import heard_snapshot, standing_of
 from dit_worker.service.inbox import Inbox
@@ -89,6 +89,8 @@ class Play:
         self._is_open = False
         self._lines: list[Cue] = []
         self._prompts: list[str] = []
+        self._heard: list[str] = []
+        self._memory = ""
         self._prompt_seq = 0
         self._asked = ""
         self._cursor = 0
@@ -138,6 +140,7 @@ class Play:
         """Read where the session stands, and stand there: after a start, a fault of any kind, or a cut."""
         self._lines.clear()
         self._prompts.clear()
+        self._heard.clear()
         self._is_ending = False
         snapshot = await self._stand()
         self._cursor = snapshot.pending.cue_cursor if snapshot.pending else snapshot.cue_cursor
@@ -150,7 +153,7 @@ class Play:
         self._pending = snapshot.pending
         self._parent = snapshot.parent
         self._generation = snapshot.generation
-        self._asked = snapshot.prompt
+        self._asked, self._memory = snapshot.prompt, snapshot.memory
         self._is_finished = _is_all_said(snapshot)
         self.next_chunk_index, self.next_position = snapshot.next_chunk_index, snapshot.next_position
         await asyncio.gather(self._stand_engine(snapshot), self._stand_orchestrator(snapshot))
@@ -172,7 +175,7 @@ class Play:
             await self._direction.replace(known)
             return
         reference = await voice_of(self._script.config, self._station)
-        opening = Opening(self._script.session_id, self._station.bundle.manifest, reference)
+        opening = Opening(self._script.session_id, self._station.bundle.manifest, reference, self._script.config)
         self._direction = await Direction.open(self._station.orchestrator, opening, known)
 
     async def _hand_over_missing(self, snapshot: SessionSnapshot) -> None:
@@ -214,7 +217,7 @@ class Play:
     @property
     def _is_filling(self) -> bool:
         """Whether idle chunks are made when there is nothing to say."""
-        return self._script.config.regime is Regime.CONVERSATION and not self._is_ending
+        return self._script.config.regime.is_endless and not self._is_ending
 
     def _can_perform(self) -> bool:
         is_answer = self._is_finished and bool(self._lines)
@@ -238,6 +241,8 @@ class Play:
             self._is_ending = True
         elif cue.kind is CueKind.PROMPT:
             await self._prompt(cue)
+        elif cue.kind is CueKind.HEAR:
+            await self._hear(cue)
 
     async def _say(self, cue: Cue) -> None:
         """Words to speak."""
@@ -245,6 +250,14 @@ class Play:
             self._asked_at = self._station.now()
             await self._make_way()
         self._lines.append(cue)
+
+    async def _hear(self, cue: Cue) -> None:
+        """Words of the user, which the planner answers."""
+        if self._is_idling:
+            self._asked_at = self._station.now()
+            await self._make_way()
+        self._heard.append(cue.text)
+        self._prompt_seq = cue.client_seq
 
     async def _prompt(self, cue: Cue) -> None:
         """A change of what is asked of the picture."""
@@ -274,7 +287,7 @@ class Play:
         """Stop where the client heard it stop; what was to be said is settled with that, prompts go on holding."""
         pacing = self._stage.pacing
         playhead_s = pacing.acknowledged_s if cue.playhead_s is None else min(cue.playhead_s, pacing.delivered_s)
-        settled = cue.client_seq - 1 if cue.kind in (CueKind.SAY, CueKind.PROMPT) else cue.client_seq
+        settled = cue.client_seq - 1 if cue.kind in (CueKind.SAY, CueKind.PROMPT, CueKind.HEAR) else cue.client_seq
         self._asked_at = self._station.now()
         cut = await self._station.store.interrupt(
             self._stage.keeper.lease,
@@ -291,6 +304,7 @@ class Play:
         self._stage.programme.cut(cut, is_interrupt=is_interrupt)
         self._stage.pacing.retire(cut.first_position * self._station.chunk_s)
         self._prompts = self._waiting_prompts
+        self._heard = [*(self._pending.hear if self._pending else ()), *self._heard]
         await self._stand()
 
     @property
@@ -330,26 +344,31 @@ class Play:
         pending = self._pending
         if pending is not None:  # what came since belongs to the chunk after it
             with self._timer.direction():
-                await self._directed.begin(self.next_chunk_index, pending.say, pending.prompts)
+                asking = Asking(pending.say, pending.prompts, pending.hear, pending.memory)
+                await self._directed.begin(self.next_chunk_index, asking)
             self._pending = None
             return pending
-        lines, prompts = tuple(self._lines), tuple(self._prompts)
+        lines, asking = tuple(self._lines), self._asking()
         with self._timer.direction():
-            plan = await self._directed.begin(self.next_chunk_index, tuple(cue.text for cue in lines), prompts)
+            plan = await self._directed.begin(self.next_chunk_index, asking)
         if plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:
             self._is_finished = True
             await self._stand()
             return None
-        inputs = self._inputs(plan, lines, prompts)
+        inputs = self._inputs(plan, lines, asking)
         written = await self._station.store.write_inputs(self._stage.keeper.lease, inputs)
         if written != inputs:
             raise CommitConflict("other inputs of this chunk were written before")
         self._remark(plan, lines)
         del self._lines[: len(lines)]
-        del self._prompts[: len(prompts)]
+        del self._prompts[: len(asking.prompts)]
+        del self._heard[: len(asking.hear)]
         return inputs
 
-    def _inputs(self, plan: Plan, lines: tuple[Cue, ...], prompts: tuple[str, ...]) -> ChunkInputs:
+    def _asking(self) -> Asking:
+        return Asking(tuple(cue.text for cue in self._lines), tuple(self._prompts), tuple(self._heard))
+
+    def _inputs(self, plan: Plan, lines: tuple[Cue, ...], asking: Asking) -> ChunkInputs:
         response_seq = self._response_seq(plan, lines)
         return ChunkInputs(
             chunk_index=self.next_chunk_index,
@@ -357,12 +376,14 @@ class Play:
             position=self.next_position,
             generation=self._generation,
             cue_cursor=self._cursor,
-            say=tuple(cue.text for cue in lines),
-            action=plan.action,
+            say=(*asking.say, *plan.action.written),
+            action=replace(plan.action, memory=None),
             steps=self._fidelity.steps(self._due_at(self.next_position, response_seq)),
             response_seq=response_seq,
-            prompts=prompts,
+            prompts=asking.prompts,
             prompt=self._asked if plan.action.prompt is None else plan.action.prompt,
+            hear=asking.hear,
+            memory=self._memory if plan.action.memory is None else plan.action.memory,
         )
 
     def _response_seq(self, plan: Plan, lines: tuple[Cue, ...]) -> int:
@@ -446,10 +467,12 @@ class Play:
             say=inputs.say,
             response_seq=inputs.response_seq,
             prompt=inputs.prompt,
+            memory=inputs.memory,
         )
         await store.commit(lease, commit)
         await self._station.bridge.commit(self._script.session_id)
-        self._parent, self._is_finished, self._asked = commit, progress.is_finished, commit.prompt
+        self._parent, self._is_finished = commit, progress.is_finished
+        self._asked, self._memory = commit.prompt, commit.memory
         self.next_chunk_index, self.next_position = commit.chunk_index + 1, commit.position + 1
         return commit
 

@@ -14,12 +14,12 @@ import numpy as np
 from dit_worker.engine.costs import ChunkCost
 from dit_worker.engine.engine import Spent
 from dit_worker.engine.performance import StepRequest
-from dit_worker.service.direction import Direction, Opening
+from dit_worker.service.direction import Asking, Direction, Opening
 from dit_worker.service.fidelity import ChunkTimer
 from dit_worker.service.station import Station
 from services.errors import CuelightError
 from services.logs import get_logger
-from services.session import Snapshot
+from services.session import SessionConfig, Snapshot
 
 log = get_logger(__name__)
 WORDS = "Good evening, everyone, and welcome to the theatre."
@@ -60,14 +60,14 @@ async def _direct(station: Station) -> ChunkCost:
     manifest = station.bundle.manifest
     steps, sound = manifest.sampler.steps, np.zeros(manifest.geometry.audio_shape, np.float32)
     voice = np.zeros((station.models.reference_frames, sound.shape[1]), np.float32)
-    opening = Opening(f"rehearsal-{station.settings.owner_name}", manifest, voice)
+    opening = Opening(f"rehearsal-{station.settings.owner_name}", manifest, voice, SessionConfig())
     direction = await Direction.open(station.orchestrator, opening, Snapshot((), 0.0, 0, ()))
     timer = ChunkTimer(station.now)
     try:
         for chunk in range(_CHUNKS):
             timer = ChunkTimer(station.now)
             with timer.direction():
-                await direction.begin(chunk, (WORDS,))
+                await direction.begin(chunk, Asking((WORDS,)))
             for step in range(steps):
                 with timer.condition():
                     await direction.denoise(StepRequest(chunk, step, 1 - step / steps, sound))

@@ -6,7 +6,7 @@ It knows the store and the workers' slots; streams are not its business.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cuelight.v1 import session_pb2 as pb
 from gateway.sessions import validation
@@ -25,10 +25,11 @@ _QUEUE_LOOK_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """Lives of sessions, in seconds."""
+    """Lives of sessions, in seconds, and who may plan them."""
 
     limit_s: float = 4 * 3600.0
     detach_ttl_s: float = 60.0
+    planners: validation.PlannerNames = field(default_factory=validation.PlannerNames)
 
 
 class Admission:
@@ -55,7 +56,9 @@ class Admission:
         validation.check_request_id(request.request_id)
         queue_s = validation.queue_timeout_s(request)
         # Decoding a large portrait takes a while: not on the loop that carries the streams.
-        config = await asyncio.to_thread(validation.session_config, request.config, self._manifest)
+        config = await asyncio.to_thread(
+            validation.session_config, request.config, self._manifest, self._policy.planners
+        )
         token = new_attach_token()
         record = await self._store.create_session(
             config,

@@ -278,10 +278,12 @@ def _kind_and_text(user_input: pb.UserInput) -> tuple[CueKind, validation.Text]:
     nothing = validation.Text("", is_cleaned=False)
     if kind == "say":
         return CueKind.SAY, validation.say_text(user_input.say)
+    if kind == "hear":
+        return CueKind.HEAR, validation.hear_text(user_input.hear)
     if kind == "prompt":
         return CueKind.PROMPT, validation.prompt_text(user_input.prompt)
     if kind == "pause":
         return (CueKind.PAUSE if user_input.pause else CueKind.RESUME), nothing
     if kind == "end" and user_input.end:
         return CueKind.END, nothing
-    raise InvalidInput("input must hold one of say, prompt, pause, or end = true", field="input.kind")
+    raise InvalidInput("input must hold one of say, hear, prompt, pause, or end = true", field="input.kind")

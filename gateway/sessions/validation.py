@@ -24,6 +24,7 @@ from services.wire import seconds_from_duration
 TENANT = "tenants/local"
 
 SAY_BYTES = 16 * 1024
+HEAR_BYTES = 4 * 1024
 PROMPT_BYTES = 4 * 1024
 INSTRUCTIONS_BYTES = 8 * 1024
 PORTRAIT_BYTES = 4 * 1024 * 1024
@@ -40,6 +41,8 @@ QUEUE_TIMEOUT_MOST_S = 60.0
 MAX_AHEAD_MOST_S = 600.0
 MEDIA_CLOCK_MOST_S = 7 * 86_400.0
 AUDIO_RATE = 48_000
+RULE = "rule"
+"""The planner every deployment has."""
 
 _SESSION_ID = re.compile(r"[a-z0-9-]{1,63}")
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -53,6 +56,14 @@ class Text:
 
     text: str
     is_cleaned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerNames:
+    """The planners a session may ask for, beside the rule planner, and the one it gets when it asks for none."""
+
+    named: tuple[str, ...] = ()
+    default: str = RULE
 
 
 def check_parent(parent: str) -> None:
@@ -116,18 +127,17 @@ def playhead_s(duration: Duration, field: str) -> float:
     return seconds(duration, field, MEDIA_CLOCK_MOST_S)
 
 
-def session_config(config: pb.SessionConfig, manifest: Manifest) -> SessionConfig:
-    """What is asked for with defaults filled in, against what `manifest` offers."""
+def session_config(config: pb.SessionConfig, manifest: Manifest, planners: PlannerNames) -> SessionConfig:
+    """What is asked for with defaults filled in, against what `manifest` and the deployment's `planners` offer."""
     _check_video(config.video, manifest)
     _check_audio(config.audio)
     if config.portrait:
         check_portrait(config.portrait)
     if config.voice:
         check_voice(config.voice)
-    if config.planner not in ("", "rule"):
-        raise InvalidInput("config.planner must be 'rule' or empty", field="config.planner")
+    _check_planner(config.planner or planners.default, planners)
     _check_size(config.instructions, INSTRUCTIONS_BYTES, "config.instructions")
-    if config.instructions.strip():
+    if config.instructions.strip() and (config.planner or planners.default) == RULE:
         raise InvalidInput(
             "config.instructions must be empty: the rule planner follows none", field="config.instructions"
         )
@@ -164,6 +174,11 @@ def container(value: int, field: str) -> Container:
 def say_text(text: str) -> Text:
     """Words to speak. Control characters become blanks; what is blank then is refused."""
     return _spoken(text, SAY_BYTES, "input.say", "there are no words in it")
+
+
+def hear_text(text: str) -> Text:
+    """What the user says to the character."""
+    return _spoken(text, HEAR_BYTES, "input.hear", "there are no words in it")
 
 
 def prompt_text(text: str) -> Text:
@@ -240,6 +255,13 @@ def _character(name: str, manifest: Manifest) -> str:
             f"config.character {_quoted(character)} is not known; the bundle {manifest.name!r} has: {known}",
             field="config.character",
         ) from None
+
+
+def _check_planner(name: str, planners: PlannerNames) -> None:
+    known = (RULE, *planners.named)
+    if name not in known:
+        offered = " or ".join(map(repr, known))
+        raise InvalidInput(f"config.planner must be {offered} or empty", field="config.planner")
 
 
 def _regime(regime: str) -> Regime:

@@ -1,8 +1,8 @@
 """The torch backend: the bundle's conditioner, pointer and text front-end, in this process.
 
 The keys and values of a reference voice are kept per voice in a bounded least-recently-used table and shared by all
-sessions; those of a chunk's prefix live as long as the chunk. Calls are synchronous; the models are values that no
-call changes and the table has a lock, so any thread may call. It knows no sessions and no messages.
+sessions; those of a chunk's prefix live as long as the chunk. Calls are synchronous and any thread may call: one computes
+at a time, for others too where tails may be computed together. It knows no sessions and no messages.
 H history frames, T chunk frames, R reference frames, C latent channels, D width of the condition.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator_llm.engine.backend import Geometry, Pointed
+from orchestrator_llm.engine.backend import Pointed
 from orchestrator_llm.engine.errors import ModelFault
+from orchestrator_llm.engine.loading import WEIGHTS, conditioner_config, geometry, load_front_end
+from orchestrator_llm.engine.turnstile import Ticket, Turnstile
 from orchestrator_llm.model.causal_lm import KVCache
-from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Prefix
-from orchestrator_llm.model.text import TextFrontEnd
+from orchestrator_llm.model.conditioner import Conditioner, Prefix, Tail
 from services.bundle import Bundle
 from services.errors import BundleInvalid
 from services.session import HistoryChunk
 
-WEIGHTS = "conditioner.safetensors"
+CALL_TIMEOUT_S = 15.0
+"""A tail that has not been computed after this long fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class TorchOptions:
     """Compute in bfloat16 where torch may; conditions are then equal within a tolerance, not bit for bit."""
     device: str = "cpu"
     cached_voices: int = 64
+    tail_batch: int = 1
+    """Tails of different sessions computed together at most. Alone, a tail is bit for bit the same every time; together
+    they are within a few units of the last place of that."""
 
 
 class TorchPrefix:
@@ -56,22 +61,30 @@ class TorchPrefix:
 
     def condition(self, timestep: float, noisy: NDArray[np.float32]) -> NDArray[np.float32]:
         """c_a (T, D) for noisy latents (T, C) at a flow time. Raises ModelFault when it is not finite."""
-        with self._backend.computing():
-            tail = self._backend.conditioner.tail(self._prefix, *self._step(noisy, timestep))
-        return _finite(tail.condition[0])
+        return _finite(self._tail(timestep, noisy).condition[0])
 
     def point(self, clean: NDArray[np.float32]) -> Pointed:
         """Positions and end of the speech in clean latents (T, C), read at flow time 0."""
-        with self._backend.computing():
-            tail = self._backend.conditioner.tail(self._prefix, *self._step(clean, 0.0))
-            end = self._backend.conditioner.point(tail)
+        tail = self._tail(0.0, clean)
         positions = _finite(tail.positions[0]).astype(np.float64)
-        return Pointed(self._origin + positions, self._origin + float(_finite(end)[0]))
+        end = _finite(self._backend.conditioner.point(tail))
+        return Pointed(self._origin + positions, self._origin + float(end[0]))
 
-    def _step(self, latents: NDArray[np.float32], timestep: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _tail(self, timestep: float, latents: NDArray[np.float32]) -> Tail:
         device = self._start.device
-        x = torch.tensor(latents, dtype=torch.float32, device=device)[None]
-        return x, torch.tensor([timestep], dtype=torch.float32, device=device), self._start
+        frames = torch.tensor(latents, dtype=torch.float32, device=device)[None]
+        time = torch.tensor([timestep], dtype=torch.float32, device=device)
+        return self._backend.tails.call(_Step(self._prefix, frames, time, self._start))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A tail to be computed: noisy (1, T, C), time (1,), start (1,)."""
+
+    prefix: Prefix
+    noisy: Tensor
+    time: Tensor
+    start: Tensor
 
 
 class TorchVoice:
@@ -92,7 +105,7 @@ class TorchVoice:
         window = backend.conditioner.window(tokens, pointer, chunks, oldest)
         device = torch.device(backend.options.device)
         start = window.start.to(device, torch.float32)
-        with backend.computing():
+        with backend.tails.turn, backend.computing():
             prefix = backend.conditioner.prefix(self._cache, window.ids.to(device), frames.to(device), mask.to(device))
         return TorchPrefix(backend, prefix, start, window.origin)
 
@@ -105,9 +118,10 @@ class TorchBackend:
         torch.set_num_threads(self.options.threads)
         self.bundle = bundle
         self.conditioner = _load_conditioner(bundle).to(self.options.device)
-        self.front_end = _load_front_end(bundle)
+        self.front_end = load_front_end(bundle)
         self.vowels = frozenset(self.front_end.vowels)
-        self.geometry = _geometry(bundle, self.conditioner.config)
+        self.geometry = geometry(bundle, self.conditioner.config)
+        self.tails: Turnstile[_Step, Tail] = Turnstile(self._advance, CALL_TIMEOUT_S)
         self._voices: OrderedDict[bytes, TorchVoice] = OrderedDict()
         self._voices_lock = threading.Lock()
 
@@ -131,8 +145,27 @@ class TorchBackend:
 
     def _cache(self, reference: NDArray[np.float32]) -> KVCache:
         latents = torch.tensor(reference, dtype=torch.float32, device=self.options.device)[None]
-        with self.computing():
+        with self.tails.turn, self.computing():
             return self.conditioner.reference_cache(latents)
+
+    def _advance(self, arrived: deque[Ticket[_Step, Tail]]) -> None:
+        """Computes the tails that have waited longest, as many as may be together."""
+        batch = [arrived.popleft() for _ in range(min(len(arrived), self.options.tail_batch))]
+        steps = [ticket.request for ticket in batch]
+        try:
+            for ticket, tail in zip(batch, self._compute(steps), strict=True):
+                ticket.settle(tail)
+        except Exception as fault:  # noqa: BLE001 - each caller hears of it; the thread is only one of theirs
+            for ticket in batch:
+                ticket.fail(fault)
+
+    def _compute(self, steps: Sequence[_Step]) -> Iterator[Tail]:
+        with self.computing():
+            if len(steps) == 1:
+                (step,) = steps
+                return iter([self.conditioner.tail(step.prefix, step.noisy, step.time, step.start)])
+            noisy, time, start = (torch.cat([getattr(s, name) for s in steps]) for name in ("noisy", "time", "start"))
+            return self.conditioner.tails([step.prefix for step in steps], noisy, time, start).rows()
 
     def history(self, chunks: Sequence[HistoryChunk]) -> tuple[Tensor, Tensor]:
         """History (1, H, C), newest frame last, and its mask (1, H): as long as there is, but one chunk at least, whose
@@ -155,33 +188,10 @@ def _finite(values: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
-    sizes = bundle.manifest.geometry
-    found = (config.chunk_frames, config.latent_channels)
-    if found != sizes.audio_shape:
-        raise BundleInvalid(f"the conditioner is made for audio latents {found}, the bundle has {sizes.audio_shape}")
-    return Geometry(
-        frames=config.chunk_frames,
-        channels=config.latent_channels,
-        reference_frames=config.reference_frames,
-        chunk_seconds=sizes.chunk_seconds,
-        history_chunks=config.history_chunks,
-        text_back=config.text_back,
-        text_ahead=config.text_ahead,
-        end_margin=config.end_margin,
-    )
-
-
-def _load_front_end(bundle: Bundle) -> TextFrontEnd:
-    try:
-        return TextFrontEnd.load(bundle.path, bundle.manifest.text)
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as fault:
-        raise BundleInvalid(f"the bundle's text front-end cannot be loaded: {fault!r}") from fault
-
-
 def _load_conditioner(bundle: Bundle) -> Conditioner:
+    config = conditioner_config(bundle)
     try:
-        conditioner = Conditioner(ConditionerConfig(**bundle.manifest.conditioner))
+        conditioner = Conditioner(config)
         conditioner.load_state_dict(load_file(bundle.file(WEIGHTS)), strict=True)
     except KeyError as fault:
         raise BundleInvalid(f"the manifest lists no {WEIGHTS}") from fault

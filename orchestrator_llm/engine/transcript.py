@@ -62,6 +62,9 @@ class FrontEnd(Protocol):
     def tokenize(self, text: str, first_word_index: int) -> Spoken:
         """One piece of text; its first word gets the given index."""
 
+    def syllables(self, word: str) -> int | None:
+        """Syllables of one word by its phones; None for a word that is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class TranscriptWord:

@@ -8,7 +8,7 @@ B batch, L new positions, P cached positions, D width, H heads, G key heads, K h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,10 +63,10 @@ class KVCache:
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Rotary position embedding in Qwen2's half-split form: x (B, H, L, K), positions (L,)."""
+    """Rotary position embedding in Qwen2's half-split form: x (B, H, L, K), positions (L,) or (B, 1, L)."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-torch.arange(half, dtype=torch.float32, device=x.device) / half)
-    angles = positions.float()[:, None] * frequencies
+    angles = positions.float()[..., None] * frequencies
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
@@ -96,19 +96,36 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (B, L, D) -> the same, and keys and values of all P + L positions."""
         start = 0 if past is None else past[0].shape[2]
-        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        query, key, value = self._heads(x, torch.arange(start, start + x.shape[1], device=x.device))
+        out, present = self._attend(query, key, value, past)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), present
+
+    def after(self, x: Tensor, pasts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """x (B, L, D), row b after past b, of any length, with a batch of one -> the same."""
+        starts = torch.tensor([past[0].shape[2] for past in pasts], device=x.device)
+        positions = starts[:, None, None] + torch.arange(x.shape[1], device=x.device)
+        rows = zip(*(heads.split(1) for heads in self._heads(x, positions)), pasts, strict=True)
+        out = torch.cat([self._attend(*row)[0] for row in rows])
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, K), keys and values (B, G, L, K) at their positions."""
         query, key, value = (
             p(x).unflatten(-1, (-1, self.head)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query = rotate(query, positions, self.config.rope_theta)
-        key = rotate(key, positions, self.config.rope_theta)
+        theta = self.config.rope_theta
+        return rotate(query, positions, theta), rotate(key, positions, theta), value
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Heads of the new positions, and keys and values of all."""
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-        mask = None
+        mask, start = None, key.shape[2] - query.shape[2]
         if start:
-            mask = torch.ones(x.shape[1], key.shape[2], dtype=torch.bool, device=x.device).tril(start)
-        out = self.attention(query, key, value, mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2)), (key, value)
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(start)
+        return self.attention(query, key, value, mask), (key, value)
 
 
 class MLP(nn.Module):
@@ -141,6 +158,11 @@ class Layer(nn.Module):
         x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x)), present
 
+    def after(self, x: Tensor, pasts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """x (B, L, D), row b after past b -> the same."""
+        x = x + self.self_attn.after(self.input_layernorm(x), pasts)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
 
 class CausalBody(nn.Module):
     """The whole body."""
@@ -159,3 +181,10 @@ class CausalBody(nn.Module):
             keys.append(key)
             values.append(value)
         return self.norm(x), KVCache(tuple(keys), tuple(values))
+
+    def after(self, x: Tensor, pasts: Sequence[KVCache]) -> Tensor:
+        """Final states (B, L, D) of x (B, L, D), row b after cache b, which may be of any length: what belongs to one
+        position is computed for all rows together, attention row by row. The caches stay as they are."""
+        for index, layer in enumerate(self.layers):
+            x = layer.after(x, [(past.keys[index], past.values[index]) for past in pasts])
+        return self.norm(x)

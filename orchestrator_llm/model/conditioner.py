@@ -11,7 +11,7 @@ B batch, R reference frames, W text slots, H history frames, T chunk frames, C l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -95,6 +95,12 @@ class Tail(NamedTuple):
         """Confidence logits (B, T)."""
         return self.alignment.confidence
 
+    def rows(self) -> Iterator[Tail]:
+        """The answers of a batch one by one, each with a batch of one."""
+        for row in range(len(self.condition)):
+            kept = slice(row, row + 1)
+            yield Tail(self.condition[kept], Alignment(*(None if x is None else x[kept] for x in self.alignment)))
+
 
 class TextWindow(NamedTuple):
     """The transcript around the pointer: ids (1, E + W), E of them spoken while the history was; start (1,) the pointer
@@ -103,6 +109,25 @@ class TextWindow(NamedTuple):
     ids: Tensor
     start: Tensor
     origin: int
+
+    @classmethod
+    def cut(
+        cls,
+        config: ConditionerConfig,
+        tokens: Sequence[int],
+        pointer: float,
+        chunks: int = 1,
+        oldest: float | None = None,
+    ) -> TextWindow:
+        """Cuts E_txt out of the transcript's tokens: the window anchored at the pointer, and before it what was spoken
+        from `oldest` on, the pointer when the oldest of `chunks` chunks of history began."""
+        origin = int(pointer) - config.text_back
+        slots = range(origin, origin + config.text_slots)
+        ids = [BEFORE if i < 0 else tokens[i] if i < len(tokens) else AFTER for i in slots]
+        spoken = range(origin - config.earlier_slots(chunks), origin)
+        first = len(tokens) if oldest is None else max(0, math.floor(oldest))
+        earlier = [tokens[i] if first <= i < len(tokens) else PAD for i in spoken]
+        return cls(torch.tensor([earlier + ids]), torch.tensor([pointer - origin]), origin)
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:
@@ -147,15 +172,8 @@ class ConditionerShell(nn.Module):
         self.condition_out = nn.Linear(2 * width if config.context_in_condition else width, config.condition_width)
 
     def window(self, tokens: Sequence[int], pointer: float, chunks: int = 1, oldest: float | None = None) -> TextWindow:
-        """Cuts E_txt out of the transcript's tokens: the window anchored at the pointer, and before it what was spoken
-        from `oldest` on, the pointer when the oldest of `chunks` chunks of history began."""
-        origin = int(pointer) - self.config.text_back
-        slots = range(origin, origin + self.config.text_slots)
-        ids = [BEFORE if i < 0 else tokens[i] if i < len(tokens) else AFTER for i in slots]
-        spoken = range(origin - self.config.earlier_slots(chunks), origin)
-        first = len(tokens) if oldest is None else max(0, math.floor(oldest))
-        earlier = [tokens[i] if first <= i < len(tokens) else PAD for i in spoken]
-        return TextWindow(torch.tensor([earlier + ids]), torch.tensor([pointer - origin]), origin)
+        """As `TextWindow.cut`, in this model's sizes."""
+        return TextWindow.cut(self.config, tokens, pointer, chunks, oldest)
 
     def embed_reference(self, reference: Tensor) -> Tensor:
         """e_ref: (B, R, C) -> (B, R, D)."""
@@ -185,7 +203,7 @@ class ConditionerShell(nn.Module):
 
     def embed_noisy(self, noisy: Tensor, t: Tensor) -> Tensor:
         """E_cond(t): (B, T, C), t (B,) -> (B, T, D)."""
-        time = self.time_in(time_embedding(t, self.config.time_width))
+        time = self.time_in(time_embedding(t, self.config.time_width).to(noisy.dtype))
         return self.noisy_in(noisy) + self.noisy_slots + time[:, None]
 
     def condition(self, states: Tensor, text: Tensor, start: Tensor) -> Tail:
@@ -223,6 +241,11 @@ class Conditioner(ConditionerShell):
         """c_a of one step: noisy (B, T, C), t (B,), start (B,) the pointer in slots; `prefix` is left as it was."""
         states, _ = self.body(self.embed_noisy(noisy, t), prefix.cache)
         return self.condition(states, prefix.text, start)
+
+    def tails(self, prefixes: Sequence[Prefix], noisy: Tensor, t: Tensor, start: Tensor) -> Tail:
+        """As `tail`, row by row after prefixes of any lengths, each with a batch of one."""
+        states = self.body.after(self.embed_noisy(noisy, t), [prefix.cache for prefix in prefixes])
+        return self.condition(states, torch.cat([prefix.text for prefix in prefixes]), start)
 
     def forward(
         self,

@@ -133,6 +133,13 @@ class TextFrontEnd:
             return ("dh", "iy" if begins and begins[0] in VOWELS else "ax")
         return self._lexicon.get(word) or self._by_letters(word)
 
+    def syllables(self, word: str) -> int | None:
+        """Vowels among the phones of one written word; None when the lexicon does not have all of it."""
+        phones = [self._lexicon.get(part) for part in self._parts(self._clean(word))]
+        if not phones or None in phones:
+            return None
+        return sum(phone in VOWELS for part in phones if part for phone in part)
+
     def _read_letters(self, word: str) -> tuple[str, ...]:
         known = "".join(letter for letter in word if letter in LETTERS).strip("'")
         return tuple(self.phones[i] for i in self._letters.read(known)) if known else ()

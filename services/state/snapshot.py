@@ -53,6 +53,14 @@ class StoredSession:
         """Return what was asked of the picture and still holds."""
         return self.record.get(b"prompt", b"").decode()  # a session begun by an earlier version has none
 
+    def memory(self) -> str:
+        """Return what the planner remembers."""
+        return self.record.get(b"memory", b"").decode()
+
+    def is_interrupted(self) -> bool:
+        """Say whether an interrupt came since the last commit."""
+        return self.record.get(b"is_interrupted", b"") == b"1"
+
     def pending(self) -> ChunkInputs | None:
         """Return the inputs of the next chunk, when they were written."""
         return None if self.inputs is None else codec.inputs_from_json(self.inputs)
@@ -111,6 +119,8 @@ def build_snapshot(session_id: str, stored: StoredSession) -> SessionSnapshot:
         chunks=chunks,
         pending=stored.pending(),
         prompt=stored.prompt(),
+        memory=stored.memory(),
+        is_interrupted=stored.is_interrupted(),
     )
 
 

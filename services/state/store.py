@@ -227,7 +227,8 @@ class SessionStore(FleetStore):
             _keys(lease.session_id),
             *(lease.epoch, commit.generation, commit.chunk_index, _or_empty(commit.parent), commit.position),
             *(codec.commit_to_json(commit), repr(float(progress.pointer_token)), progress.pointer_word),
-            *(spoken[-1] if spoken else "", commit.cue_cursor, policy.run_ahead_chunks + 1, keep_audio, commit.prompt),
+            *(spoken[-1] if spoken else "", commit.cue_cursor, policy.run_ahead_chunks + 1, keep_audio),
+            *(commit.prompt, commit.memory),
             *commit.say,
         )
 

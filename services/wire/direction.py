@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 from cuelight.v1 import orchestrator_pb2 as pb
 from cuelight.v1.types_pb2 import Notice as NoticeMessage
-from services.session import Action, ChunkProgress, HistoryChunk, Snapshot, TimedWord
+from services.session import Action, ChunkProgress, HistoryChunk, Snapshot, TimedWord, Transition
 from services.wire.media import notice_from_proto, notice_to_proto
 from services.wire.tensors import tensor_from_proto, tensor_to_proto
 
 TEXT_ADAPTED = "TEXT_ADAPTED"
 """Code of what a text front-end says about a piece."""
+_TRANSITIONS = {Transition.SOFT: pb.TRANSITION_SOFT, Transition.RECACHE: pb.TRANSITION_RECACHE}
 
 
 def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
@@ -28,6 +29,8 @@ def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
             for chunk in snapshot.history
         ],
         prompt=snapshot.prompt,
+        memory=snapshot.memory,
+        is_interrupted=snapshot.is_interrupted,
     )
 
 
@@ -45,6 +48,8 @@ def snapshot_from_proto(message: pb.Snapshot, *, audio_shape: Sequence[int | Non
             for chunk in message.history
         ),
         prompt=message.prompt,
+        memory=message.memory,
+        is_interrupted=message.is_interrupted,
     )
 
 
@@ -62,6 +67,14 @@ def action_to_proto(action: Action, chunk_index: int) -> pb.Action:
         ],
         words_total=action.words_total,
         prompt=action.prompt,
+        written=action.written,
+        speaker=action.speaker,
+        is_disembodied=action.is_disembodied,
+        ambience=action.ambience,
+        music=action.music,
+        transition=_TRANSITIONS[action.transition],
+        memory=action.memory,
+        planner=action.planner,
     )
 
 
@@ -76,6 +89,14 @@ def action_from_proto(message: pb.Action) -> Action:
         notices=tuple(notice.text for notice in message.notices if notice.code == TEXT_ADAPTED),
         prompt=message.prompt if message.HasField("prompt") else None,
         prompt_notices=tuple(notice_from_proto(notice) for notice in message.notices if notice.code != TEXT_ADAPTED),
+        written=tuple(message.written),
+        speaker=message.speaker,
+        is_disembodied=message.is_disembodied,
+        ambience=message.ambience,
+        music=message.music,
+        transition=Transition.RECACHE if message.transition == pb.TRANSITION_RECACHE else Transition.SOFT,
+        memory=message.memory if message.HasField("memory") else None,
+        planner=message.planner,
     )
 
 

@@ -101,7 +101,7 @@ async def test_an_unknown_regime_is_refused(stack: RunningStack) -> None:
     """A regime of a later version is INVALID_ARGUMENT."""
     async with cuelight.connect(stack.address) as client:
         with pytest.raises(cuelight.InvalidRequest, match="regime"):
-            async with client.create_session(regime="narrator"):  # type: ignore[arg-type]
+            async with client.create_session(regime="opera"):  # type: ignore[arg-type]
                 pass
 
 

@@ -56,6 +56,10 @@ class LetterFrontEnd:
                 tokens.append(PAUSE)
         return LetterUtterance(tokens, words, [])
 
+    def syllables(self, word: str) -> int | None:
+        """Its vowels."""
+        return sum(ord(letter) in VOWELS for letter in word.lower())
+
 
 class ScriptedPrefix:
     """Answers with the noisy latents themselves and the next scripted advance of the pointer."""

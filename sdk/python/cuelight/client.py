@@ -98,8 +98,9 @@ class Client:
         self,
         *,
         character: str = "",
-        regime: Literal["scripted", "conversation"] = "conversation",
+        regime: Literal["scripted", "conversation", "narrator", "world", "speakerless"] = "conversation",
         instructions: str = "",
+        planner: str = "",
         portrait: bytes | str | Path | None = None,
         voice: bytes | str | Path | None = None,
         seed: int | None = None,
@@ -113,8 +114,10 @@ class Client:
 
         Args:
             character: Name of one of the bundle's characters; empty takes the first.
-            regime: ``scripted`` generates only while there is something to say; ``conversation`` goes on in silence.
+            regime: ``scripted`` generates only while there is something to say; ``conversation`` answers what it
+                hears and goes on in silence; ``narrator``, ``world`` and ``speakerless`` go on by themselves.
             instructions: Free-form guidance, at most 8 KiB; refused by the rule planner, which follows none.
+            planner: Name of one of the deployment's planners, for all of the session; empty takes the deployment's.
             portrait: PNG, JPEG or WebP, as bytes or as the path of a file, instead of the character's own.
             voice: WAV of 3 to 15 s, as bytes or as the path of a file, instead of the character's own.
             seed: Makes the session repeatable.
@@ -132,6 +135,7 @@ class Client:
             character=character,
             regime=regime,
             instructions=instructions,
+            planner=planner,
             portrait=_content(portrait),
             voice=_content(voice),
             video=pb.VideoConfig(container=_CONTAINERS[container]),

@@ -30,6 +30,7 @@ from cuelight.v1 import session_pb2 as pb
 if TYPE_CHECKING:
     from cuelight.v1.session_pb2_grpc import SessionServiceAsyncStub
 
+MAX_HEAR_BYTES = 4 * 1024
 MAX_PROMPT_BYTES = 4 * 1024
 _MAX_WAITING_BYTES = 64 * 1024
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 5.0
@@ -133,6 +134,27 @@ class Session:
                 user_input.playhead.CopyFrom(convert.duration(self.playhead_s))
             seq = await self._send(user_input)
         return seq
+
+    async def hear(self, text: str, *, barge_in: bool = False) -> int:
+        """Tells the character what the user says; the planner's language model writes the answer.
+
+        Args:
+            text: The user's words, at most 4 KiB.
+            barge_in: Interrupt what is being said first.
+
+        Returns:
+            The number (client_seq) of the message. With the rule planner, or in another regime than conversation, a
+            ``Notice`` says that nobody answers (HEARD_NOT_ANSWERED).
+
+        Raises:
+            ValueError: the text is blank or too long.
+        """
+        if not text.strip() or len(text.encode(errors="replace")) > MAX_HEAR_BYTES:
+            raise ValueError(f"what is heard must not be blank and holds at most {MAX_HEAR_BYTES} bytes")
+        user_input = pb.UserInput(hear=text.encode(errors="replace").decode(), barge_in=barge_in)
+        if barge_in:
+            user_input.playhead.CopyFrom(convert.duration(self.playhead_s))
+        return await self._send(user_input)
 
     async def prompt(self, text: str) -> int:
         """Changes the picture from the next chunk made on, for instance "smiles, looks left".

@@ -2,7 +2,8 @@
 -- KEYS all of one session
 -- ARGV 1 epoch  2 generation  3 chunk_index  4 parent or empty  5 position  6 commit as JSON  7 pointer_token
 --      8 pointer_word  9 token after the last word spoken, or empty  10 cue cursor  11 chunks kept with video
---      12 chunks kept with audio  13 prompt in force  14... accepted transcript pieces
+--      12 chunks kept with audio  13 prompt in force  14 the planner's memory
+--      15... accepted transcript pieces
 local refused = refusal(ARGV[1])
 if refused then return refused end
 local epoch, index = ARGV[1], ARGV[3]
@@ -24,10 +25,10 @@ end
 local before = redis.call('HMGET', RECORD, 'pointer_token', 'pointer_word', 'word_token', 'state')
 redis.call('XADD', CHUNKS, id, 'commit', ARGV[6], 'epoch', epoch,
   'pointer_before', before[1], 'word_before', before[2], 'word_token_before', before[3])
-for i = 14, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
+for i = 15, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
 redis.call('HSET', RECORD, 'next_chunk', string.format('%.0f', tonumber(index) + 1), 'head', index,
   'next_position', string.format('%.0f', tonumber(ARGV[5]) + 1), 'pointer_token', ARGV[7], 'pointer_word', ARGV[8],
-  'cue_cursor', ARGV[10], 'state', 'active', 'prompt', ARGV[13])
+  'cue_cursor', ARGV[10], 'state', 'active', 'prompt', ARGV[13], 'memory', ARGV[14], 'is_interrupted', '')
 if ARGV[9] ~= '' then redis.call('HSET', RECORD, 'word_token', ARGV[9]) end
 if ARGV[4] == '' then redis.call('HSET', RECORD, 'sink', latents) end
 redis.call('DEL', INPUTS)

@@ -3,7 +3,7 @@
 -- changed since, nothing is done. Repeating a cut (same cut id) changes nothing.
 -- KEYS all of one session
 -- ARGV 1 epoch  2 generation  3 next chunk  4 cut id  5 head or empty  6 next position  7 pointer_token  8 pointer_word
---      9 token after the last word kept  10 cue cursor or empty  11 seconds heard of the head, or empty
+--      9 token after the last word kept  10 cue cursor, of an interrupt, or empty  11 seconds heard of the head, or empty
 --      12 pieces kept or empty for all  13 text of the last piece kept, or empty to leave it
 --      14 prompt in force from now on, or empty to leave it
 --      15 number of retired chunks  16... their indices, then accepted transcript pieces
@@ -41,7 +41,7 @@ redis.call('HSET', RECORD, 'cut_id', ARGV[4], 'head', ARGV[5], 'next_position', 
   'pointer_word', ARGV[8], 'word_token', ARGV[9])
 if ARGV[14] ~= '' then redis.call('HSET', RECORD, 'prompt', ARGV[14]) end
 if ARGV[10] ~= '' then
-  redis.call('HSET', RECORD, 'cue_cursor', ARGV[10])
+  redis.call('HSET', RECORD, 'cue_cursor', ARGV[10], 'is_interrupted', '1')
   redis.call('XTRIM', CUES, 'MINID', string.format('%.0f-0', tonumber(ARGV[10]) + 1))
 end
 changed()

@@ -38,7 +38,7 @@ async def refused(stub: SessionServiceStub, request: pb.CreateSessionRequest) ->
     [
         ({"character": "zoltan"}, "config.character"),
         ({"character": "another-bundle/ada"}, "config.character"),
-        ({"regime": "narrator"}, "config.regime"),
+        ({"regime": "opera"}, "config.regime"),
         ({"planner": "oracle"}, "config.planner"),
         ({"instructions": "x" * 8193}, "config.instructions"),
         ({"instructions": "Be brief."}, "config.instructions"),

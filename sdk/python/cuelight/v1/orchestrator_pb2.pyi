@@ -10,8 +10,10 @@ D width of the condition. Their sizes are in the bundle's manifest.
 from collections import abc as _abc
 from cuelight.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +24,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Transition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TransitionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRANSITION_UNSPECIFIED: _Transition.ValueType  # 0
+    """Not set: SOFT."""
+    TRANSITION_SOFT: _Transition.ValueType  # 1
+    """What is cached stays; the change shows as new chunks attend to it."""
+    TRANSITION_RECACHE: _Transition.ValueType  # 2
+    """What was cached under the old prompt is computed anew: for a cut to another scene."""
+
+class Transition(_Transition, metaclass=_TransitionEnumTypeWrapper):
+    """Transition is how a change of what is asked comes into the picture."""
+
+TRANSITION_UNSPECIFIED: Transition.ValueType  # 0
+"""Not set: SOFT."""
+TRANSITION_SOFT: Transition.ValueType  # 1
+"""What is cached stays; the change shows as new chunks attend to it."""
+TRANSITION_RECACHE: Transition.ValueType  # 2
+"""What was cached under the old prompt is computed anew: for a cut to another scene."""
+Global___Transition: _TypeAlias = Transition  # noqa: Y015
 
 @_typing.final
 class DirectRequest(_message.Message):
@@ -128,12 +154,21 @@ class Open(_message.Message):
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    REGIME_FIELD_NUMBER: _builtins.int
+    PLANNER_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id of the session, for logs and metrics only."""
     bundle_name: _builtins.str
     """Name of the bundle the worker has loaded."""
     bundle_digest: _builtins.str
     """SHA-256 of that bundle's manifest, lower-case hex."""
+    regime: _builtins.str
+    """Interaction regime, as in SessionConfig; empty is "conversation"."""
+    planner: _builtins.str
+    """Planner wanted, as in SessionConfig; empty is the deployment's, which may change while the session goes on."""
+    instructions: _builtins.str
+    """Free-form guidance, as in SessionConfig."""
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
         """The session's state as committed."""
@@ -150,10 +185,13 @@ class Open(_message.Message):
         bundle_digest: _builtins.str = ...,
         snapshot: Global___Snapshot | None = ...,
         reference: _types_pb2.Tensor | None = ...,
+        regime: _builtins.str = ...,
+        planner: _builtins.str = ...,
+        instructions: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "bundle_name", b"bundle_name", "reference", b"reference", "session_id", b"session_id", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "bundle_name", b"bundle_name", "instructions", b"instructions", "planner", b"planner", "reference", b"reference", "regime", b"regime", "session_id", b"session_id", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,12 +230,20 @@ class Snapshot(_message.Message):
     POINTER_WORD_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    IS_INTERRUPTED_FIELD_NUMBER: _builtins.int
     pointer_token: _builtins.float
     """How far the generated speech has come, in tokens of the whole transcript; fractions are part of a token."""
     pointer_word: _builtins.int
     """The same in words: index of the first word not yet spoken."""
     prompt: _builtins.str
     """What has been asked of the picture and still holds, as text; empty when nothing was asked."""
+    memory: _builtins.str
+    """What the planner remembers, as the newest committed action has it: written and read by orchestrators alone, at most
+    16 KiB.
+    """
+    is_interrupted: _builtins.bool
+    """True when an interrupt came since that action: what was about to be said is not wanted any more."""
     @_builtins.property
     def transcript(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Accepted pieces of the transcript, in order."""
@@ -214,10 +260,12 @@ class Snapshot(_message.Message):
         pointer_word: _builtins.int = ...,
         history: _abc.Iterable[Global___HistoryChunk] | None = ...,
         prompt: _builtins.str = ...,
+        memory: _builtins.str = ...,
+        is_interrupted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "pointer_token", b"pointer_token", "pointer_word", b"pointer_word", "prompt", b"prompt", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "is_interrupted", b"is_interrupted", "memory", b"memory", "pointer_token", b"pointer_token", "pointer_word", b"pointer_word", "prompt", b"prompt", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,8 +308,15 @@ class Begin(_message.Message):
     CHUNK_INDEX_FIELD_NUMBER: _builtins.int
     SAY_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
+    HEAR_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """Index of the chunk: 0, 1, 2 ... of the session, never used again."""
+    memory: _builtins.str
+    """Set when the chunk was planned before, by whichever orchestrator: what the planner remembered then. say holds what
+    it wrote; nothing is planned anew.
+    """
     @_builtins.property
     def say(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Pieces of transcript accepted since the last begin, in order."""
@@ -272,18 +327,33 @@ class Begin(_message.Message):
         bundle reads no prompts.
         """
 
+    @_builtins.property
+    def hear(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the user has said since the last begin, in order: to be answered."""
+
+    @_builtins.property
+    def patience(self) -> _duration_pb2.Duration:
+        """The answer may be held back for so long while words that are being written would come into the chunk: time that the
+        worker has to spare. Unset is none.
+        """
+
     def __init__(
         self,
         *,
         chunk_index: _builtins.int = ...,
         say: _abc.Iterable[_builtins.str] | None = ...,
         prompts: _abc.Iterable[_builtins.str] | None = ...,
+        hear: _abc.Iterable[_builtins.str] | None = ...,
+        memory: _builtins.str | None = ...,
+        patience: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "memory", b"memory", "patience", b"patience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_index", b"chunk_index", "prompts", b"prompts", "say", b"say"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "chunk_index", b"chunk_index", "hear", b"hear", "memory", b"memory", "patience", b"patience", "prompts", b"prompts", "say", b"say"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
 
 Global___Begin: _TypeAlias = Begin  # noqa: Y015
 
@@ -301,6 +371,14 @@ class Action(_message.Message):
     NOTICES_FIELD_NUMBER: _builtins.int
     WORDS_TOTAL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    IS_DISEMBODIED_FIELD_NUMBER: _builtins.int
+    AMBIENCE_FIELD_NUMBER: _builtins.int
+    MUSIC_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    PLANNER_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """Index of the chunk, as in begin."""
     first_word: _builtins.int
@@ -315,9 +393,29 @@ class Action(_message.Message):
     """Words of the transcript accepted so far."""
     prompt: _builtins.str
     """All that is asked of the picture from this chunk on, as text; unset when it is what was asked of the chunk before."""
+    speaker: _builtins.str
+    """Who speaks; empty is the session's character."""
+    is_disembodied: _builtins.bool
+    """True when whoever speaks is not seen: a narrator."""
+    ambience: _builtins.str
+    """What changes in the sounds around; empty when nothing does."""
+    music: _builtins.str
+    """What changes in the music; empty when nothing does."""
+    transition: Global___Transition.ValueType
+    """How the change comes into the picture."""
+    memory: _builtins.str
+    """What the planner remembers from this chunk on; unset when that has not changed."""
+    planner: _builtins.str
+    """Name of the planner that planned it."""
     @_builtins.property
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Notice]:
         """What was done with words that could not be taken literally, for the pieces and prompts given in begin."""
+
+    @_builtins.property
+    def written(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pieces of transcript that the planner wrote for this chunk on; they follow those given in begin, and are accepted
+        with the chunk.
+        """
 
     def __init__(
         self,
@@ -330,13 +428,26 @@ class Action(_message.Message):
         notices: _abc.Iterable[_types_pb2.Notice] | None = ...,
         words_total: _builtins.int = ...,
         prompt: _builtins.str | None = ...,
+        written: _abc.Iterable[_builtins.str] | None = ...,
+        speaker: _builtins.str = ...,
+        is_disembodied: _builtins.bool = ...,
+        ambience: _builtins.str = ...,
+        music: _builtins.str = ...,
+        transition: Global___Transition.ValueType = ...,
+        memory: _builtins.str | None = ...,
+        planner: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_prompt", b"_prompt", "memory", b"memory", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "chunk_index", b"chunk_index", "end_word", b"end_word", "first_word", b"first_word", "is_idle", b"is_idle", "notices", b"notices", "prompt", b"prompt", "text", b"text", "words_total", b"words_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_prompt", b"_prompt", "ambience", b"ambience", "chunk_index", b"chunk_index", "end_word", b"end_word", "first_word", b"first_word", "is_disembodied", b"is_disembodied", "is_idle", b"is_idle", "memory", b"memory", "music", b"music", "notices", b"notices", "planner", b"planner", "prompt", b"prompt", "speaker", b"speaker", "text", b"text", "transition", b"transition", "words_total", b"words_total", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
     _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
     _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt) -> _WhichOneofReturnType__prompt | None: ...
 
 Global___Action: _TypeAlias = Action  # noqa: Y015

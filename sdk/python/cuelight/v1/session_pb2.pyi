@@ -259,13 +259,16 @@ class SessionConfig(_message.Message):
     character: _builtins.str
     """Name of a character of the bundle (portrait and voice); empty is the bundle's first."""
     instructions: _builtins.str
-    """Free-form guidance, UTF-8, at most 8 KiB; must be empty with the rule planner, which follows none."""
+    """Free-form guidance for the planner's language model, UTF-8, at most 8 KiB; must be empty with the rule planner, which
+    follows none.
+    """
     regime: _builtins.str
-    """Interaction regime, "scripted" (generates while transcript remains) or "conversation" (idles when there is nothing
-    to say); empty is "conversation", any other is INVALID_ARGUMENT.
+    """Interaction regime: "scripted" (generates while transcript remains), "conversation" (answers what it hears, idles
+    when there is nothing to say), "narrator" (somebody who is not seen tells of what happens), "world" (goes on as
+    prompts have it), "speakerless" (the same without a word); empty is "conversation", any other is INVALID_ARGUMENT.
     """
     planner: _builtins.str
-    """Planner backend by name; empty is the deployment's default."""
+    """Planner by name, for all of the session; empty is the deployment's, which may change while the session goes on."""
     portrait: _builtins.bytes
     """Portrait image (PNG, JPEG or WebP, at most 4 MiB and 4096 pixels a side) instead of the character's own."""
     voice: _builtins.bytes
@@ -891,6 +894,7 @@ class UserInput(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    HEAR_FIELD_NUMBER: _builtins.int
     BARGE_IN_FIELD_NUMBER: _builtins.int
     PLAYHEAD_FIELD_NUMBER: _builtins.int
     say: _builtins.str
@@ -905,6 +909,10 @@ class UserInput(_message.Message):
     """True holds generation where it stands, false goes on."""
     end: _builtins.bool
     """True says that no more input will come: the session closes when the transcript has been spoken."""
+    hear: _builtins.str
+    """What the user says to the character, UTF-8, at most 4 KiB, not blank: the planner's language model answers. With
+    the rule planner, or in another regime than conversation, a notice says that nobody does (HEARD_NOT_ANSWERED).
+    """
     barge_in: _builtins.bool
     """Interrupt what is being said first."""
     @_builtins.property
@@ -918,14 +926,15 @@ class UserInput(_message.Message):
         prompt: _builtins.str = ...,
         pause: _builtins.bool = ...,
         end: _builtins.bool = ...,
+        hear: _builtins.str = ...,
         barge_in: _builtins.bool = ...,
         playhead: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "pause", b"pause", "playhead", b"playhead", "prompt", b"prompt", "say", b"say"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "hear", b"hear", "kind", b"kind", "pause", b"pause", "playhead", b"playhead", "prompt", b"prompt", "say", b"say"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barge_in", b"barge_in", "end", b"end", "kind", b"kind", "pause", b"pause", "playhead", b"playhead", "prompt", b"prompt", "say", b"say"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barge_in", b"barge_in", "end", b"end", "hear", b"hear", "kind", b"kind", "pause", b"pause", "playhead", b"playhead", "prompt", b"prompt", "say", b"say"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["say", "prompt", "pause", "end"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["say", "prompt", "pause", "end", "hear"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
