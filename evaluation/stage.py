@@ -1,7 +1,7 @@
 """Performs clips through the engines that serve, in one process: the worker's engine and the orchestrator's director.
 
 Nothing here samples, points or remembers: what is measured is what a session would get. Parts are taken away from
-outside: memory by a DiT that keeps none, the pointer by a backend that answers with a fixed pace. It judges nothing.
+outside: memory by a DiT that does not look, the pointer by a backend that answers with a fixed pace. It judges nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +19,7 @@ from dit_worker.engine.arrays import Floats, Pixels
 from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.loader import Models, load_models
 from dit_worker.engine.performance import ChunkLatents, StepRequest
-from dit_worker.model.dit import JointDiT, Kind, Memory
+from dit_worker.model.dit import KINDS, JointDiT, Kind, Memory, Velocity
 from evaluation.protocol import PROMPT_CHUNK, Clip
 from evaluation.takes import SpokenWord, Take
 from evaluation.variants import Variant
@@ -50,16 +51,26 @@ class WordTokens:
 
 
 class Forgetful(JointDiT):
-    """A DiT whose memory keeps nothing of some kinds of condition."""
+    """A DiT that does not look at some kinds of condition."""
 
     forgotten: frozenset[str] = frozenset()
 
     def encode_condition(self, kind: Kind, latents: Tensor, earlier: Memory | None = None) -> Memory:
+        """As the DiT's own, but it does not see what is forgotten."""
+        return super().encode_condition(kind, latents, None if earlier is None else self._remembered(earlier))
+
+    def velocity(self, memory: Memory, *inputs: Any) -> Velocity:  # noqa: ANN401  (handed on)
         """As the DiT's own, without a token of what is forgotten."""
-        kept = super().encode_condition(kind, latents, earlier)
-        if kind not in self.forgotten:
-            return kept
-        return Memory(tuple(k[:, :, :0] for k in kept.keys), tuple(v[:, :, :0] for v in kept.values))
+        return super().velocity(self._remembered(memory), *inputs)
+
+    def _remembered(self, memory: Memory) -> Memory:
+        """What is left of reference, sink and motion, or of as many as there are."""
+        one, chunk = self.config.patches, self.config.video_latents * self.config.patches
+        ends = {"reference": (0, one), "sink": (one, one + chunk), "motion": (one + chunk, one + 2 * chunk)}
+        kept = [slice(*ends[kind]) for kind in KINDS if kind not in self.forgotten]
+        return Memory.join(
+            [Memory(*(tuple(x[:, :, part] for x in side) for side in (memory.keys, memory.values))) for part in kept]
+        )
 
 
 def forget(models: Models, kinds: frozenset[str]) -> Models:
@@ -216,8 +227,7 @@ class House:
             if result is not None:
                 condition = director.denoise(index, result.timestep, result.noisy)
                 self._engine.supply(SESSION, result.step, condition)
-            outcome = self._engine.step()
-            assert outcome is not None, "the one session there is can always run"
+            [outcome] = self._engine.step()  # the one session there is can always run
             if outcome.error is not None:
                 raise outcome.error
             result = outcome.result

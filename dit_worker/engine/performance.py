@@ -7,13 +7,14 @@ It knows neither who answers the request nor when its turn comes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from dit_worker.engine.arrays import Floats, to_array, to_tensor
 from dit_worker.engine.cache import Conditions, Latents
 from dit_worker.engine.noise import Modality, draw_noise
-from dit_worker.model.dit import JointDiT, PromptMemory
+from dit_worker.model.dit import JointDiT, Memory, PromptMemory, Velocity
 from dit_worker.model.sampler import Advance, Draw, euler, timesteps
 
 
@@ -58,15 +59,24 @@ class ChunkLatents:
     audio: Floats
 
 
+class StepInputs(NamedTuple):
+    """One step as `JointDiT.velocity` takes it, of one session or of B together."""
+
+    memory: Memory
+    video: Tensor
+    audio: Tensor
+    t: Tensor
+    condition: Tensor
+    audio_motion: Tensor
+    audio_motion_mask: Tensor
+    prompt: PromptMemory | None
+
+
 class Performance:
     """The steps of one chunk, in order."""
 
-    def __init__(
-        self, dit: JointDiT, sampling: Sampling, address: ChunkAddress, prompt: PromptMemory | None = None
-    ) -> None:
-        """prompt: what every step's picture reads; None when the model reads none."""
+    def __init__(self, dit: JointDiT, sampling: Sampling, address: ChunkAddress) -> None:
         self._dit, self._sampling, self._address = dit, sampling, address
-        self._prompt = prompt
         self._times = timesteps(address.steps, sampling.shift)
         self.chunk_index = address.chunk_index
         self._step = 0
@@ -76,6 +86,11 @@ class Performance:
     def is_finished(self) -> bool:
         """Whether every step has been run."""
         return self._step == len(self._times) - 1
+
+    @property
+    def steps_left(self) -> int:
+        """Steps that are still to be run."""
+        return len(self._times) - 1 - self._step
 
     @property
     def step_index(self) -> int:
@@ -88,21 +103,32 @@ class Performance:
 
     def step(self, conditions: Conditions, condition: Tensor) -> None:
         """Velocity, then one step of the sampler, for both modalities together. condition: (1, A, width)."""
-        now, then = self._times[self._step : self._step + 2]
-        v_video, v_audio = self._dit.velocity(
+        self.advance(self.velocity(self.inputs(conditions, condition)))
+
+    def velocity(self, inputs: StepInputs) -> Velocity:
+        """The velocity of one step, alone."""
+        return self._dit.velocity(*inputs)
+
+    def inputs(self, conditions: Conditions, condition: Tensor) -> StepInputs:
+        """What the velocity of the next step depends on."""
+        return StepInputs(
             conditions.memory,
             self._video,
             self._audio,
-            self._audio.new_tensor([now]),
+            self._audio.new_tensor([self._times[self._step]]),
             condition,
             conditions.audio_motion,
             conditions.audio_motion_mask,
-            self._prompt,
+            conditions.prompt,
         )
+
+    def advance(self, velocity: Velocity) -> None:
+        """One step of the sampler along the velocity, wherever that was computed."""
+        now, then = self._times[self._step : self._step + 2]
         self._step += 1  # what is drawn from here on belongs to the step that comes next
         advance = self._sampling.advance
-        self._video = advance(self._video, v_video, now, then, self._draw(Modality.VIDEO))
-        self._audio = advance(self._audio, v_audio, now, then, self._draw(Modality.AUDIO))
+        self._video = advance(self._video, velocity.video, now, then, self._draw(Modality.VIDEO))
+        self._audio = advance(self._audio, velocity.audio, now, then, self._draw(Modality.AUDIO))
 
     def latents(self) -> Latents:
         """The clean latents, once finished."""

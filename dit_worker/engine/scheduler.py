@@ -41,7 +41,7 @@ Order: TypeAlias = Callable[[Sequence[Seat], float], Seat | None]
 
 def earliest_deadline(seats: Sequence[Seat], _now: float) -> Seat | None:
     """Whose chunk is due first; of equals, who was seated first."""
-    return min(_ready(seats), key=lambda seat: (seat.deadline, seat.order), default=None)
+    return min(_ready(seats), key=_urgency, default=None)
 
 
 def chunk_fifo(seats: Sequence[Seat], _now: float) -> Seat | None:
@@ -135,6 +135,24 @@ class Scheduler:
         seat.served = next(self._turns)
         return seat.name
 
+    def company(self, session_id: str, size: int, fits: Callable[[Seat], bool]) -> list[str]:
+        """A turn for `size` ready sessions that fit: this one, whose turn it is, and others by deadline.
+
+        Empty when it does not fit itself or there are not as many.
+        """
+        own = self._seats[session_id]
+        others = sorted((s for s in _ready(list(self._seats.values())) if s is not own), key=_urgency)
+        seats = [seat for seat in (own, *others) if fits(seat)][:size]
+        if len(seats) < size or seats[0] is not own:
+            return []
+        for seat in seats[1:]:
+            seat.served = next(self._turns)
+        return [seat.name for seat in seats]
+
 
 def _ready(seats: Sequence[Seat]) -> list[Seat]:
     return [seat for seat in seats if seat.is_ready]
+
+
+def _urgency(seat: Seat) -> tuple[float, int]:
+    return seat.deadline, seat.order

@@ -54,8 +54,7 @@ def _perform(engine: Engine, models: Models, writer: MediaWriter, position: int)
 def _run(engine: Engine) -> Outcome:
     """Run until a step has come to something."""
     while True:
-        outcome = engine.step()
-        assert outcome is not None, "a supplied step can run"
+        [outcome] = engine.step()  # a supplied step can run
         if outcome.error is not None:
             raise outcome.error
         if outcome.result is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dit_worker.engine.arrays import Floats, Pixels
-from dit_worker.engine.engine import Engine, Outcome, Spent, Standing
+from dit_worker.engine.engine import CacheFigures, Engine, Outcome, Spent, Standing
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 from services.logs import get_logger
 
@@ -59,9 +59,16 @@ class EngineBridge:
         await asyncio.to_thread(self._commands.put, None)
         await asyncio.to_thread(self._thread.join, 10)
 
-    async def open(self, session_id: str, seed: int, portrait: Pixels, standing: Standing) -> None:
+    async def open(
+        self, session_id: str, seed: int, portrait: Pixels, standing: Standing, *, is_repeatable: bool = False
+    ) -> None:
         """Take a session up where it stands."""
-        await self._call(lambda: self._engine.open(session_id, seed, portrait, standing))
+        await self._call(lambda: self._engine.open(session_id, seed, portrait, standing, is_repeatable=is_repeatable))
+
+    @property
+    def caches(self) -> CacheFigures:
+        """How the room for keys and values is used."""
+        return self._engine.caches
 
     async def voice(self, samples: Floats) -> Floats:
         """Reference latents (R, D) of a voice, samples (S,) at the bundle's rate. Raises BadVoice."""
@@ -120,9 +127,9 @@ class EngineBridge:
         """The engine's thread: commands first, then one step, and sleep only when there is neither."""
         is_idle = False
         while self._take_commands(wait=is_idle):
-            outcome = self._engine.step()
-            is_idle = outcome is None
-            if outcome is not None:
+            outcomes = self._engine.step()
+            is_idle = not outcomes
+            for outcome in outcomes:
                 self._post(self._settle, outcome)
 
     def _take_commands(self, *, wait: bool) -> bool:

@@ -17,6 +17,7 @@ from dit_worker.engine.errors import SessionNotOpen
 from dit_worker.engine.loader import Models
 from dit_worker.engine.noise import Modality, draw_noise
 from dit_worker.engine.performance import ChunkLatents, StepRequest
+from dit_worker.engine.slots import Slots, SlotSizes
 from dit_worker.engine.warmup import warm_up
 
 STEPS = 4
@@ -53,7 +54,8 @@ class Play:
             self.engine.commit(self.name)
 
     def _result(self) -> StepRequest | ChunkLatents:
-        while (outcome := self.engine.step()) is not None:
+        while outcomes := self.engine.step():
+            [outcome] = outcomes
             assert outcome.error is None, outcome.error
             if outcome.result is not None:
                 assert outcome.session_id == self.name
@@ -120,9 +122,11 @@ def test_cached_and_uncached_forwards_agree(models: Models) -> None:
         (first, parent, {"reference": reference, "sink": first, "motion": parent}),
     ]
     for sink, motion, blocks in cases:
-        cache = SessionCache(dit, reference, dit.config.audio_motion)
+        slots = Slots(1, SlotSizes(dit.encode_condition("reference", reference), dit.config.video_latents))
+        cache = SessionCache(dit, slots, "s", reference)
         cache.restore(sink, None if motion is None else Latents(motion, audio))
-        cache.refresh()
+        while cache.is_stale:
+            cache.refresh()
         known = cache.conditions()
         cached = dit.velocity(known.memory, *noisy, known.audio_motion, known.audio_motion_mask)
         plain = dit(blocks, *noisy, known.audio_motion, known.audio_motion_mask)
@@ -195,7 +199,7 @@ def test_a_fault_is_its_sessions_alone(models: Models) -> None:
     engine.begin("broken", 0, STEPS, 0.0)
     for step in range(STEPS):
         engine.supply("broken", step, np.full(models.condition_shape, np.nan, np.float32))
-        outcomes = [outcome for outcome in iter(engine.step, None) if outcome.session_id == "broken"]
+        outcomes = [outcome for done in iter(engine.step, []) for outcome in done if outcome.session_id == "broken"]
     assert "finite" in str(outcomes[-1].error)
     for _ in healthy.advance(0, 2):
         pass
@@ -227,7 +231,7 @@ def test_warming_up_leaves_no_trace(models: Models) -> None:
     """After the warm-up a session gives the same bits as in a fresh engine."""
     engine = Engine(models, time.monotonic)
     warm_up(engine, models)
-    assert engine.step() is None
+    assert engine.step() == []
     play = Play(engine, models, "s", 3)
     for _ in play.advance(0, 2):
         pass

@@ -32,8 +32,8 @@ def chunk(engine: Engine, models: Models, prompt: str, name: str = "s") -> Chunk
     while not isinstance(request, ChunkLatents):
         if request is not None:
             engine.supply(name, request.step, np.zeros(models.condition_shape, np.float32))
-        outcome = engine.step()
-        assert outcome is not None and outcome.error is None
+        [outcome] = engine.step()
+        assert outcome.error is None
         request = outcome.result
     engine.close(name)
     return request

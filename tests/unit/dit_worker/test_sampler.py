@@ -11,6 +11,7 @@ from dit_worker.engine.cache import Conditions, SessionCache
 from dit_worker.engine.loader import Models, sampling_of
 from dit_worker.engine.noise import Modality, draw_noise
 from dit_worker.engine.performance import ChunkAddress, Performance
+from dit_worker.engine.slots import Slots, SlotSizes
 from dit_worker.model.sampler import SAMPLERS, renoise, timesteps
 from services.bundle import Manifest, Sampler
 
@@ -41,9 +42,9 @@ def test_renoising_leaves_as_much_noise_as_its_time_says() -> None:
 def perform(models: Models, sampler: Sampler) -> torch.Tensor:
     """The audio of one chunk of a session's beginning."""
     sizes = models.dit.config
-    cache = SessionCache(
-        models.dit, torch.zeros(1, sizes.video_channels, 1, sizes.video_height, sizes.video_width), sizes.audio_motion
-    )
+    portrait = torch.zeros(1, sizes.video_channels, 1, sizes.video_height, sizes.video_width)
+    slots = Slots(1, SlotSizes(models.dit.encode_condition("reference", portrait), sizes.video_latents))
+    cache = SessionCache(models.dit, slots, "s", portrait)
     cache.refresh()
     conditions: Conditions = cache.conditions()
     manifest: Manifest = models.manifest.model_copy(update={"sampler": sampler})
