@@ -42,7 +42,8 @@ class Audience:
         if self.sessions and self.phases == "aligned":
             return [(number * chunk_s, self.run_s) for number in range(self.sessions)]
         if self.sessions:
-            return [(rng.uniform(0.0, 2 * chunk_s * self.sessions), self.run_s) for _ in range(self.sessions)]
+            window_s = min(2 * chunk_s * self.sessions, self.run_s / 4)
+            return [(rng.uniform(0.0, window_s), self.run_s) for _ in range(self.sessions)]
         entries, now = [], rng.expovariate(self.arrivals_per_s)
         while now < self.run_s:
             entries.append((now, rng.expovariate(1 / self.life_s)))
@@ -54,8 +55,10 @@ class Audience:
 class Experience:
     """What one session's client went through."""
 
+    opening_s: float | None = None
+    """From asking for the session to its first chunk, when that answers no cue."""
     ttfcs_s: list[float] = field(default_factory=list)
-    """From each cue, and from the beginning, to the first chunk that answers it, at the client."""
+    """From each cue to the first chunk that answers it, at the client; of an unanswered one, how long it waited."""
     stalls_s: list[float] = field(default_factory=list)
     played_s: float = 0.0
     slacks_s: list[float] = field(default_factory=list)
@@ -83,6 +86,11 @@ class Player:
         self._at = 0.0
         self._dry_since: float | None = 0.0
         self._has_begun = False
+
+    def lead_s(self, start_s: float, now: float) -> float:
+        """Seconds of playback left before it needs media from start_s; below 0 for how long it stands still."""
+        place_s = self.look(now)
+        return start_s - place_s if self._dry_since is None else self._dry_since - now
 
     def look(self, now: float) -> float:
         """Where playback is."""

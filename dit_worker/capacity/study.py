@@ -30,6 +30,8 @@ class Figures:
     ttfc_p50_s: float
     ttfc_p95_s: float
     stall_ratio: float
+    chunks_per_s: float
+    """Made, over all sessions."""
     attainment: float
     """Share of chunks whose steps were done before they were due."""
     slack_p5_s: float
@@ -76,23 +78,30 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-def _figures(theatre: Theatre, seen: list[Experience], offered: int, run_s: float) -> Figures:
-    target_s = theatre.policy.first_chunk_target_s
+def experienced(seen: Sequence[Experience], target_s: float, run_s: float) -> dict[str, float]:
+    """What clients went through, simulated or real: the figures of that name in `Figures`."""
     clean = [each.is_clean(target_s) for each in seen]
     ttfcs = [ttfc for each in seen for ttfc in each.ttfcs_s]
+    stalled_s, played_s = sum(sum(each.stalls_s) for each in seen), sum(each.played_s for each in seen)
+    return {
+        "clean": fmean(clean) if clean else 1.0,
+        "goodput": sum(each.life_s for each, is_clean in zip(seen, clean, strict=True) if is_clean) / run_s,
+        "ttfc_p50_s": quantile(ttfcs, 0.5),
+        "ttfc_p95_s": quantile(ttfcs, 0.95),
+        "stall_ratio": stalled_s / (stalled_s + played_s) if stalled_s + played_s else 0.0,
+    }
+
+
+def _figures(theatre: Theatre, seen: list[Experience], offered: int, run_s: float) -> Figures:
     slacks = [slack for each in seen for slack in each.slacks_s]
     steps = [count for each in seen for count in each.steps]
-    stalled_s, played_s = sum(sum(each.stalls_s) for each in seen), sum(each.played_s for each in seen)
     busy = [pool.worked_s / run_s / theatre.profile.pools[name] for name, pool in theatre.pools.items()]
     return Figures(
         offered=offered,
         refused=theatre.refusals,
         most_sessions=theatre.most,
-        clean=fmean(clean) if clean else 1.0,
-        goodput=sum(each.life_s for each, is_clean in zip(seen, clean, strict=True) if is_clean) / run_s,
-        ttfc_p50_s=quantile(ttfcs, 0.5),
-        ttfc_p95_s=quantile(ttfcs, 0.95),
-        stall_ratio=stalled_s / (stalled_s + played_s) if stalled_s + played_s else 0.0,
+        **experienced(seen, theatre.policy.first_chunk_target_s, run_s),
+        chunks_per_s=len(slacks) / run_s,
         attainment=sum(slack >= 0 for slack in slacks) / len(slacks) if slacks else 1.0,
         slack_p5_s=quantile(slacks, 0.05),
         reduced=sum(count < theatre.profile.steps for count in steps) / len(steps) if steps else 0.0,

@@ -258,7 +258,10 @@ class Performance:
         self._player.receive((chunk.position + 1) * chunk_s, now)
         self._player.expects_more = not chunk.is_last or self._audience.kind == "conversation"
         if chunk.asked_at is not None:
-            self.experience.ttfcs_s.append(now - chunk.asked_at)
+            if chunk.is_speech:
+                self.experience.ttfcs_s.append(now - chunk.asked_at)
+            else:
+                self.experience.opening_s = now - chunk.asked_at
             self._unanswered_since = None if chunk.asked_at == self._unanswered_since else self._unanswered_since
         if chunk.is_last and self._audience.kind != "script":
             heard_in = self._player.has_s - self._player.look(now)

@@ -1,0 +1,348 @@
+"""How many sessions does a real worker keep at a time, by each order of service, and did the simulator say so?
+
+Starts Redis, orchestrator, one worker and gateway as `cuelight up` does, and lets more and more simulated viewers come:
+processes of their own with the SDK over real sockets, which talk, listen, play what they have and say where they are.
+All who come are taken (CUELIGHT_UTILISATION_BOUND=100) until the share of clean sessions (no stall over 100 ms, every
+answer within the target) falls under 99 %; then once more with the admission test. Everything, viewers included, shares
+the processors this script may run on: `taskset -c 1 python benchmarks/sessions.py` measures one of them.
+
+    python benchmarks/sessions.py --out out/benchmarks [--bundle bundles/pocket] [--run-s 30] [--repeats 1] [--seeds 10]
+    python benchmarks/sessions.py --draw benchmarks/results/sessions.json --out docs/images
+
+Writes sessions.json, sessions.png and sessions-slack.png; takes about ten minutes. Ctrl-C stops all that was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cuelight.cli.console import StackError, UsageError
+from dit_worker.capacity.answer import CLEAN, means
+from dit_worker.capacity.audience import Audience
+from dit_worker.capacity.profile import Profile
+from dit_worker.capacity.study import run_all, watch
+from dit_worker.capacity.theatre import Policy
+from evaluation.audience.crowd import Crowd, CrowdError
+from evaluation.audience.house import House, settings_of
+from evaluation.audience.observation import Geometry, Row, observe
+from evaluation.report import provenance
+from services.bundle import load_manifest
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+EVERYBODY = Policy(utilisation_bound=None, fidelity_floor_steps=None, slots=256)
+LADDER, PLAIN, ADMITTED = "earliest deadline, ladder", "earliest deadline", "as shipped, with admission"
+SWEPT = {
+    LADDER: replace(EVERYBODY, fidelity_floor_steps=2),
+    PLAIN: EVERYBODY,
+    "chunk FIFO": replace(EVERYBODY, order="chunk_fifo"),
+    "step round robin": replace(EVERYBODY, order="step_round_robin"),
+    "one rollout at a time": replace(EVERYBODY, order="one_rollout"),
+}
+BEYOND = 2
+"""Sessions more than what is kept, to see what is made when there is too much to do."""
+WARM_S = 8.0
+DISTURBED = 0.05
+"""A run beside which others had more than this share of the processors is done again."""
+COMPARED = ("clean", "ttfc_p50_s", "ttfc_p95_s", "stall_ratio", "chunks_per_s")
+
+
+class Bench:
+    """What is measured with what, and how far it has come."""
+
+    def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+        manifest = load_manifest(options.bundle)
+        self.options = options
+        self.geometry = Geometry(manifest.chunk_seconds, manifest.sampler.steps)
+        self.rows: list[Row] = []
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None)
+
+    def audience(self, sessions: int) -> Audience:
+        """Conversations, talked to again and again."""
+        options = self.options
+        return Audience(run_s=options.run_s, sessions=sessions, talk_s=options.talk_s, listen_s=options.listen_s)
+
+    def say(self, what: str) -> None:
+        """Show what is done now."""
+        self._progress.update(self._task, description=what)
+
+    async def sweep(self, crowd: Crowd, name: str, policy: Policy, first: int) -> None:
+        """More and more sessions until too few are clean, and in the plain order two more than that."""
+        self.say(f"{name}: starting the stack")
+        async with House(self.options.bundle, settings_of(policy, self.geometry.steps)) as house:
+            await crowd.grow(first)
+            await observe(house, crowd, policy, replace(self.audience(1), run_s=WARM_S), self.geometry, seed=0)
+            sessions = first
+            while await self.point(house, crowd, name, policy, sessions) >= CLEAN:
+                sessions += 1
+            if name == PLAIN:
+                await self.point(house, crowd, name, policy, sessions + BEYOND)
+
+    async def admitted(self, crowd: Crowd, sessions: int) -> None:
+        """As many as that come to a worker with the settings it is shipped with."""
+        policy = Policy(slots=256)
+        self.say(f"{ADMITTED}: starting the stack")
+        async with House(self.options.bundle, settings_of(policy, self.geometry.steps)) as house:
+            await observe(house, crowd, policy, replace(self.audience(1), run_s=WARM_S), self.geometry, seed=0)
+            await self.point(house, crowd, ADMITTED, policy, sessions)
+
+    async def point(self, house: House, crowd: Crowd, name: str, policy: Policy, sessions: int) -> float:
+        """Measure one number of sessions; the share of them that was clean, over the repeats."""
+        await crowd.grow(sessions)
+        shares = []
+        for repeat in range(self.options.repeats):
+            self.say(f"{name}: {sessions} sessions" + (f", run {repeat + 1}" if self.options.repeats > 1 else ""))
+            row = await self._undisturbed(house, crowd, policy, sessions, seed=1000 * repeat + sessions)
+            self.rows.append({"policy": name, **row})
+            self._progress.console.print(_line(self.rows[-1]))
+            shares.append(float(row["clean"]))
+        return statistics.fmean(shares)
+
+    async def _undisturbed(self, house: House, crowd: Crowd, policy: Policy, sessions: int, seed: int) -> Row:
+        """A run, done again when others took too much of the processors; what is kept says how often."""
+        best: Row = {}
+        tried = 0
+        while tried < self.options.tries:
+            tried += 1
+            row = await observe(house, crowd, policy, self.audience(sessions), self.geometry, seed)
+            if not best or row["others"] < best["others"]:
+                best = row
+            if row["others"] <= DISTURBED:
+                break
+            self.say(f"others had {row['others']:.0%} of the processors; once more")
+        return {**best, "tries": tried}
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row['policy']:>26}  {row['sessions']:2} sessions  clean {row['clean']:4.0%}  goodput {row['goodput']:.2f}  "
+        f"ttfc {row['ttfc_p50_s']:.2f}/{row['ttfc_p95_s']:.2f} s  stalls {row['stall_ratio']:.2%}  "
+        f"rtf p95 {row['rtf_p95']:.2f}  refused {row['refused']}  others {row['others']:.0%}"
+    )
+
+
+def reference() -> Row:
+    """A fixed piece of arithmetic, five times: how fast the processor is, and how much of it we get."""
+    matrix = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+    walls, cpus = [], []
+    for _ in range(5):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(100):
+            matrix @ matrix
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return {"wall_s": round(statistics.median(walls), 4), "cpu_s": round(statistics.median(cpus), 4)}
+
+
+def kept(rows: Sequence[Row], name: str) -> int:
+    """The most sessions of which enough were clean, as were enough of every smaller number."""
+    most = 0
+    for sessions in sorted({row["sessions"] for row in rows if row["policy"] == name}):
+        shares = [row["clean"] for row in rows if row["policy"] == name and row["sessions"] == sessions]
+        if statistics.fmean(shares) < CLEAN:
+            break
+        most = sessions
+    return most
+
+
+def simulate(rows: list[Row], profile: Profile, bench: Bench) -> None:
+    """Put beside each row what the simulator says of as many sessions that ask for answers of the same length."""
+    chunks = statistics.fmean([row["answer_chunks"] for row in rows if row["answer_chunks"]])
+    talk_s = bench.geometry.chunk_s / -math.log(1 - 1 / max(chunks, 1.05))
+    known: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        name, sessions = row["policy"], row["sessions"]
+        if (name, sessions) not in known:
+            bench.say(f"simulating {name}: {sessions} sessions")
+            policy = SWEPT.get(name, Policy(slots=256))
+            audience = replace(bench.audience(sessions), talk_s=talk_s)
+            figures = means(run_all(profile, policy, audience, range(bench.options.seeds)))
+            _, seen, _ = watch(profile, policy, audience, seed=0)
+            slack = [[round(index * profile.chunk_s, 2), round(left, 3)] for index, left in enumerate(seen[0].slacks_s)]
+            known[name, sessions] = {**{what: round(value, 4) for what, value in figures.items()}, "slack": slack}
+        row["simulated"] = known[name, sessions]
+
+
+def compare(rows: Sequence[Row]) -> Row:
+    """How far simulated figures are from real ones, as the median over points of simulated over real."""
+    found: Row = {}
+    for what in COMPARED:
+        pairs = [(row["simulated"][what], row.get(what, 0.0)) for row in rows if row["policy"] != ADMITTED]
+        ratios = [simulated / real for simulated, real in pairs if real]
+        found[what] = round(statistics.median(ratios), 3) if ratios else None
+    names = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] != ADMITTED))
+    simulated = [{**row, "clean": row["simulated"]["clean"]} for row in rows]
+    found["kept"] = {name: {"real": kept(rows, name), "simulated": kept(simulated, name)} for name in names}
+    return found
+
+
+def memory_a_session(rows: Sequence[Row]) -> dict[str, float]:
+    """MiB that each session more takes, by process: the slope over all runs of the plain order."""
+    runs = [row for row in rows if row["policy"] == PLAIN]
+    counts = [row["middle"]["sessions"] for row in runs]
+    if len(set(counts)) < 2:
+        return {}
+    names = runs[0]["middle"]["memory_mib"]
+    return {
+        name: round(statistics.linear_regression(counts, [row["middle"]["memory_mib"][name] for row in runs]).slope, 2)
+        for name in names
+    }
+
+
+async def measure(options: argparse.Namespace, progress: Progress) -> Row:
+    """Run everything."""
+    bench, before = Bench(options, progress), reference()
+    async with Crowd() as crowd:
+        for name, policy in SWEPT.items():
+            # One session is alone with the worker in whatever order.
+            await bench.sweep(crowd, name, policy, 1 if name in (LADDER, PLAIN) else 2)
+        await bench.admitted(crowd, kept(bench.rows, PLAIN) + BEYOND)
+    after, rows = reference(), bench.rows
+    for row in rows:
+        row["chunks_per_s"] = round(row["chunks"] / row["wall_s"], 4)
+    profile = Profile.read(options.profile)
+    simulate(rows, profile, bench)
+    manifest = load_manifest(options.bundle)
+    return {
+        **provenance(),
+        "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
+        "processors": sorted(os.sched_getaffinity(0)),
+        "audience": asdict(bench.audience(0)),
+        "repeats": options.repeats,
+        "reference": {"before": before, "after": after},
+        "kept": {name: kept(rows, name) for name in SWEPT},
+        "memory_mib_a_session": memory_a_session(rows),
+        "profile": str(options.profile),
+        "simulated_over_real": compare(rows),
+        "rows": rows,
+    }
+
+
+def draw_sweep(rows: Sequence[Row], path: Path) -> None:
+    """Clean share, time to first chunk and chunks made, over sessions; dashed as simulated."""
+    figure, panels = pyplot.subplots(1, 3, figsize=(14, 4), constrained_layout=True)
+    shown = (
+        ("clean", "share of clean sessions"),
+        ("ttfc_p95_s", "time to first chunk, p95, s"),
+        ("rtf_p95", "real-time factor at the client, p95"),
+    )
+    for axes, (what, title) in zip(panels, shown, strict=True):
+        for colour, name in enumerate(SWEPT):
+            _draw_line(axes, [row for row in rows if row["policy"] == name], what, name, f"C{colour}")
+        axes.set(xlabel="sessions on one worker", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    panels[1].axhline(EVERYBODY.first_chunk_target_s, color="grey", linewidth=0.8)
+    panels[1].set(yscale="log")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_line(axes: Axes, rows: Sequence[Row], what: str, name: str, colour: str) -> None:
+    counts = sorted({row["sessions"] for row in rows})
+    real, simulated = ([], [])  # type: tuple[list[float], list[float]]
+    for count in counts:
+        mine = [row for row in rows if row["sessions"] == count]
+        real.append(statistics.fmean([row[what] for row in mine]))
+        simulated.append(mine[0]["simulated"].get(what, math.nan))
+    axes.plot(counts, real, marker="o", color=colour, label=name)
+    axes.plot(counts, simulated, linestyle="--", color=colour, alpha=0.6)
+
+
+def draw_slack(rows: Sequence[Row], result: Row, path: Path) -> None:
+    """Slack of one session's chunks over time, as the worker told it, and as simulated."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), constrained_layout=True, sharey=True)
+    names = (PLAIN, LADDER, "chunk FIFO")
+    for axes, extra in zip(panels, (0, 1), strict=True):
+        sessions = max(1, result["kept"][PLAIN]) + extra
+        for colour, name in enumerate(names):
+            mine = [row for row in rows if row["policy"] == name and row["sessions"] == sessions]
+            if mine:
+                at, slack = zip(*mine[0]["slack"], strict=True)
+                axes.plot(at, slack, marker=".", linewidth=1, color=f"C{colour}", label=name)
+                at, slack = zip(*mine[0]["simulated"]["slack"], strict=True)
+                axes.plot(at, slack, linestyle="--", linewidth=1, color=f"C{colour}", alpha=0.5)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(xlabel="seconds", title=f"slack of one session's chunks beside {sessions - 1} others, s")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def draw(result: Row, folder: Path) -> None:
+    """Both plots."""
+    draw_sweep(result["rows"], folder / "sessions.png")
+    draw_slack(result["rows"], result, folder / "sessions-slack.png")
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/benchmarks"), help="folder for the JSON file and the plots"
+    )
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/pocket"))
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        default=Path("benchmarks/results/profile-pocket.json"),
+        help="costs of stages on these processors, for the simulator (stage_costs.py)",
+    )
+    parser.add_argument("--run-s", type=float, default=30.0, help="seconds that each number of sessions is watched")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each number of sessions, with other luck")
+    parser.add_argument("--tries", type=int, default=3, help="of a run, as long as others disturb it")
+    parser.add_argument("--talk-s", type=float, default=4.0, help="mean seconds of an answer")
+    parser.add_argument(
+        "--listen-s", type=float, default=3.0, help="mean seconds between an answer's end and the next cue"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="simulated runs beside each real one")
+    parser.add_argument("--draw", type=Path, help="draw the plots of this JSON file and measure nothing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measures, writes and draws."""
+    options, console = read_options(), Console(stderr=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.draw:
+        draw(json.loads(options.draw.read_text()), options.out)
+        return 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            result = asyncio.run(measure(options, progress))
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing was written.")
+        return 130
+    except (CrowdError, StackError, UsageError, ValueError, OSError) as fault:
+        console.print(f"sessions.py: {fault}", style="red")
+        return 2
+    path = options.out / "sessions.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, options.out)
+    told = {key: result[key] for key in ("memory_mib_a_session", "simulated_over_real", "reference")}
+    print(json.dumps(told, indent=1), path, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
