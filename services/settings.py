@@ -151,6 +151,14 @@ class WorkerSettings(BundleSettings):
     """Encoded media kept for readers that come late."""
     decode_threads: int = Field(1, ge=1, le=64)
     """Chunks decoded and encoded at the same time, beside the steps."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the worker's weights and products; auto is bfloat16 on CUDA and float32 elsewhere."""
+    attention: Literal["auto", "sdpa", "flash", "plain"] = "auto"
+    """What computes attention; flash needs a CUDA device and the extra `cuda`, auto takes it where it can compute."""
+    torch_compile: bool = False
+    """Compile the transformer's blocks: a start takes minutes longer."""
+    cuda_graphs: bool = False
+    """Replay each step as a CUDA graph, captured when the worker warms up."""
 
     @property
     def owner_name(self) -> str:

@@ -1,29 +1,34 @@
 """A bundle's weights as modules.
 
 Every file is safetensors and must fit its module exactly: a missing, extra or misshapen tensor stops the process and
-names the file. It knows no session.
+names the file. The transformer's are mapped, not read: one tensor at a time goes to the device in its precision. VAEs
+and text encoder are the pocket's own or, at full size, those of diffusers and transformers. It knows no session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dit_worker.engine.errors import BadBundle, BadDevice, BadVoice
+from dit_worker.engine.compute import Compute, check_device
+from dit_worker.engine.errors import BadBundle, BadVoice
 from dit_worker.engine.performance import Sampling
 from dit_worker.engine.prompts import PromptStates, Umt5States, WordStates
-from dit_worker.engine.sound import GriffinLim, SoundDecoder, Vocoder
+from dit_worker.engine.sound import Autoencoder, GriffinLim, SoundDecoder, Vocoder
 from dit_worker.engine.voice import read_voice
+from dit_worker.model.attention import Attention
 from dit_worker.model.audio_vae import AudioVAE, AudioVAEConfig
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
+from dit_worker.model.diffusers_vae import OobleckAudioVAE, WanVideoVAE
 from dit_worker.model.dit import DiTConfig, JointDiT
 from dit_worker.model.prompt import PromptEncoder, PromptEncoderConfig
 from dit_worker.model.sampler import SAMPLERS
@@ -48,25 +53,41 @@ class Models:
 
     manifest: Manifest
     dit: JointDiT
-    video_vae: VideoVAE
-    audio_codec: AudioCodec
+    video_vae: VideoVAE | WanVideoVAE
+    sound_encoder: AudioCodec | OobleckAudioVAE
+    """What makes audio latents of samples."""
     sampling: Sampling
     condition_shape: tuple[int, int]
     reference_frames: int
     """Audio latents of a reference voice, as the conditioner takes it."""
     device: str = "cpu"
-    """Where DiT and VAE are. The sound's modules stay on the CPU: they are small, and the same sound comes of them."""
+    """Where DiT and VAE are. The pocket's modules of sound stay on the CPU: they are small, and the same sound comes of
+    them."""
     is_autocast: bool = False
     """Compute in bfloat16 where the device may."""
     audio_vae: AudioVAE | None = None
-    """The learned decoder of audio latents; without one Griffin-Lim makes the sound."""
+    """The learned decoder of the codec's latents; without one Griffin-Lim makes the sound."""
     prompts: PromptStates | None = None
     """None for a bundle that reads no prompts."""
 
     @property
+    def audio_codec(self) -> AudioCodec:
+        """The pocket's codec. Raises BadBundle for a bundle whose sound comes of another."""
+        if not isinstance(self.sound_encoder, AudioCodec):
+            raise BadBundle("this bundle's sound comes of an Oobleck VAE, not of a codec of log-mels")
+        return self.sound_encoder
+
+    @property
+    def sound_device(self) -> str:
+        """Where the sound's modules are."""
+        return "cpu" if isinstance(self.sound_encoder, AudioCodec) else self.device
+
+    @property
     def sound(self) -> SoundDecoder:
         """What makes samples of audio latents."""
-        return GriffinLim(self.audio_codec) if self.audio_vae is None else Vocoder(self.audio_vae)
+        if isinstance(self.sound_encoder, OobleckAudioVAE):
+            return Autoencoder(self.sound_encoder, self.decoding)
+        return GriffinLim(self.sound_encoder) if self.audio_vae is None else Vocoder(self.audio_vae)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -76,29 +97,102 @@ class Models:
         with torch.inference_mode(), place, torch.autocast(kind, torch.bfloat16, enabled=self.is_autocast):
             yield
 
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """The same beside the steps: where a device has streams, on one that only decodes."""
+        beside = nullcontext() if self._decode_stream is None else torch.cuda.stream(self._decode_stream)
+        with beside, self.computing():
+            yield
 
-def load_models(bundle: Bundle, device: str = "cpu", *, is_autocast: bool = False) -> Models:
-    """Read a bundle. Raises BadBundle naming what does not fit, BadDevice when there is no such device."""
-    _check_device(device)
-    manifest = bundle.manifest
+    @cached_property
+    def _decode_stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.device) if torch.device(self.device).type == "cuda" else None
+
+
+def load_models(bundle: Bundle, device: str = "cpu", compute: Compute | None = None) -> Models:
+    """Read a bundle. Raises BadBundle naming what does not fit, BadDevice for what cannot be computed on the device."""
+    compute = compute or Compute()
+    check_device(device, compute)
+    manifest, dtype = bundle.manifest, compute.dtype(device)
     _check_voices(bundle)
-    dit = JointDiT(_config(DiTConfig, manifest.dit, "dit"))
-    codec = AudioCodec(_config(AudioCodecConfig, manifest.audio_codec, "audio_codec"))
-    vae = VideoVAE(_config(VideoVAEConfig, manifest.video_vae, "video_vae"))
-    _fill(codec, bundle.path / AUDIO_CODEC_FILE)
+    encoder = _sound_encoder(bundle, dtype)
+    attention = compute.choose_attention(device)
+    dit = _dit(bundle, device, dtype, attention)
     return Models(
         manifest=manifest,
-        dit=_fill(dit, bundle.path / DIT_FILE).to(device),
-        video_vae=_fill(vae, bundle.path / VIDEO_VAE_FILE).to(device),
-        audio_codec=codec,
+        dit=dit,
+        video_vae=_video_vae(bundle, dtype).to(device),
+        sound_encoder=encoder if isinstance(encoder, AudioCodec) else encoder.to(device),
         sampling=sampling_of(manifest),
         condition_shape=(manifest.geometry.audio_latents_per_chunk, dit.config.condition_width),
         reference_frames=_reference_frames(manifest),
         device=device,
-        is_autocast=is_autocast,
-        audio_vae=_audio_vae(bundle, codec),
-        prompts=_prompt_states(bundle, dit.config.prompt_source_width or dit.config.prompt_width, device),
+        is_autocast=compute.is_autocast,
+        audio_vae=_audio_vae(bundle, encoder) if isinstance(encoder, AudioCodec) else None,
+        prompts=_prompt_states(bundle, dit.config.prompt_source_width or dit.config.prompt_width, device, dtype),
     )
+
+
+def _dit(bundle: Bundle, device: str, dtype: torch.dtype, attention: Attention) -> JointDiT:
+    """The transformer, made without memory and filled on its device."""
+    path = bundle.path / DIT_FILE
+    with torch.device("meta"):
+        dit = JointDiT(_config(DiTConfig, bundle.manifest.dit, "dit"), attention)
+    with _naming(path), safe_open(path, "pt") as file:
+        weights = {
+            name: file.get_tensor(name).to(device, JointDiT.precision_of(name, dtype), copy=True)
+            for name in file.keys()  # noqa: SIM118  (it is no mapping)
+        }
+        dit.load_state_dict(weights, strict=True, assign=True)
+    return dit.eval().requires_grad_(False)
+
+
+def _video_vae(bundle: Bundle, dtype: torch.dtype) -> VideoVAE | WanVideoVAE:
+    """The pocket's, or Wan's from its folder."""
+    section, geometry = bundle.manifest.video_vae, bundle.manifest.geometry
+    if "diffusers" not in section:
+        vae = VideoVAE(_config(VideoVAEConfig, section, "video_vae"))
+        return _fill(vae, bundle.path / VIDEO_VAE_FILE)
+    wan = _from_diffusers(bundle, section, "AutoencoderKLWan", lambda folder: WanVideoVAE.load(folder, dtype))
+    expected = (geometry.video_latent_channels, geometry.width // geometry.video_latent_width)
+    if (wan.channels, wan.stride) != expected:
+        raise BadBundle(f"the video VAE has {wan.channels} channels and stride {wan.stride}, the geometry {expected}")
+    return wan.requires_grad_(False)
+
+
+def _sound_encoder(bundle: Bundle, dtype: torch.dtype) -> AudioCodec | OobleckAudioVAE:
+    """The pocket's codec, or an Oobleck VAE from its folder."""
+    section, geometry = bundle.manifest.audio_codec, bundle.manifest.geometry
+    if "diffusers" not in section:
+        return _fill(AudioCodec(_config(AudioCodecConfig, section, "audio_codec")), bundle.path / AUDIO_CODEC_FILE)
+    half = torch.float32 if dtype == torch.float32 else torch.float16  # what bfloat16 rounds off can be heard
+    vae = _from_diffusers(bundle, section, "AutoencoderOobleck", lambda folder: OobleckAudioVAE.load(folder, half))
+    found = (vae.channels, vae.samples_per_latent, vae.sample_rate)
+    expected = (geometry.audio_latent_channels, geometry.samples_per_audio_latent, geometry.sample_rate)
+    if found != expected:
+        raise BadBundle(f"the audio VAE has channels, samples a latent and rate {found}, the geometry {expected}")
+    return vae.requires_grad_(False)
+
+
+def _from_diffusers(bundle: Bundle, section: Mapping[str, Any], kind: str, load: Callable[[Path], M]) -> M:
+    """A VAE of a class of diffusers from the folder that the manifest names."""
+    if section["diffusers"] != kind:
+        raise BadBundle(f"the manifest names {section['diffusers']!r} of diffusers where {kind} is read")
+    folder = _folder(bundle, section)
+    try:
+        return load(folder)
+    except ImportError as error:
+        raise BadBundle("this bundle's VAEs need: pip install 'cuelight-server[full]'") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadBundle(f"{folder.name} holds no {kind}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _folder(bundle: Bundle, section: Mapping[str, Any]) -> Path:
+    """The folder that a section of the manifest names."""
+    folder = PurePosixPath(str(section.get("folder", "")))
+    if len(folder.parts) != 1 or ".." in folder.parts or folder.is_absolute():
+        raise BadBundle(f"the manifest must name a folder of the bundle, not {str(folder)!r}")
+    return bundle.path / folder
 
 
 def _audio_vae(bundle: Bundle, codec: AudioCodec) -> AudioVAE | None:
@@ -127,7 +221,7 @@ def sampling_of(manifest: Manifest) -> Sampling:
     )
 
 
-def _prompt_states(bundle: Bundle, width: int, device: str) -> PromptStates | None:
+def _prompt_states(bundle: Bundle, width: int, device: str, dtype: torch.dtype) -> PromptStates | None:
     """The encoder the manifest names, which must give what the transformer reads."""
     reads = bundle.manifest.prompt
     if reads is None:
@@ -138,10 +232,7 @@ def _prompt_states(bundle: Bundle, width: int, device: str) -> PromptStates | No
     if "transformers" in reads.encoder:
         if reads.encoder["transformers"] != "UMT5EncoderModel":
             raise BadBundle("manifest section prompt.encoder names another class of transformers than UMT5EncoderModel")
-        folder = PurePosixPath(str(reads.encoder.get("folder", "")))
-        if len(folder.parts) != 1 or ".." in folder.parts or folder.is_absolute():
-            raise BadBundle("manifest section prompt.encoder must name a folder of the bundle")
-        states = Umt5States(bundle.path / folder, reads.max_words, device)
+        states = Umt5States(_folder(bundle, reads.encoder), reads.max_words, device, dtype)
     else:
         sizes = reads.encoder | {"words": len(reads.words), "max_words": reads.max_words}
         encoder = PromptEncoder(_config(PromptEncoderConfig, sizes, "prompt.encoder"))
@@ -149,14 +240,6 @@ def _prompt_states(bundle: Bundle, width: int, device: str) -> PromptStates | No
     if states.width != width:
         raise BadBundle(f"the prompt encoder's states are {states.width} wide, the transformer reads {width}")
     return states
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        reason = str(error).partition("\n")[0]
-        raise BadDevice(f"device {device!r} cannot be used: {reason}") from error
 
 
 def _reference_frames(manifest: Manifest) -> int:
@@ -183,8 +266,15 @@ def _config(kind: type[C], options: dict[str, Any], name: str) -> C:
 
 
 def _fill(module: M, path: Path) -> M:
-    try:
+    with _naming(path):
         module.load_state_dict(load_file(path), strict=True)
+    return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the file's fault."""
+    try:
+        yield
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise BadBundle(f"{path.name} does not fit its manifest: {error}") from error
-    return module.eval().requires_grad_(False)

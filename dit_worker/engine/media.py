@@ -62,14 +62,14 @@ class Decoder:
 
     def frames(self, video: Floats) -> Pixels:
         """(C, T, H', W') -> (F, H, W, 3), 8-bit RGB."""
-        with self._models.computing():
+        with self._models.decoding():
             decoded = self._models.video_vae.decode(to_tensor(video))[0].float()
             pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 3, 0).cpu().numpy())
 
     def silence(self) -> SoundContext:
         """What came before a chunk that follows nothing that was heard."""
-        return silent_context(self._models.audio_codec.silence, self.samples_per_latent)
+        return silent_context(self._models.sound_encoder.silence, self.samples_per_latent)
 
     def samples(self, audio: Floats, context: SoundContext) -> tuple[Floats, SoundContext]:
         """(A, D) -> (A * samples per latent,), LATE_LATENTS late, joined to its context; and the next context."""

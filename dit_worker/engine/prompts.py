@@ -46,15 +46,20 @@ class WordStates:
 class Umt5States:
     """States by a UMT5 encoder and its tokenizer, both in one folder as transformers writes them."""
 
-    def __init__(self, folder: Path, max_tokens: int, device: str = "cpu") -> None:
-        """Reads the folder only. Raises BadBundle when it does not hold them or transformers is not installed."""
+    def __init__(self, folder: Path, max_tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        """Reads the folder only; `dtype` is the weights'.
+
+        Raises BadBundle when it does not hold them or transformers is not installed.
+        """
         try:
             from transformers import AutoTokenizer, UMT5EncoderModel
         except ImportError as error:
             raise BadBundle("this bundle's prompts are read by UMT5, which needs: pip install transformers") from error
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            encoder: Any = UMT5EncoderModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            encoder: Any = UMT5EncoderModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=dtype
+            )
         except (OSError, ValueError) as error:
             raise BadBundle(f"{folder.name} holds no UMT5 encoder: {str(error).partition(chr(10))[0]}") from error
         self._encoder = encoder.to(device).eval().requires_grad_(False)
@@ -63,7 +68,7 @@ class Umt5States:
 
     def __call__(self, text: str) -> Tensor:
         if not text:
-            return torch.zeros(0, self.width)
+            return torch.zeros(0, self.width, device=self._device)
         tokens = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
         states: Tensor = self._encoder(torch.tensor([tokens], device=self._device)).last_hidden_state[0]
-        return states
+        return states.float()

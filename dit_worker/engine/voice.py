@@ -22,6 +22,7 @@ from torch import Tensor
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.errors import BadVoice
 from dit_worker.model.codec import AudioCodec
+from dit_worker.model.diffusers_vae import OobleckAudioVAE
 
 MAX_BYTES = 2 * 1024 * 1024
 MIN_SECONDS = 3.0
@@ -56,7 +57,7 @@ def read_voice(data: bytes, sample_rate: int) -> Floats:
     return np.clip(resampled, -1.0, 1.0).astype(np.float32)
 
 
-def encode_voice(codec: AudioCodec, samples: Tensor, frames: int) -> Tensor:
+def encode_voice(codec: AudioCodec | OobleckAudioVAE, samples: Tensor, frames: int) -> Tensor:
     """Samples (S,) at the codec's rate to the latents of their loudest stretch, (frames, C), at a common level.
 
     Raises BadVoice when there are fewer samples than `frames` latents have.

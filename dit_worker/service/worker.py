@@ -17,6 +17,7 @@ from grpc import aio
 
 from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
 from dit_worker.engine.admission import Admission, AdmissionLimits
+from dit_worker.engine.compute import Compute
 from dit_worker.engine.costs import ChunkCost, Costs
 from dit_worker.engine.engine import Engine
 from dit_worker.engine.errors import EngineError
@@ -116,6 +117,16 @@ def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine, list[ChunkC
     bundle = load_bundle(settings.bundle)
     if settings.verify_bundle:
         bundle.verify()
-    models = load_models(bundle, settings.device, is_autocast=settings.torch_autocast)
+    models = load_models(bundle, settings.device, _compute(settings))
     engine = Engine(models, time.monotonic, ORDERS[settings.schedule_order]())
     return bundle, models, engine, warm_up(engine, models)
+
+
+def _compute(settings: WorkerSettings) -> Compute:
+    return Compute(
+        precision=settings.precision,
+        is_autocast=settings.torch_autocast,
+        attention=settings.attention,
+        is_compiled=settings.torch_compile,
+        uses_graphs=settings.cuda_graphs,
+    )

@@ -64,7 +64,7 @@ def models() -> Models:
         manifest=manifest,
         dit=dit,
         video_vae=vae,
-        audio_codec=codec,
+        sound_encoder=codec,
         sampling=sampling_of(manifest),
         condition_shape=(GEOMETRY.audio_latents_per_chunk, config.condition_width),
         reference_frames=24,

@@ -1,0 +1,57 @@
+"""How a worker computes: precision, attention, compilation, graphs. None of it changes what is meant to come out.
+
+It knows no bundle and no session; the defaults are what a CPU needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dit_worker.engine.errors import BadDevice
+from dit_worker.model.attention import Attention, Choice, choose_attention
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Choices of a worker's start."""
+
+    precision: Precision = "auto"
+    """Of weights and products; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    is_autocast: bool = False
+    """Make products in bfloat16 though weights are float32, where the device may."""
+    attention: Choice = "auto"
+    is_compiled: bool = False
+    """Compile the transformer's blocks with `torch.compile`: the first chunks take minutes longer."""
+    uses_graphs: bool = False
+    """Capture a step of each shape as a CUDA graph and replay it."""
+
+    def dtype(self, device: str) -> torch.dtype:
+        """Precision of weights on a device."""
+        if self.precision == "auto":
+            return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def choose_attention(self, device: str) -> Attention:
+        """The backend for that device and precision. Raises BadDevice when it cannot compute there."""
+        products = torch.bfloat16 if self.is_autocast else self.dtype(device)
+        try:
+            return choose_attention(self.attention, device, products)
+        except ValueError as error:
+            raise BadDevice(str(error)) from error
+
+
+def check_device(device: str, compute: Compute) -> None:
+    """Raises BadDevice, saying why, for a device that is not there or cannot do what is asked of it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        reason = str(error).partition("\n")[0]
+        raise BadDevice(f"device {device!r} cannot be used: {reason}") from error
+    if compute.uses_graphs and torch.device(device).type != "cuda":
+        raise BadDevice(f"CUDA graphs cannot be used on device {device!r}")
+    compute.choose_attention(device)
