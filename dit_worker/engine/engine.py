@@ -381,7 +381,8 @@ class Engine:
     @torch.inference_mode()
     def _encode_voice(self, samples: Floats) -> Floats:
         models = self._models
-        latents = to_array(encode_voice(models.audio_codec, to_tensor(samples)[0], models.reference_frames)[None])
+        sound = to_tensor(samples)[0].to(models.sound_device)
+        latents = to_array(encode_voice(models.sound_encoder, sound, models.reference_frames)[None])
         latents.flags.writeable = False
         return latents
 

@@ -487,7 +487,7 @@ class Play:
 
     @property
     def _silence(self) -> Floats:
-        silence: Floats = self._station.models.audio_codec.silence.numpy()
+        silence: Floats = self._station.models.sound_encoder.silence.numpy()
         return silence
 
 
