@@ -82,7 +82,7 @@ class Campaign(BaseModel):
 
 
 def schema(actions: int = MAX_ACTIONS) -> dict[str, Any]:
-    """The JSON schema that structured output is held to, for exactly so many actions: each field there, nothing else."""
+    """The JSON schema that structured output is held to, for so many actions: each field there, and nothing else."""
     field = {
         name: {key: value for key, value in described.items() if key in ("type", "pattern", "enum")}
         for name, described in PlannedAction.model_json_schema()["properties"].items()

@@ -12,19 +12,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator_llm.engine.agenda import Agenda, Drawn
 from orchestrator_llm.engine.backend import Backend, ChunkPrefix, Voice
+from orchestrator_llm.engine.brief import Brief
+from orchestrator_llm.engine.campaign import PlannedAction
 from orchestrator_llm.engine.errors import OutOfTurn
-from orchestrator_llm.engine.planner import RulePlanner
+from orchestrator_llm.engine.planner import Plan, RulePlanner
 from orchestrator_llm.engine.prompts import PromptPlanner
+from orchestrator_llm.engine.staging import describe, visual_prompts
+from orchestrator_llm.engine.staging import notices as unperformed
 from orchestrator_llm.engine.timing import ChunkClock
 from orchestrator_llm.engine.transcript import Transcript
-from services.session import Action, ChunkProgress, HistoryChunk, Notice, Snapshot, TimedWord
+from services.session import Action, ChunkProgress, HistoryChunk, Notice, Snapshot, TimedWord, Transition
 
 MAX_ABSOLUTE = 1e4
 """Latents beyond this are no latents: they would overflow the model."""
@@ -34,6 +39,9 @@ STALLED_BELOW = 0.5
 """A pointer that moves by fewer tokens in a chunk that has something to say stands still."""
 STALLED_CHUNKS = 4
 """After so many such chunks in a row it is set to the end of the present word, so that no session hangs for ever."""
+PLANNED_AHEAD = 12
+"""Chunks of a script that a language model is told of."""
+VISUAL_NOT_PERFORMED = "VISUAL_NOT_PERFORMED"
 MAX_NOTICES = 8
 """Notices given for one begin; a last one counts the others."""
 MAX_PIECE_BYTES = 16 * 1024
@@ -48,17 +56,36 @@ class _Chunk:
     is_idle: bool
     offset: int
     prefix: ChunkPrefix
+    begins_at: float
+    is_measuring: bool
+    """It is one of many that are spoken through, so that it tells how fast the bundle speaks."""
 
 
 class Director:
     """State of one session. Calls out of turn raise OutOfTurn, arguments that will not do ValueError."""
 
-    def __init__(self, backend: Backend, planner: RulePlanner, prompts: PromptPlanner | None = None) -> None:
-        """`prompts` is None for a bundle that reads none."""
+    def __init__(
+        self,
+        backend: Backend,
+        planner: RulePlanner,
+        prompts: PromptPlanner | None = None,
+        agenda: Agenda | None = None,
+        performs: Collection[str] = (),
+    ) -> None:
+        """`prompts` is None for a bundle that reads none; without an `agenda` the rule planner plans alone.
+
+        `performs` is what the bundle makes of an action beside speech and picture, as its manifest says.
+        """
         self._backend = backend
         self._planner = planner
         self._prompts = prompts
+        self._agenda = agenda
+        self._performs = frozenset(performs)
+        self.briefs: list[Brief] = []
+        """What a language model is to be asked for since the last begin."""
+        self._reference: NDArray[np.float32] | None = None
         self._asked = ""
+        self._described_last = ""
         self._geometry = backend.geometry
         self._voice: Voice | None = None
         self._chunk: _Chunk | None = None
@@ -87,7 +114,7 @@ class Director:
         _check_latents(reference, self.reference_shape, "reference")
         ready = self._backend.voice(reference)
         self._restore(snapshot)
-        self._voice = ready
+        self._voice, self._reference = ready, reference
 
     def replace(self, snapshot: Snapshot) -> None:
         """Sets the state anew and lets go of a chunk that was begun."""
@@ -95,8 +122,25 @@ class Director:
         self._restore(snapshot)
         self._chunk, self._last_index = None, -1
 
-    def begin(self, chunk_index: int, say: Sequence[str], prompts: Sequence[str] = ()) -> Action:
-        """Plans a chunk and prepares its prefix. `say` and `prompts` are what was accepted since the last begin."""
+    def use(self, backend: Backend) -> None:
+        """Goes on with other models of the same sizes, between two chunks. Raises ValueError when they have others."""
+        if backend is self._backend:
+            return
+        if self._chunk is not None:
+            raise OutOfTurn(f"chunk {self._chunk.index} has not ended")
+        if backend.geometry != self._geometry:
+            raise ValueError(f"the other conditioner has the sizes {backend.geometry}, this one {self._geometry}")
+        if self._reference is not None:
+            self._voice = backend.voice(self._reference)
+        self._backend = backend
+
+    def begin(
+        self, chunk_index: int, say: Sequence[str], prompts: Sequence[str] = (), memory: str | None = None
+    ) -> Action:
+        """Plans a chunk and prepares its prefix. `say` and `prompts` are what was accepted since the last begin.
+
+        With `memory`, the planner's of then, the chunk was planned before: `say` has what was written for it.
+        """
         voice = self._opened()
         if self._chunk is not None:
             raise OutOfTurn(f"chunk {self._chunk.index} has not ended")
@@ -104,13 +148,16 @@ class Director:
             raise ValueError(f"chunk_index {chunk_index} is not above {self._last_index}, which was used before")
         for piece in (*say, *prompts):
             _check_piece(piece)
-        prompt, prompt_notices = self._ask(prompts)
-        notices = self._accept(say)
+        drawn = self._draw(say, prompts, memory)
+        prompt, prompt_notices = self._ask(prompts, visual_prompts(drawn.action))
+        notices = self._accept((*say, *drawn.written))
         plan = self._planner.plan(self._transcript, self._pointer)
-        tokens, offset = self._transcript.retained
+        tokens, offset = self._shown(plan)
         prefix = voice.prefix(tokens, self._pointer - offset, tuple(self._history), offset)
-        self._chunk = _Chunk(chunk_index, plan.is_idle, offset, prefix)
+        is_measuring = not plan.is_idle and not self._planner.is_hard and plan.end_word < self._transcript.words_total
+        self._chunk = _Chunk(chunk_index, plan.is_idle, offset, prefix, self._pointer, is_measuring)
         self._last_index = chunk_index
+        self._plan_on()
         return Action(
             first_word=plan.first_word,
             end_word=plan.end_word,
@@ -118,9 +165,51 @@ class Director:
             is_idle=plan.is_idle,
             words_total=self._transcript.words_total,
             notices=notices,
-            prompt=prompt,
-            prompt_notices=prompt_notices,
+            prompt=self._described(plan.text, drawn.action, prompt),
+            prompt_notices=(*prompt_notices, *unperformed(drawn.action, self._performs)),
+            written=drawn.written,
+            speaker=drawn.action.speaker,
+            is_disembodied=drawn.action.presence == "disembodied",
+            ambience=drawn.action.ambience,
+            music=drawn.action.music,
+            transition=Transition(drawn.action.transition),
+            memory=drawn.memory,
         )
+
+    def _draw(self, say: Sequence[str], prompts: Sequence[str], memory: str | None) -> Drawn:
+        """What a language model has planned for the chunk."""
+        if self._agenda is None:
+            return Drawn()
+        if memory is not None:
+            self._agenda.redo(say, memory)
+            return Drawn()
+        return self._agenda.draw(say, prompts, self._planner.left_s(self._transcript, self._pointer))
+
+    def _plan_on(self) -> None:
+        """Notes what a language model is to be asked for, given what the coming chunks will say."""
+        if self._agenda is None:
+            return
+        behind = self._transcript.words_spoken(self._pointer)
+        windows = self._planner.windows(self._transcript, behind, PLANNED_AHEAD + 1)[1:]
+        self.briefs += self._agenda.briefs(self._asked, windows)
+
+    def _shown(self, plan: Plan) -> tuple[list[int], int]:
+        """The tokens the model is shown and the absolute index of the first: all, or none beyond a hard budget."""
+        tokens, offset = self._transcript.retained
+        if not self._planner.is_hard or plan.is_idle:
+            return tokens, offset
+        last = self._transcript.words(plan.end_word - 1, plan.end_word)[0]
+        return tokens[: last.end - offset], offset
+
+    def _described(self, text: str, action: PlannedAction, prompt: str | None) -> str | None:
+        """The prompt of a chunk: of a body that takes its sounds from text, with all that is heard in it."""
+        if not self._performs & {"ambience", "music"}:
+            return prompt
+        described = describe(text, action, self._asked)
+        if described == self._described_last:
+            return None
+        self._described_last = described
+        return described
 
     def denoise(self, chunk_index: int, timestep: float, noisy: NDArray[np.float32]) -> NDArray[np.float32]:
         """The condition (T, D) of one step, for the noisy latents (T, C) at flow time 1 (noise) to 0 (clean)."""
@@ -150,6 +239,10 @@ class Director:
         )
 
     def _is_finished(self) -> bool:
+        """Nothing is left to say, and nothing is being written."""
+        return self._is_all_said() and not (self._agenda is not None and self._agenda.is_writing)
+
+    def _is_all_said(self) -> bool:
         return self._transcript.is_read and self._pointer >= self._transcript.tokens_read
 
     def _read_until(self, pointer: float) -> float:
@@ -165,13 +258,21 @@ class Director:
             found[MAX_NOTICES - 1 :] = [f"and {len(found) - MAX_NOTICES + 1} more of the kind"]
         return tuple(found)
 
-    def _ask(self, prompts: Sequence[str]) -> tuple[str | None, tuple[Notice, ...]]:
-        """Adds prompts to what is asked of the picture; None when it is the same as before, which is not sent twice."""
+    def _ask(self, prompts: Sequence[str], planned: Sequence[str]) -> tuple[str | None, tuple[Notice, ...]]:
+        """Adds prompts to what is asked of the picture; None when it is the same as before, which is not sent twice.
+
+        What was planned comes first, so that a client's prompt of the same moment holds. Of words that the bundle does
+        not know only the client's are told.
+        """
         if self._prompts is None:
             if prompts:
                 raise ValueError("this bundle reads no prompts")
-            return None, ()
-        before, (self._asked, notices) = self._asked, self._prompts.add(self._asked, prompts)
+            told = f"This bundle has no text-driven picture; this was planned: {', '.join(planned)}"
+            return None, (Notice(VISUAL_NOT_PERFORMED, told),) if planned else ()
+        before = self._asked
+        if planned:
+            self._asked = self._prompts.add(self._asked, planned).text
+        self._asked, notices = self._prompts.add(self._asked, prompts)
         return None if self._asked == before else self._asked, notices
 
     def _move(self, chunk: _Chunk, clean: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -184,6 +285,9 @@ class Director:
         end = min(self._moving(chunk.offset + pointed.end), total)
         is_end = self._transcript.is_read and total - end <= self._geometry.end_margin
         self._pointer = total if is_end else end
+        if chunk.is_measuring and not is_end:
+            spoken = self._planner.syllables(self._transcript, chunk.begins_at, self._pointer)
+            self._planner.rate.add(spoken, self._geometry.chunk_seconds)
         return pointed.positions + chunk.offset
 
     def _moving(self, end: float) -> float:
@@ -201,7 +305,7 @@ class Director:
         if first == end:
             return ()
         clock = ChunkClock(positions, before, self._pointer, self._geometry.chunk_seconds)
-        is_finished = self._is_finished()
+        is_finished = self._is_all_said()
         return tuple(
             TimedWord(
                 index=word.index,
@@ -229,6 +333,13 @@ class Director:
         transcript.read_on(self._read_until(snapshot.pointer_token), more_segments=1)
         for chunk in snapshot.history:
             _check_latents(chunk.latents, self._shape, "history")
+        if self._agenda is not None:
+            self._agenda.restore(
+                snapshot.transcript,
+                transcript.words_total,
+                snapshot.memory,
+                is_interrupted=snapshot.is_interrupted,
+            )
         self._asked = snapshot.prompt
         self._transcript = transcript
         self._pointer = min(snapshot.pointer_token, float(transcript.tokens_read))

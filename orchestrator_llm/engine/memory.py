@@ -1,7 +1,7 @@
 """What a planner remembers of a session, as the bounded JSON that is committed with each chunk.
 
 With the transcript it is all that another replica needs to plan on: what the character said is in the transcript, cut
-where an interrupt cut it, so memory keeps only where in it the user spoke. It knows no plans, for they can be made anew.
+where an interrupt cut it, so memory keeps only where in it the user spoke. It knows no plans: they can be made anew.
 """
 
 from __future__ import annotations

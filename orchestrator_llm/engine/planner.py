@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from orchestrator_llm.engine.pace import SpeakingRate
 from orchestrator_llm.engine.transcript import Transcript, TranscriptWord
 
 
@@ -17,7 +18,10 @@ class PlannerOptions:
     """How much of the transcript an action looks ahead."""
 
     syllables_per_second: float = 6.0
+    """A guess, until the bundle's own rate has been measured."""
     look_ahead_s: float = 2.75
+    is_hard: bool = False
+    """The model is shown no word beyond the action: speech must fit into each chunk. `look_ahead_s` is then a chunk."""
     pause_share: float = 0.5
     """From this share of the budget on, an action ends at a pause if it meets one."""
 
@@ -35,11 +39,19 @@ class Plan:
 class RulePlanner:
     """Plans without a language model. `vowels` are the token ids that make a syllable each."""
 
-    def __init__(self, vowels: AbstractSet[int], options: PlannerOptions | None = None) -> None:
-        options = options or PlannerOptions()
+    def __init__(
+        self, vowels: AbstractSet[int], options: PlannerOptions | None = None, rate: SpeakingRate | None = None
+    ) -> None:
+        """Budgets go by `rate`, which the sessions of a process share."""
+        self._options = options or PlannerOptions()
         self._vowels = vowels
-        self._budget = options.syllables_per_second * options.look_ahead_s
-        self._pause_after = self._budget * options.pause_share
+        self.rate = rate or SpeakingRate(self._options.syllables_per_second)
+        self.is_hard = self._options.is_hard
+
+    @property
+    def _budget(self) -> float:
+        """Syllables of one action at most."""
+        return self.rate.per_second * self._options.look_ahead_s
 
     def plan(self, transcript: Transcript, pointer: float) -> Plan:
         """The window of words from the pointer (absolute tokens) on; at least one word while any is left.
@@ -52,16 +64,35 @@ class RulePlanner:
         chosen = self._within_budget(transcript, first)
         return Plan(first, first + len(chosen), " ".join(word.text for word in chosen), is_idle=False)
 
-    def _within_budget(self, transcript: Transcript, first: int) -> list[TranscriptWord]:
+    def windows(self, transcript: Transcript, first_word: int, count: int) -> list[str]:
+        """What the chunks will say that begin at `first_word`, about, as far as the transcript is read: at most `count`
+        texts, of a chunk each when an action looks two chunks ahead."""
+        found: list[str] = []
+        while len(found) < count and first_word < transcript.words_read:
+            chosen = self._within_budget(transcript, first_word, share=1.0 if self.is_hard else 0.5)
+            found.append(" ".join(word.text for word in chosen))
+            first_word += len(chosen)
+        return found
+
+    def left_s(self, transcript: Transcript, pointer: float) -> float:
+        """About how long what is left to say will take."""
+        return self.syllables(transcript, pointer, transcript.tokens_read) / self.rate.per_second
+
+    def syllables(self, transcript: Transcript, begin: float, end: float) -> int:
+        """Syllables of the tokens from `begin` to `end`, absolute and still held."""
+        tokens, offset = transcript.retained
+        return sum(token in self._vowels for token in tokens[max(0, round(begin) - offset) : round(end) - offset])
+
+    def _within_budget(self, transcript: Transcript, first: int, share: float = 1.0) -> list[TranscriptWord]:
         chosen: list[TranscriptWord] = []
-        syllables = 0
+        syllables, budget = 0, self._budget * share
         for index in range(first, transcript.words_read):
             word = transcript.words(index, index + 1)[0]
             is_after_pause = bool(chosen) and word.begin > chosen[-1].end
-            if is_after_pause and syllables >= self._pause_after:
+            if is_after_pause and syllables >= budget * self._options.pause_share:
                 break
             syllables += sum(token in self._vowels for token in transcript.token_slice(word))
-            if chosen and syllables > self._budget:
+            if chosen and syllables > budget:
                 break
             chosen.append(word)
         return chosen

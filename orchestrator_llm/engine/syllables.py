@@ -23,6 +23,12 @@ _LETTERS_A_SYLLABLE = 2.5
 """Of scripts whose vowels are not told apart here."""
 _HIATUS = re.compile(r"i[ao]|eo|(?<!q)u[ao](?!r)|[^q]ue[lt]|iu[ms]|ying|ience|quiet|[rn]ea[t]|ea(?:l[ism])")
 """Where two vowels are mostly spoken apart: di-al, the-o-ry, du-al."""
+_SILENT = re.compile(
+    r"(?<![aeiouy])(?<![^aeiouy]l)e$"  # cake, but not table
+    r"|(?<![^aeiouy]l)(?<![aeiouydt])ed$"  # baked, but not wanted
+    r"|(?<![^aeiouy]l)(?<![aeiouyscxzgh])es$"  # cakes, but not boxes
+    r"|[^aeiouyl]e(?:ly|ful|less|ness|ment)s?$"
+)
 _ONE_SOUND = re.compile(r"[ct]ia|[cgst]io")
 """Where they are not: ra-cial, na-tion."""
 
@@ -68,12 +74,7 @@ def _english(word: str) -> int:
         return max(1, len(word))  # an abbreviation is spelled out
     count = len(_VOWELS.findall(word))
     count += len(_HIATUS.findall(word)) - len(_ONE_SOUND.findall(word))
-    if re.search(r"[^aeiouy]e$", word) and not re.search(r"[^aeiouy]le$", word):
-        count -= 1
-    elif re.search(r"(?<![^aeiouy]l)(?<![aeiouydt])ed$|(?<![^aeiouy]l)(?<![aeiouyscxzgh])es$", word):
-        count -= 1
-    elif re.search(r"[^aeiouyl]e(?:ly|ful|less|ness|ment)s?$", word):
-        count -= 1
+    count -= bool(_SILENT.search(word))
     if re.search(r"(?:thm|sm)s?$", word) and len(word) > 3:
         count += 1
     return max(1, count)
