@@ -23,6 +23,7 @@ log = get_logger(__name__)
 _CHUNK_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.375, 2.0, 4.0)
 _RATIO_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
 _LATENCY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_SKEW_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 _SLACK_BUCKETS = (-2.0, -1.0, -0.5, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -41,7 +42,24 @@ class Metrics:
         self.ready = self._gauge("cuelight_ready", "1 while new work is taken")
         self.stage_seconds = self._histogram("cuelight_stage_seconds", "One stage of a chunk", _CHUNK_BUCKETS, "stage")
         self.rtf = self._histogram("cuelight_rtf", "Compute time over length, by chunk", _RATIO_BUCKETS)
+        self.startup = self._gauge("cuelight_startup_seconds", "From the beginning of loading to the first readiness")
         self.ttfc_seconds = self._histogram("cuelight_ttfc_seconds", "Cue to first complete chunk", _LATENCY_BUCKETS)
+        self.interaction = self._histogram(
+            "cuelight_interaction_seconds", "Cue to the first frame shown that answers it", _LATENCY_BUCKETS
+        )
+        self.chunk_gap = self._histogram(
+            "cuelight_chunk_gap_seconds", "Between a session's chunks, one published and the next", _CHUNK_BUCKETS
+        )
+        self.av_skew = self._histogram(
+            "cuelight_av_skew_seconds", "Between the ends of a chunk's sound and picture", _SKEW_BUCKETS
+        )
+        self.played = self._counter("cuelight_play_seconds_total", "Media played at normal speed since published")
+        self.stalled = self._counter("cuelight_stall_seconds_total", "Stood still for want of media, likewise")
+        self.ended = self._counter(
+            "cuelight_sessions_ended_total",
+            "Sessions, by whether no stall was noticed and every answer in time",
+            "clean",
+        )
         self.slack_seconds = self._histogram("cuelight_slack_seconds", "Deadline less completion", _SLACK_BUCKETS)
         self.chunks = self._counter("cuelight_chunks_total", "Chunks committed", "kind")
         self.deadlines = self._counter("cuelight_chunk_deadlines_total", "Chunk deadlines, kept or missed", "result")
@@ -57,6 +75,16 @@ class Metrics:
         self.pointer_nudges = self._counter(
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )
+        self.planner_seconds = self._histogram(
+            "cuelight_planner_seconds", "A planner's answer, from asking to its end", _LATENCY_BUCKETS, "planner", "work"
+        )
+        self.planner_answers = self._counter(
+            "cuelight_planner_answers_total", "Answers of planners, by what became of them", "planner", "result"
+        )
+        self.planner_fallbacks = self._counter(
+            "cuelight_planner_fallbacks_total", "Times the rules planned in a planner's place", "planner"
+        )
+        self.planner_sessions = self._labelled_gauge("cuelight_planner_sessions", "Sessions, by planner", "planner")
         self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
 
     def serve(self, listen: str) -> int:
@@ -84,6 +112,9 @@ class Metrics:
 
     def _gauge(self, name: str, what: str) -> Gauge:
         return Gauge(name, what, registry=self.registry)
+
+    def _labelled_gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(name, what, labels, registry=self.registry)
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(name, what, labels, registry=self.registry)

@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dit_worker.capacity.audience import Audience, Experience, Player
+from dit_worker.capacity.audience import Audience, Experience
 from dit_worker.capacity.profile import PlaceName, Profile, Stage
 from dit_worker.capacity.world import Place, Pool, World
 from dit_worker.engine.admission import Admission, AdmissionLimits, Load
 from dit_worker.engine.costs import ChunkCost, Costs
 from dit_worker.engine.ladder import Ladder, Pace, Rungs
 from dit_worker.engine.pacing import Pacing, PacingLimits
+from dit_worker.engine.playback import Player
 from dit_worker.engine.scheduler import ORDERS, Scheduler
 
 NETWORK_S = 0.02

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dit_worker.engine.playback import Playback, Player
 from dit_worker.engine.scheduler import Clock
 
 
@@ -35,6 +36,8 @@ class Pacing:
         self.acknowledged_s = 0.0
         self.delivered_s = 0.0
         self.is_paused = False
+        self.player = Player(Playback())
+        """Playback at normal speed from the first delivery on, whatever is acknowledged: for measuring alone."""
         self._has_heard = False
         self._anchor: tuple[float, float] | None = None
         """A place on the media clock that playback had come to at most, and when it was there."""
@@ -42,6 +45,8 @@ class Pacing:
     def resume(self, acknowledged_s: float, delivered_s: float) -> None:
         """Take over from another worker: media up to delivered_s is out, where the client is it has yet to say."""
         self.acknowledged_s, self.delivered_s = acknowledged_s, delivered_s
+        self.player = Player(Playback())
+        self.player.has_s = self.player.place_s = delivered_s
         self._has_heard, self._anchor = False, None
 
     def acknowledge(self, playhead_s: float) -> None:
@@ -54,12 +59,14 @@ class Pacing:
         if self._is_dry:
             self._anchor = (self.delivered_s, self._clock())
         self.delivered_s = max(self.delivered_s, end_s)
+        self.player.receive(end_s, self._clock())
 
     def retire(self, end_s: float) -> None:
         """Media from end_s on was taken back."""
         reached_s = min(self._reached_s, end_s)
         self.delivered_s = min(self.delivered_s, end_s)
         self.acknowledged_s = min(self.acknowledged_s, end_s)
+        self.player.retire(end_s, self._clock())
         if self._anchor is not None:
             self._anchor = (reached_s, self._clock())
 
@@ -67,6 +74,8 @@ class Pacing:
         """Freeze the playhead where it stands, or let it run on."""
         if is_paused != self.is_paused and self._anchor is not None:
             self._anchor = (self._reached_s, self._clock())
+        if is_paused != self.is_paused:
+            self.player.hold(is_paused, self._clock())
         self.is_paused = is_paused
 
     @property

@@ -38,10 +38,11 @@ class Figures:
         self._rtfs.append(compute_s / chunk_s)
         self.metrics.rtf.observe(compute_s / chunk_s)
 
-    def answered(self, ttfc_s: float) -> None:
-        """The first chunk of an answer was published, this long after it was asked for."""
+    def answered(self, ttfc_s: float, waits_s: float) -> None:
+        """The first chunk of an answer was published, this long after its cue; playback comes to it in waits_s."""
         self.ttfc_s = ttfc_s
         self.metrics.ttfc_seconds.observe(ttfc_s)
+        self.metrics.interaction.observe(ttfc_s + waits_s)
 
     def admission_stands(self, admission: Admission, costs: Costs, load: Load, slots: int) -> None:
         """How much of the device the sessions may need, what that follows from, and how many may be here."""

@@ -26,6 +26,7 @@ from dit_worker.service.play import Play, Script, Stage
 from dit_worker.service.programme import Programme
 from dit_worker.service.ring import MediaRing
 from dit_worker.service.station import Station
+from dit_worker.service.watching import Watching
 from services.errors import (
     CommitConflict,
     CuelightError,
@@ -70,6 +71,7 @@ class Performer:
         self._task: asyncio.Task[None] | None = None
         self._inbox: Inbox | None = None
         self._pacing: Pacing | None = None
+        self._watching: Watching | None = None
         self._play: Play | None = None
         self._record: SessionRecord | None = None
         self.started_at = station.now()
@@ -164,6 +166,8 @@ class Performer:
                 if not self._hosted.done():
                     self._hosted.set_exception(error)
                 self._ring.close(None if self._state.is_final else error)
+                if self._watching is not None and self._state.is_final:
+                    self._watching.ended()
                 log.info("session_let_go", state=self._state.value, reason=type(error).__name__)
                 await self._station.bridge.close(self.session_id)
 
@@ -209,6 +213,7 @@ class Performer:
         config = snapshot.record.config
         stage = self._stage(keeper, self._station.pacing(config))
         self._pacing, self._inbox = stage.pacing, stage.inbox
+        self._watching = Watching(self._station, config, stage.pacing)
         if snapshot.chunks:
             self._ring.begin_at(2 * snapshot.chunks[0].commit.chunk_index)
         oldest = snapshot.next_position - len(snapshot.chunks)
@@ -311,16 +316,14 @@ class Performer:
         station = self._station
         compute_s = 0.0 if take.compute_s is None else take.compute_s + media_s
         self._programme.chunk(take, encoded, compute_s)
-        if self._pacing is not None:
-            self._pacing.deliver((take.commit.position + 1) * station.chunk_s)
+        if self._watching is not None:
+            self._watching.published(take, encoded)
         if take.compute_s is not None:
             station.figures.chunk_published(compute_s=compute_s, chunk_s=station.chunk_s)
         if take.cost is not None:
             station.costs.add(replace(take.cost, media_s=media_s))
             told = {"compute_s": round(compute_s, 3), "slack_s": round(take.slack_s, 3)}
             log.info("chunk_published", chunk_index=take.commit.chunk_index, **told)
-        if take.asked_at is not None:
-            station.figures.answered(station.now() - take.asked_at)
         if self._state is SessionState.READY:
             self._announce(SessionState.ACTIVE)  # the store knows it by the commit
 

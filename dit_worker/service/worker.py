@@ -65,6 +65,7 @@ async def serve(settings: WorkerSettings) -> None:
 async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
     """A worker that has loaded its bundle, listens, and is known to the fleet."""
     async with AsyncExitStack() as stack:
+        began_at = time.monotonic()
         bundle, models, engine, warm = await asyncio.to_thread(_load, settings)
         store = SessionStore.connect(settings.redis_url, call_timeout_s=settings.redis_call_timeout_ms / 1000)
         await stack.enter_async_context(store)
@@ -91,7 +92,9 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
             pace=Pace(),
         )
         await rehearse(station, warm)
-        yield await _open(station, stack)
+        worker = await _open(station, stack)
+        metrics.startup.set(time.monotonic() - began_at)
+        yield worker
 
 
 async def _open(station: Station, stack: AsyncExitStack) -> Worker:

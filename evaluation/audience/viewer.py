@@ -23,7 +23,8 @@ import cuelight
 from cuelight.errors import CuelightError, NoCapacity
 from cuelight.events import Event, Media, Notice, Progress, ResponseEnded, ResponseStarted, Retired, Track
 from cuelight.session import Session
-from dit_worker.capacity.audience import Audience, Experience, Player
+from dit_worker.capacity.audience import Audience, Experience
+from dit_worker.engine.playback import Player
 
 REPORT_S = 0.25
 """A client says where it is as often as that."""

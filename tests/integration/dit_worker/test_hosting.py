@@ -87,7 +87,8 @@ async def test_slots_are_counted_and_draining_is_told(theatre: Theatre) -> None:
             async with theatre.audience("three") as three:
                 assert (await refusal(three.following))[0] == "UNAVAILABLE"
             before = len(two.media)
-            await until(lambda: len(two.media) > before)
+            await theatre.cue("two", CueKind.SAY, SHORT)
+            await until(lambda: len(two.media) > before and bool(two.words))
             status = await stub.GetStatus(worker_pb2.GetStatusRequest())
     assert (status.slots, list(status.session_ids), status.is_draining) == (2, ["two"], True)
     assert status.bundle_name == "tiny"
@@ -132,6 +133,25 @@ async def test_a_pressed_worker_gives_fewer_steps_and_says_so(theatre: Theatre) 
         await until(lambda: len(pressed.media) >= 4)
     assert [notice.code for notice in pressed.of("notice")] == ["FIDELITY_CHANGED"]
     assert (figures.get_sample_value("cuelight_fidelity_chunks_total", {"steps": "2"}) or 0) >= 2
+
+
+async def test_what_an_audience_goes_through_is_told(theatre: Theatre) -> None:
+    """Of one answer, spoken to its end: first chunk, gaps, skew, playing, standing still, and that it ended."""
+    read = theatre.worker.station.figures.metrics.registry.get_sample_value
+    name = await theatre.session("told")
+    await theatre.cue(name, CueKind.SAY, SHORT)
+    await theatre.cue(name, CueKind.END)
+    async with theatre.audience(name) as audience:
+        await until(lambda: theatre.worker.house.session_ids == () and bool(audience.media))
+    chunks = len(audience.media) // 2
+    assert read("cuelight_ttfc_seconds_count") == read("cuelight_interaction_seconds_count") == 1
+    assert (read("cuelight_interaction_seconds_sum") or 0) >= (read("cuelight_ttfc_seconds_sum") or 0) > 0
+    assert read("cuelight_av_skew_seconds_count") == chunks == (read("cuelight_chunk_gap_seconds_count") or 0) + 1
+    assert (read("cuelight_av_skew_seconds_sum") or 0) <= 0.02 * chunks
+    played_s, stalled_s = read("cuelight_play_seconds_total") or 0, read("cuelight_stall_seconds_total") or 0
+    assert 0 < played_s <= chunks * CHUNK_S and stalled_s >= 0
+    assert sum(read("cuelight_sessions_ended_total", {"clean": clean}) or 0 for clean in ("true", "false")) == 1
+    assert (read("cuelight_startup_seconds") or 0) > 0
 
 
 async def test_late_readers_get_what_is_kept(theatre: Theatre) -> None:

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dit_worker.capacity.answer import answer
-from dit_worker.capacity.audience import Audience, Experience, Player
+from dit_worker.capacity.audience import Audience, Experience
 from dit_worker.capacity.profile import Profile
 from dit_worker.capacity.study import run
 from dit_worker.capacity.theatre import Policy, Theatre
 from dit_worker.capacity.world import Call, Place, Pool, World
+from dit_worker.engine.playback import Player
 
 COSTS = {
     "chunk_s": 1.375,
@@ -196,6 +197,22 @@ def test_a_player_counts_stalls_and_not_its_beginning() -> None:
     player.expects_more = False
     player.leave(20.0)
     assert experience.stalls_s == [pytest.approx(1.0)] and experience.played_s == pytest.approx(3.0)
+
+
+def test_a_player_that_is_held_neither_plays_nor_stalls() -> None:
+    """A pause of five seconds, begun with half a second left and another with nothing left, is neither."""
+    experience = Experience()
+    player = Player(experience)
+    player.expects_more = True
+    player.receive(1.0, now=0.0)
+    player.hold(True, now=0.5)
+    player.hold(False, now=5.5)
+    assert player.lead_s(1.0, now=5.5) == pytest.approx(0.5)
+    player.hold(True, now=6.5)
+    player.receive(2.0, now=8.0)
+    player.hold(False, now=11.5)
+    player.receive(3.0, now=12.0)
+    assert experience.stalls_s == [] and player.look(12.5) == pytest.approx(2.0)
 
 
 def test_a_profile_says_what_is_wrong_with_it(tmp_path: Path) -> None:
