@@ -1,8 +1,8 @@
 """The torch backend: the bundle's conditioner, pointer and text front-end, in this process.
 
 The keys and values of a reference voice are kept per voice in a bounded least-recently-used table and shared by all
-sessions; those of a chunk's prefix live as long as the chunk. Calls are synchronous and any thread may call: one computes
-at a time, for others too where tails may be computed together. It knows no sessions and no messages.
+sessions; those of a chunk's prefix live as long as the chunk. Calls are synchronous and any thread may call: one
+computes at a time, for others too where tails may be computed together. It knows no sessions and no messages.
 H history frames, T chunk frames, R reference frames, C latent channels, D width of the condition.
 """
 

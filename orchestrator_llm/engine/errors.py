@@ -1,6 +1,7 @@
 """What can go wrong in the engine, beside `InvalidInput` and `BundleInvalid` of `services.errors`.
 
 CuelightError
+├── BackendMissing UNAVAILABLE       the backend asked for is not installed
 ├── OutOfTurn   FAILED_PRECONDITION  a message of the stream came when it could not
 └── ModelFault  INTERNAL             the model answered with values that are not finite
 
@@ -24,3 +25,10 @@ class ModelFault(CuelightError):
 
     status = Status.INTERNAL
     reason = "MODEL_FAULT"
+
+
+class BackendMissing(CuelightError):
+    """The backend asked for is not installed."""
+
+    status = Status.UNAVAILABLE
+    reason = "BACKEND_MISSING"

@@ -1,0 +1,111 @@
+"""The conditioner as vLLM runs it: our embeddings and heads around vLLM's own Qwen2 body.
+
+vLLM owns batching, keys and values; this owns what goes in and what is read off at the end. Weights are the bundle's
+`conditioner.safetensors` under their own names. Nothing here raises once the model is loaded: an exception would end
+the engine for all sessions. n rows of an item, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.models.interfaces import SupportsMultiModal
+from vllm.model_executor.models.qwen2 import Qwen2Model
+from vllm.model_executor.models.utils import AutoWeightsLoader, maybe_prefix
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from orchestrator_llm.model.conditioner import ConditionerConfig, ConditionerShell
+from orchestrator_llm.vllm_plugin.attention import layer_type
+from orchestrator_llm.vllm_plugin.items import Role
+from orchestrator_llm.vllm_plugin.processing import Dummies, Info, Processor
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
+class HostedConditioner(nn.Module, SupportsMultiModal):
+    """Embeddings, body, pointer and projection. Its tokens are scored by the embedding that reads them."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config = vllm_config.model_config.hf_config
+        self.body = Qwen2Model(
+            vllm_config=vllm_config, prefix=maybe_prefix(prefix, "body"), decoder_layer_type=layer_type(config)
+        )
+        self.shell = ConditionerShell(ConditionerConfig(**config.conditioner), self.body.embed_tokens)
+        self.logits_processor = LogitsProcessor(config.vocab_size)
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """None: prompts are made of ids, never of text."""
+        return None
+
+    def embed_multimodal(self, **fields: Any) -> list[Tensor]:
+        """Items (n, D) in order: of words where `ids` came, else of latents."""
+        if "ids" in fields:
+            return [self.shell.embed_text(ids[None])[0] for ids in fields["ids"]]
+        dtype = self.shell.reference_in.weight.dtype
+        roles, times = fields["role"].flatten().tolist(), fields["time"].flatten().float()
+        return [
+            self._embed_latents(frames.to(dtype)[None], Role(role), time[None])[0]
+            for frames, role, time in zip(fields["frames"], roles, times, strict=True)
+        ]
+
+    def _embed_latents(self, frames: Tensor, role: Role, time: Tensor) -> Tensor:
+        shell = self.shell
+        match role:
+            case Role.REFERENCE:
+                return shell.embed_reference(frames)
+            case Role.OLDER:
+                return shell.embed_older(frames)
+            case Role.NOISY:
+                return shell.embed_noisy(frames, time)
+            case _:
+                mask = torch.full(frames.shape[:2], float(role is Role.NEWEST), device=frames.device)
+                return shell.embed_history(frames, mask)
+
+    def embed_input_ids(
+        self,
+        input_ids: Tensor,
+        multimodal_embeddings: Any = None,
+        *,
+        is_multimodal: Tensor | None = None,
+    ) -> Tensor:
+        """Rows (tokens, D): those of items where items stand, embedded token ids elsewhere."""
+        embedded = self.body.embed_input_ids(input_ids)
+        if multimodal_embeddings is None or not len(multimodal_embeddings) or is_multimodal is None:
+            return embedded
+        embedded[is_multimodal] = torch.cat(list(multimodal_embeddings)).to(embedded.dtype)
+        return embedded
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **_: Any,
+    ) -> Any:
+        """Final states (tokens, D)."""
+        return self.body(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """Scores of the next token (tokens, vocabulary)."""
+        return self.logits_processor(self.body.embed_tokens, hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Takes the bundle's weights; a name that does not fit ends the load."""
+        loaded: set[str] = AutoWeightsLoader(self).load_weights(_placed(weights))
+        return loaded
+
+
+def _placed(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Names in a bundle, which are those of `Conditioner`, as names here."""
+    for name, weight in weights:
+        if name == "tokens.weight":
+            yield "body.embed_tokens.weight", weight
+        else:
+            yield name if name.startswith("body.") else f"shell.{name}", weight
