@@ -7,16 +7,35 @@ B batch, R reference frames, H history frames, A audio latents, M audio motion l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dit_worker.model.dit import JointDiT, Memory, PromptMemory
 from orchestrator_llm.model.conditioner import Prefix, Tail
 from training.objectives.rollout import Latents
 from training.train_audio import AudioModel
+
+Result = TypeVar("Result")
+
+
+class Actor(nn.Module):
+    """A model that is only ever used inside a call, `actor(lambda model: ...)`.
+
+    Where it is sharded over processes, what stands outside its layers is gathered for just that long; what the call
+    returns has its tensors in tuples, where sharding looks for them.
+    """
+
+    def __init__(self, model: AudioModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, use: Callable[[AudioModel], Result]) -> Result:
+        """What `use` makes of the model."""
+        return use(self.model)
 
 
 @dataclass(frozen=True)

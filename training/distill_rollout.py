@@ -13,11 +13,13 @@ import random
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from training.actors import Context, prepare
 from training.distill_probe import Probe
 from training.distill_steps import gather, held_out_probe, load_vae, teacher_sampling
 from training.distillation import (
+    Pair,
     PairLoop,
     Sampling,
     Trio,
@@ -33,8 +35,9 @@ from training.distillation import (
     write_config,
 )
 from training.loop import Budget, Losses
-from training.objectives.rollout import Latents, scored_chunks
+from training.objectives.rollout import Latents, Unrolled, scored_chunks
 from training.sessions import Rules, ScriptSource, Sessions, alone
+from training.train_audio import AudioModel
 from training.train_joint import sources
 
 TOKENS_PER_CHUNK = 16
@@ -65,21 +68,26 @@ def roll_out(
         context, is_scored = sessions.context(), chunk in scored_chunks(plan.chunks, plan.scored)
         learn = rng.randrange(sampling.steps) if is_scored else sampling.steps - 1
         with torch.set_grad_enabled(is_scored):
-            prepared = prepare(trio.student, context)
-            made = generate(trio.student, prepared, context, sampling, learn)
-        with torch.no_grad():
-            end = read_end(trio.student, prepared, made.final.audio)
+            made, end = trio.student(lambda model, c=context, s=learn: perform(model, c, sampling, s))
         sessions.follow(made.final.detach(), end, context.start)
         if is_scored:
             shown.append((chunk, context, made.learned))
-    config = trio.student.conditioner.config
+    config = trio.student.model.conditioner.config
     scored = [(sessions.scored(context, chunk, plan.cut), made) for chunk, context, made in shown]
     if plan.is_alone:
         scored = [(alone(context, config.text_slots, config.chunk_frames), made) for context, made in scored]
     return scored
 
 
-def rollout_losses(trio: Trio, loop: PairLoop, shown: list[tuple[Context, Latents]]) -> Losses:
+def perform(model: AudioModel, context: Context, sampling: Sampling, learn: int) -> tuple[Unrolled, Tensor]:
+    """A batch of chunks with a gradient through step `learn`, and where their pointers end (B,), without any."""
+    prepared = prepare(model, context)
+    made = generate(model, prepared, context, sampling, learn)
+    with torch.no_grad():
+        return made, read_end(model, prepared, made.final.audio)
+
+
+def rollout_losses(trio: Trio, loop: Pair, shown: list[tuple[Context, Latents]]) -> Losses:
     """One step: the fake score's lesson on the scored chunks, then the student's."""
     loop.learn_fake(lambda: _mean([trio.fake_losses(context, made) for context, made in shown]))
     losses = []
@@ -122,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
-    trio = Trio(config, options.tails)
+    trio = Trio.of(config, options.tails)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
@@ -132,16 +140,16 @@ def main() -> None:
     rules = Rules(not options.without_sink, options.tokens_per_chunk)
     plan = Plan(options.chunks, 1 if options.one_chunk else options.scored, options.one_chunk, not options.without_cut)
     probe: Probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher, teacher_sampling(sampling), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher.model, teacher_sampling(sampling), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()
-        sessions = Sessions(trio.student.conditioner, source.words, scripts.batch(rng, options.batch), rules)
+        sessions = Sessions(trio.student.model.conditioner, source.words, scripts.batch(rng, options.batch), rules)
         shown = roll_out(trio, sessions, plan, sampling, rng)
         heard = source.windows.batch(rng, options.speech)
-        return gather([rollout_losses(trio, loop, shown), pointer_losses(trio.student, heard)])
+        return gather([rollout_losses(trio, loop, shown), pointer_losses(trio.student.model, heard)])
 
-    run(loop, losses, lambda: probe.measure(trio.student, sampling))
+    run(loop, losses, lambda: probe.measure(trio.student.model, sampling))
 
 
 if __name__ == "__main__":

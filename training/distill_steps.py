@@ -18,6 +18,7 @@ from training import train_vae
 from training.actors import Context, prepare, roughen
 from training.distill_probe import BATCH, Probe
 from training.distillation import (
+    Pair,
     PairLoop,
     Sampling,
     Trio,
@@ -33,19 +34,26 @@ from training.distillation import (
     write_config,
 )
 from training.loop import Budget, Losses
+from training.objectives.rollout import Latents
 from training.scenes import SceneSource
+from training.train_audio import AudioModel
 from training.train_joint import sources
 
 TEACHER_STEPS = 50
 
 
-def steps_losses(trio: Trio, loop: PairLoop, contexts: list[Context], sampling: Sampling, rng: random.Random) -> Losses:
+def steps_losses(trio: Trio, loop: Pair, contexts: list[Context], sampling: Sampling, rng: random.Random) -> Losses:
     """One step: what the student makes of each batch, the fake score's lesson on it, the student's own."""
     learn = rng.randrange(sampling.steps)
-    made = [
-        generate(trio.student, prepare(trio.student, context), context, sampling, learn, finish=False).learned
-        for context in contexts
-    ]
+
+    def make(context: Context) -> Latents:
+        def use(model: AudioModel) -> Latents:
+            return generate(model, prepare(model, context), context, sampling, learn, finish=False).learned
+
+        learned: Latents = trio.student(use)
+        return learned
+
+    made = [make(context) for context in contexts]
 
     def fake_losses() -> Losses:
         return gather([trio.fake_losses(c, m) for c, m in zip(contexts, made, strict=True)])
@@ -97,22 +105,22 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
-    trio = Trio(config, options.tails)
+    trio = Trio.of(config, options.tails)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
     begin(trio, loop, teacher, teacher)
     source, unseen = sources(options, config, voice_weights(options))
     probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher, teacher_sampling(sampling), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher.model, teacher_sampling(sampling), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()
         heard = source.windows.batch(rng, options.speech)
         contexts = [roughen(source.batch(rng, options.batch).context), roughen(context_of(heard))]
-        return steps_losses(trio, loop, contexts, sampling, rng) | pointer_losses(trio.student, heard)
+        return steps_losses(trio, loop, contexts, sampling, rng) | pointer_losses(trio.student.model, heard)
 
-    run(loop, losses, lambda: probe.measure(trio.student, sampling))
+    run(loop, losses, lambda: probe.measure(trio.student.model, sampling))
 
 
 if __name__ == "__main__":

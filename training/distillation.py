@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_worker.model.sampler import SAMPLERS, Kind, timesteps
-from training.actors import Context, Prepared, autocast, hear, predict, prepare
+from training.actors import Actor, Context, Prepared, autocast, hear, predict, prepare
 from training.loop import Budget, Loop, Losses, load_weights
 from training.objectives.dmd import dmd_gradient, dmd_loss, gap, score_times
 from training.objectives.flow_matching import clean_from, flow_matching_loss, noised
@@ -82,16 +82,26 @@ def sample(model: AudioModel, context: Context, sampling: Sampling) -> Latents:
 class Trio:
     """Student, teacher and fake score. Each chunk is scored at `tails` times, which share its prefix and its memory."""
 
-    def __init__(self, config: Config, tails: int = 2) -> None:
-        self.tails = tails
-        self.student, self.teacher, self.fake = (AudioModel.of(config) for _ in range(3))
+    def __init__(self, student: Actor, teacher: Actor, fake: Actor, tails: int = 2) -> None:
+        self.student, self.teacher, self.fake, self.tails = student, teacher, fake, tails
         self.teacher.eval().requires_grad_(requires_grad=False)
+
+    @staticmethod
+    def of(config: Config, tails: int = 2) -> Trio:
+        """Three models of a run's config.json."""
+        student, teacher, fake = (Actor(AudioModel.of(config)) for _ in range(3))
+        return Trio(student, teacher, fake, tails)
+
+    def velocity(self, actor: Actor, context: Context, noisy: Latents, t: Tensor) -> Latents:
+        """What one of the three answers at the `tails` times of each chunk."""
+        found: Latents = actor(lambda model: predict(model, prepare(model, context).repeat(self.tails), noisy, t))
+        return found
 
     def fake_losses(self, context: Context, made: Latents) -> Losses:
         """Flow matching on what the student made (eq. 2); only the fake score learns from it."""
         made, t = self._repeat(made.detach()), draw_times(len(context) * self.tails)
-        noise, prepared = made.map(torch.randn_like), prepare(self.fake, context).repeat(self.tails)
-        velocity = predict(self.fake, prepared, made.map(lambda z, e: noised(z, e, t), noise), t)
+        noise = made.map(torch.randn_like)
+        velocity = self.velocity(self.fake, context, made.map(lambda z, e: noised(z, e, t), noise), t)
         losses = {"fake_audio": flow_matching_loss(velocity.audio, made.audio, noise.audio)}
         if velocity.video is not None and made.video is not None and noise.video is not None:
             losses["fake_video"] = flow_matching_loss(velocity.video, made.video, noise.video)
@@ -103,11 +113,8 @@ class Trio:
         t = score_times(len(context) * self.tails)
         noisy = made.map(lambda z: noised(z, torch.randn_like(z), t))
         real, fake = (
-            noisy.map(
-                lambda x, v: clean_from(x, v, t),
-                predict(model, prepare(model, context).repeat(self.tails), noisy, t),
-            )
-            for model in (self.teacher, self.fake)
+            noisy.map(lambda x, v: clean_from(x, v, t), self.velocity(actor, context, noisy, t))
+            for actor in (self.teacher, self.fake)
         )
         return real, fake
 
@@ -148,14 +155,23 @@ def read_end(model: AudioModel, prepared: Prepared, audio: Tensor) -> Tensor:
     return model.conditioner.point(hear(model, prepared, audio))
 
 
+class Pair(Protocol):
+    """What steps student and fake score in turn; `seen` is logged beside the losses."""
+
+    seen: dict[str, float]
+
+    def learn_fake(self, losses: Callable[[], Losses]) -> None:
+        """The fake score's steps that go before one of the student's."""
+
+
 class PairLoop(Loop):
     """A student's loop with a fake score's beside it: they are saved and resumed together."""
 
     def __init__(self, trio: Trio, folder: Path, budget: Budget, fake_rate: float, ratio: int) -> None:
         """ratio: steps of the fake score for each of the student's."""
-        super().__init__(trio.student, folder, budget, no_matrix)
+        super().__init__(trio.student.model, folder, budget, no_matrix)
         fake_budget = replace(budget, samples=budget.samples * ratio, rate=fake_rate)
-        self.fake, self.ratio = Loop(trio.fake, folder / "fake", fake_budget, no_matrix), ratio
+        self.fake, self.ratio = Loop(trio.fake.model, folder / "fake", fake_budget, no_matrix), ratio
         self.seen: dict[str, float] = {}
 
     def learn_fake(self, losses: Callable[[], Losses]) -> None:
@@ -207,7 +223,7 @@ def teacher_config(options: argparse.Namespace) -> Config:
 
 def begin(trio: Trio, loop: PairLoop, teacher: Path, start: Path) -> None:
     """Loads the teacher; resumes the other two, or begins both from `start`, with its fake score if it has one."""
-    load_weights(trio.teacher, teacher / "model.safetensors")
+    load_weights(trio.teacher.model, teacher / "model.safetensors")
     if loop.resume():
         return
     own = start / "fake" / "model.safetensors"

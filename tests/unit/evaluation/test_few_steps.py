@@ -40,9 +40,9 @@ def test_a_row_is_sampled_as_its_run_was_distilled_unless_it_says_otherwise(tmp_
 
 def test_a_performance_ends_even_if_its_pointer_never_does() -> None:
     """A model that stands still is cut off after a bounded number of chunks."""
-    made = roll_out(trio().student, scripts(20), FEW, 0, Rules(tokens_per_chunk=1e-3))
+    made = roll_out(trio().student.model, scripts(20), FEW, 0, Rules(tokens_per_chunk=1e-3))
     assert len(made.audio) == 25 // SLOWEST_TOKENS + 1
-    assert len(roll_out(trio().student, scripts(20), FEW, 0, Rules(tokens_per_chunk=13.0)).audio) == 2
+    assert len(roll_out(trio().student.model, scripts(20), FEW, 0, Rules(tokens_per_chunk=13.0)).audio) == 2
 
 
 def test_a_difference_is_paired() -> None:

@@ -30,7 +30,7 @@ SHAPE = (16, 9, 8, 8)
 def trio(seed: int = 0) -> Trio:
     """Three models that differ, as they do once the student has moved."""
     torch.manual_seed(seed)
-    made = Trio({"conditioner": asdict(SMALL.conditioner), "dit": asdict(SMALL.dit)})
+    made = Trio.of({"conditioner": asdict(SMALL.conditioner), "dit": asdict(SMALL.dit)})
     with torch.no_grad():
         for model in (made.student, made.teacher, made.fake):
             for parameter in model.parameters():
@@ -59,7 +59,7 @@ def scripts(tokens: int = 60) -> list[Script]:
 
 def sessions(models: Trio, rules: Rules | None = None, tokens: int = 60) -> Sessions:
     """Two sessions before their first chunk."""
-    return Sessions(models.student.conditioner, PromptWords([]), scripts(tokens), rules)
+    return Sessions(models.student.model.conditioner, PromptWords([]), scripts(tokens), rules)
 
 
 def have_gradient(model: torch.nn.Module) -> bool:
@@ -71,18 +71,18 @@ def test_only_the_student_learns_from_the_student_s_loss() -> None:
     """Its conditioner and its DiT do; teacher and fake score are untouched."""
     models, where = trio(), context()
     noise = Latents(torch.randn(2, 33, 24), torch.randn(2, *SHAPE))
-    made = predict(models.student, prepare(models.student, where), noise, torch.ones(2))
+    made = predict(models.student.model, prepare(models.student.model, where), noise, torch.ones(2))
     losses, seen = models.student_losses(where, made)
     torch.stack([*losses.values()]).sum().backward()
     assert set(losses) == {"dmd_audio", "dmd_video"} and all(value > 0 for value in seen.values())
-    assert have_gradient(models.student.conditioner) and have_gradient(models.student.dit)
+    assert have_gradient(models.student.model.conditioner) and have_gradient(models.student.model.dit)
     assert not have_gradient(models.fake) and not have_gradient(models.teacher)
 
 
 def test_only_the_fake_score_learns_from_its_own_loss() -> None:
     """What the student made is data to it."""
     models, where = trio(), context()
-    made = sample(models.student, where, FEW)
+    made = sample(models.student.model, where, FEW)
     learnable = Latents(made.audio.requires_grad_(), made.video)
     torch.stack([*models.fake_losses(where, learnable).values()]).sum().backward()
     assert have_gradient(models.fake) and not have_gradient(models.student) and not have_gradient(models.teacher)
@@ -93,7 +93,7 @@ def test_a_student_whose_scores_agree_is_left_alone() -> None:
     """Where the fake score has become the teacher there is nothing to match."""
     models, where = trio(), context()
     models.fake.load_state_dict(models.teacher.state_dict())
-    losses, seen = models.student_losses(where, sample(models.student, where, FEW))
+    losses, seen = models.student_losses(where, sample(models.student.model, where, FEW))
     assert all(value == 0 for value in (*losses.values(), *seen.values()))
 
 
@@ -104,7 +104,7 @@ def test_a_rollout_feeds_on_its_own_chunks_alone() -> None:
     for number in range(3):
         where = played.context()
         torch.manual_seed(number)
-        made = sample(models.student, where, FEW)
+        made = sample(models.student.model, where, FEW)
         played.follow(made, where.start + 10, where.start)
     where = played.context()
     assert where.sink is played.video[0] and where.motion is played.video[-1]
@@ -118,7 +118,7 @@ def test_no_true_picture_reaches_a_rollout() -> None:
     poisoned = [p._replace(video=torch.full_like(p.video, float("nan"))) for p in seen.performances]
     drawn = ScriptSource(SceneSource(seen.windows, poisoned, PromptWords([])), 40).batch(random.Random(0), 2)
     models = trio()
-    played = Sessions(models.student.conditioner, PromptWords([]), drawn)
+    played = Sessions(models.student.model.conditioner, PromptWords([]), drawn)
     shown = roll_out(models, played, Plan(3, 2), FEW, random.Random(0))
     for where, made in shown:
         assert made.video is not None and torch.isfinite(made.video).all() and torch.isfinite(made.audio).all()
@@ -187,9 +187,8 @@ def test_resuming_gives_the_weights_of_an_undisturbed_distillation(tmp_path: Pat
             rng = loop.seed()
             if stage == "steps":
                 heard = drawn.windows.batch(rng, 2)
-                losses = steps_losses(models, loop, [context_of(heard)], FEW, rng) | pointer_losses(
-                    models.student, heard
-                )
+                losses = steps_losses(models, loop, [context_of(heard)], FEW, rng)
+                losses |= pointer_losses(models.student.model, heard)
             else:
                 losses = rollout_losses(models, loop, roll_out(models, sessions(models), Plan(2, 1), FEW, rng))
             loop.step(losses)
@@ -217,14 +216,16 @@ def test_a_stage_begins_from_its_teacher_or_from_the_stage_before(tmp_path: Path
     (tmp_path / "teacher" / "state.safetensors").unlink()
     models = trio(seed=1)
     loop = loop_of(models, tmp_path / "one")
-    weights = teacher.student.state_dict()["conditioner.tokens.weight"]
+    weights = teacher.student.model.state_dict()["conditioner.tokens.weight"]
     begin(models, loop, tmp_path / "teacher", tmp_path / "teacher")
-    for model in (models.student, models.teacher):
-        assert torch.equal(model.state_dict()["conditioner.tokens.weight"], weights)
+    for actor in (models.student, models.teacher):
+        assert torch.equal(actor.model.state_dict()["conditioner.tokens.weight"], weights)
     loop.checkpoint()
     second = trio(seed=2)
     begin(second, loop_of(second, tmp_path / "two"), tmp_path / "teacher", tmp_path / "one")
-    assert torch.equal(second.fake.state_dict()["dit.video_in.weight"], models.fake.state_dict()["dit.video_in.weight"])
+    assert torch.equal(
+        second.fake.model.state_dict()["dit.video_in.weight"], models.fake.model.state_dict()["dit.video_in.weight"]
+    )
 
 
 def test_roughening_leaves_a_past_that_is_not_there_alone() -> None:
@@ -237,10 +238,10 @@ def test_the_probe_finds_nothing_between_a_model_and_itself(tmp_path: Path) -> N
     """A student that is the teacher, sampled as it is, is at distance zero; the teacher's samples are kept."""
     models, where = trio(), context()
     probe = Probe([where], [torch.zeros(2)])
-    probe.prepare(models.teacher, FEW, tmp_path / "teacher.safetensors")
+    probe.prepare(models.teacher.model, FEW, tmp_path / "teacher.safetensors")
     again = Probe([where], [torch.zeros(2)])
-    again.prepare(models.student, FEW, tmp_path / "teacher.safetensors")
-    measured = again.measure(models.teacher, FEW)
+    again.prepare(models.student.model, FEW, tmp_path / "teacher.safetensors")
+    measured = again.measure(models.teacher.model, FEW)
     assert measured["val_frechet_audio"] < 1e-3 and measured["val_spread_video"] == pytest.approx(1)
-    assert again.measure(models.student, FEW)["val_frechet_audio"] > 0.01
+    assert again.measure(models.student.model, FEW)["val_frechet_audio"] > 0.01
     assert frechet(torch.randn(500, 2), torch.randn(500, 2) + 3) == pytest.approx(18, rel=0.1)
