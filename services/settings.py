@@ -116,6 +116,11 @@ class OrchestratorSettings(PlanningSettings):
 
     orchestrator_listen: str = "127.0.0.1:0"
     orchestrator_max_sessions: int = Field(64, ge=1, le=4096)
+    orchestrator_backend: Literal["torch", "vllm"] = "torch"
+    """Who runs the conditioner: this process by itself, or vLLM in it, which has an environment of its own."""
+    orchestrator_tail_batch: int = Field(1, ge=1, le=64)
+    """Steps of different sessions that the torch backend computes together at most; alone, each is bit for bit the same
+    every time. vLLM always computes together what has come."""
     syllable_budget: float = Field(6.0, gt=0, le=20)
     """Syllables a second that the rule planner puts into one action."""
 

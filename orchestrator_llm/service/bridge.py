@@ -1,6 +1,7 @@
-"""Where async meets sync: one thread runs the engine, a bounded number of calls wait for it in the order they came.
+"""Where async meets sync: threads run the engine, a bounded number of calls wait for them in the order they came.
 
-Each stream has at most one call waiting, so sessions are served in turn. It knows nothing of what a call does.
+Each stream has at most one call waiting, so sessions are served in turn; more threads than one let calls of several
+sessions meet in the engine. It knows nothing of what a call does.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ Result = TypeVar("Result")
 
 
 class Bridge:
-    """Runs synchronous calls on one thread."""
+    """Runs synchronous calls on a few threads."""
 
-    def __init__(self, *, waiting_limit: int, timeout_s: float, on_wait: Callable[[float], None]) -> None:
+    def __init__(
+        self, *, waiting_limit: int, timeout_s: float, on_wait: Callable[[float], None], threads: int = 1
+    ) -> None:
         """Refuse calls beyond `waiting_limit`, give one up after `timeout_s`; `on_wait` hears each wait in seconds."""
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="engine")
         self._waiting_limit = waiting_limit
         self._timeout_s = timeout_s
         self._on_wait = on_wait
@@ -44,7 +47,7 @@ class Bridge:
         self._waiting += 1
         try:
             async with asyncio.timeout(patience_s):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
         except TimeoutError as fault:
             raise OrchestratorUnavailable(f"the engine did not answer within {patience_s:g} s") from fault
         finally:
@@ -52,4 +55,4 @@ class Bridge:
 
     async def close(self) -> None:
         """Drops the calls that wait and lets the running one end."""
-        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Wires the orchestrator together and runs it: the bundle's models on one thread, gRPC in the event loop.
+"""Wires the orchestrator together and runs it: the bundle's models on threads of their own, gRPC in the event loop.
 
 It knows every part and does the work of none. It needs no Redis: what a session is comes with each stream.
 """
@@ -11,7 +11,10 @@ from functools import partial
 
 from cuelight.v1 import orchestrator_pb2
 from cuelight.v1.orchestrator_pb2_grpc import add_OrchestratorServiceServicer_to_server
+from orchestrator_llm.engine.backend import Backend
 from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
+from orchestrator_llm.engine.backend_vllm import VllmBackend
+from orchestrator_llm.engine.backend_vllm_engine import VllmOptions
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.planner import PlannerOptions, RulePlanner
 from orchestrator_llm.engine.prompts import PromptPlanner
@@ -29,6 +32,8 @@ log = get_logger(__name__)
 CALL_TIMEOUT_S = 15.0
 """Longest that a stream waits for the engine."""
 LOAD_TIMEOUT_S = 300.0
+MAX_THREADS = 64
+"""Sessions whose calls vLLM has at one time; each waits on a thread."""
 LOOK_AHEAD_CHUNKS = 2
 
 
@@ -43,6 +48,7 @@ class Orchestrator:
             waiting_limit=2 * settings.orchestrator_max_sessions,
             timeout_s=CALL_TIMEOUT_S,
             on_wait=self.metrics.stage_seconds.labels("orchestrator_wait").observe,
+            threads=_threads(settings),
         )
         name = orchestrator_pb2.DESCRIPTOR.services_by_name["OrchestratorService"].full_name
         self.rpc = RpcServer(settings.orchestrator_listen, ServingOptions.of(settings), service_names=[name])
@@ -83,15 +89,10 @@ class Orchestrator:
         await self.rpc.set_ready(is_ready)
         self.metrics.ready.set(is_ready)
 
-    def _load(self) -> TorchBackend:
+    def _load(self) -> Backend:
         if self._settings.verify_bundle:
             self._bundle.verify()
-        options = TorchOptions(
-            threads=self._settings.torch_threads,
-            autocast=self._settings.torch_autocast,
-            device=self._settings.device,
-        )
-        backend = TorchBackend(self._bundle, options)
+        backend = load_backend(self._settings, self._bundle)
         warm_up(backend)
         return backend
 
@@ -100,6 +101,33 @@ class Orchestrator:
         self.metrics.ready.set(0)
         if self.servicer is not None:
             await self.servicer.drain()
+
+
+def load_backend(settings: OrchestratorSettings, bundle: Bundle) -> Backend:
+    """The backend that the settings name. Raises BundleInvalid, and BackendMissing where vLLM is not installed."""
+    if settings.orchestrator_backend == "vllm":
+        options = VllmOptions(
+            threads=settings.torch_threads,
+            bfloat16=settings.torch_autocast,
+            device=settings.device,
+            sessions=settings.orchestrator_max_sessions,
+        )
+        return VllmBackend(bundle, options)
+    return TorchBackend(
+        bundle,
+        TorchOptions(
+            threads=settings.torch_threads,
+            autocast=settings.torch_autocast,
+            device=settings.device,
+            tail_batch=settings.orchestrator_tail_batch,
+        ),
+    )
+
+
+def _threads(settings: OrchestratorSettings) -> int:
+    """Calls of the engine at the same time: as many as may be computed together, so that they can meet."""
+    together = MAX_THREADS if settings.orchestrator_backend == "vllm" else settings.orchestrator_tail_batch
+    return min(together, settings.orchestrator_max_sessions)
 
 
 async def run(settings: OrchestratorSettings) -> None:
