@@ -12,7 +12,10 @@ import torch
 
 from dit_worker.engine.errors import BadDevice
 from dit_worker.model.attention import Attention, Choice, choose_attention
+from dit_worker.model.dit import JointDiT
 
+_SHAPES = 32
+"""Compilations of a block that are kept: blocks of condition, first and later steps, with and without a prompt."""
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -45,6 +48,15 @@ class Compute:
             raise BadDevice(str(error)) from error
 
 
+def compile_blocks(dit: JointDiT, backend: str = "inductor") -> None:
+    """Have each block compiled at its first call. They are alike, so one compilation of each shape serves all."""
+    from torch._dynamo import config  # importing it takes seconds, which only who compiles should wait
+
+    config.recompile_limit = max(config.recompile_limit, _SHAPES)
+    for block in (*dit.audio_encoder, *dit.blocks, *dit.audio_decoder):
+        block.compile(backend=backend)
+
+
 def check_device(device: str, compute: Compute) -> None:
     """Raises BadDevice, saying why, for a device that is not there or cannot do what is asked of it."""
     try:
@@ -52,6 +64,8 @@ def check_device(device: str, compute: Compute) -> None:
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         reason = str(error).partition("\n")[0]
         raise BadDevice(f"device {device!r} cannot be used: {reason}") from error
+    if compute.uses_graphs and compute.is_autocast:
+        raise BadDevice("CUDA graphs cannot be used with autocast, whose copies of weights they would outlive")
     if compute.uses_graphs and torch.device(device).type != "cuda":
         raise BadDevice(f"CUDA graphs cannot be used on device {device!r}")
     compute.choose_attention(device)

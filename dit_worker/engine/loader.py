@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dit_worker.engine.compute import Compute, check_device
+from dit_worker.engine.compute import Compute, check_device, compile_blocks
+from dit_worker.engine.cuda_graphs import GraphedDiT
 from dit_worker.engine.errors import BadBundle, BadVoice
 from dit_worker.engine.performance import Sampling
 from dit_worker.engine.prompts import PromptStates, Umt5States, WordStates
 from dit_worker.engine.sound import Autoencoder, GriffinLim, SoundDecoder, Vocoder
 from dit_worker.engine.voice import read_voice
-from dit_worker.model.attention import Attention
 from dit_worker.model.audio_vae import AudioVAE, AudioVAEConfig
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.diffusers_vae import OobleckAudioVAE, WanVideoVAE
@@ -116,8 +116,7 @@ def load_models(bundle: Bundle, device: str = "cpu", compute: Compute | None = N
     manifest, dtype = bundle.manifest, compute.dtype(device)
     _check_voices(bundle)
     encoder = _sound_encoder(bundle, dtype)
-    attention = compute.choose_attention(device)
-    dit = _dit(bundle, device, dtype, attention)
+    dit = _dit(bundle, device, dtype, compute)
     return Models(
         manifest=manifest,
         dit=dit,
@@ -133,17 +132,19 @@ def load_models(bundle: Bundle, device: str = "cpu", compute: Compute | None = N
     )
 
 
-def _dit(bundle: Bundle, device: str, dtype: torch.dtype, attention: Attention) -> JointDiT:
+def _dit(bundle: Bundle, device: str, dtype: torch.dtype, compute: Compute) -> JointDiT:
     """The transformer, made without memory and filled on its device."""
-    path = bundle.path / DIT_FILE
+    path, kind = bundle.path / DIT_FILE, GraphedDiT if compute.uses_graphs else JointDiT
     with torch.device("meta"):
-        dit = JointDiT(_config(DiTConfig, bundle.manifest.dit, "dit"), attention)
+        dit = kind(_config(DiTConfig, bundle.manifest.dit, "dit"), compute.choose_attention(device))
     with _naming(path), safe_open(path, "pt") as file:
         weights = {
             name: file.get_tensor(name).to(device, JointDiT.precision_of(name, dtype), copy=True)
             for name in file.keys()  # noqa: SIM118  (it is no mapping)
         }
         dit.load_state_dict(weights, strict=True, assign=True)
+    if compute.is_compiled:
+        compile_blocks(dit)
     return dit.eval().requires_grad_(False)
 
 
