@@ -76,7 +76,11 @@ class Metrics:
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )
         self.planner_seconds = self._histogram(
-            "cuelight_planner_seconds", "A planner's answer, from asking to its end", _LATENCY_BUCKETS, "planner", "work"
+            "cuelight_planner_seconds",
+            "A planner's answer, from asking to its end",
+            _LATENCY_BUCKETS,
+            "planner",
+            "work",
         )
         self.planner_answers = self._counter(
             "cuelight_planner_answers_total", "Answers of planners, by what became of them", "planner", "result"
