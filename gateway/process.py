@@ -10,9 +10,9 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from gateway.http.app import build_app
-from gateway.http.origin import is_loopback
 from gateway.http.server import HttpServer
 from gateway.http.socket import SOCKET_MESSAGE_BYTES
 from gateway.sessions.admission import Admission, AdmissionPolicy
@@ -27,9 +27,10 @@ from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
 from services.metrics import Metrics
-from services.serving import RpcServer, ServingOptions
-from services.settings import GatewaySettings, split_address
+from services.serving import RpcServer, ServingOptions, internal_certificates
+from services.settings import GatewaySettings, is_loopback, split_address
 from services.state import SessionStore
+from services.tls import Certificates
 
 log = get_logger(__name__)
 
@@ -43,7 +44,7 @@ class Gateway:
         manifest = bundle.manifest
         self._is_let_go = False
         self.store = store
-        self._lines = WorkerLines(settings.grpc_max_message_bytes)
+        self._lines = WorkerLines(settings.grpc_max_message_bytes, internal_certificates(settings))
         self.metrics = Metrics("gateway")
         policy = HostingPolicy(ring_s=settings.media_ring_s)
         backstage = Backstage(store, self._lines, manifest, policy, self.metrics)
@@ -52,11 +53,15 @@ class Gateway:
         lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s, planners)
         admission = Admission(backstage, self.hostings, lives)
         attachments = Attachments(backstage, self.hostings)
-        self.rpc = RpcServer(settings.gateway_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
+        edge = _edge_certificates(settings)
+        options = replace(ServingOptions.of(settings), certificates=edge)
+        self.rpc = RpcServer(settings.gateway_listen, options, service_names=[SERVICE_NAME])
         SessionService(admission, attachments, Reading(backstage, self.hostings)).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
         app = build_app(bundle, admission, attachments, store.ping, is_local_server=is_loopback(host))
-        self.http = HttpServer(app, settings.gateway_http_listen, socket_message_bytes=SOCKET_MESSAGE_BYTES)
+        self.http = HttpServer(
+            app, settings.gateway_http_listen, socket_message_bytes=SOCKET_MESSAGE_BYTES, certificates=edge
+        )
 
     @classmethod
     @asynccontextmanager
@@ -82,7 +87,7 @@ class Gateway:
 
     def announce(self) -> None:
         """Print one JSON line with both addresses, for whoever started this process."""
-        line = {"event": "serving", "address": self.rpc.address, "http": self.http.address}
+        line = {**self.rpc.announcement, "http": self.http.address}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
@@ -106,6 +111,14 @@ class Gateway:
                 await self.rpc.set_ready(is_ready)
                 self.metrics.ready.set(is_ready)
             await asyncio.sleep(_WATCH_S)
+
+
+def _edge_certificates(settings: GatewaySettings) -> Certificates | None:
+    """What clients see; None serves them in the clear. Raises SecretsInvalid."""
+    if settings.gateway_tls_certificate is None:
+        return None
+    assert settings.gateway_tls_key is not None, "the settings see to it"
+    return Certificates.load(settings.gateway_tls_certificate, settings.gateway_tls_key)
 
 
 async def run(settings: GatewaySettings) -> None:

@@ -3,11 +3,14 @@
 CuelightError
 ├── InvalidInput            INVALID_ARGUMENT     a field of the request cannot be accepted; names the field
 ├── BadToken                UNAUTHENTICATED      the attach token is missing or not this session's
+├── BadCredentials          UNAUTHENTICATED      API key or JWT is missing, unknown or expired
+├── NotAllowed              PERMISSION_DENIED    the call is offered to nobody here, or not with these credentials
 ├── SessionNotFound         NOT_FOUND            no such session, or its keys have expired
 ├── SessionExists           ALREADY_EXISTS       the asked-for id belongs to another session
 ├── SessionClosed           FAILED_PRECONDITION  the session has ended
 ├── BundleInvalid           FAILED_PRECONDITION  a bundle is incomplete, altered, or not of this version
 ├── BundleMismatch          FAILED_PRECONDITION  two processes hold different bundles
+├── SecretsInvalid          FAILED_PRECONDITION  a file of keys or certificates cannot be read or used
 ├── StaleEpoch              ABORTED              another worker holds the session
 ├── StaleGeneration         ABORTED              an interrupt came first: drop this chunk and read the snapshot
 ├── CommitConflict          ABORTED              a chunk does not follow the timeline's head
@@ -15,6 +18,8 @@ CuelightError
 ├── OffsetExpired           OUT_OF_RANGE         media at this offset are no longer kept; names the oldest
 ├── NoCapacity              RESOURCE_EXHAUSTED   no worker has a free slot; says when to try again
 ├── CueBacklogFull          RESOURCE_EXHAUSTED   more cues wait than a session may have; says when to try again
+├── QuotaExceeded           RESOURCE_EXHAUSTED   the tenant has what it may have; says when to try again
+├── StateCorrupt            DATA_LOSS            Redis holds something of the session that cannot be its state
 ├── StoreUnavailable        UNAVAILABLE          Redis does not answer in time
 ├── WorkerUnavailable       UNAVAILABLE          the session's worker does not answer; it is placed anew
 ├── OrchestratorUnavailable UNAVAILABLE          the orchestrator does not answer
@@ -30,6 +35,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 __all__ = [
+    "BadCredentials",
     "BadToken",
     "BundleInvalid",
     "BundleMismatch",
@@ -39,13 +45,17 @@ __all__ = [
     "Draining",
     "InvalidInput",
     "NoCapacity",
+    "NotAllowed",
     "OffsetExpired",
     "OrchestratorUnavailable",
+    "QuotaExceeded",
+    "SecretsInvalid",
     "SessionClosed",
     "SessionExists",
     "SessionNotFound",
     "StaleEpoch",
     "StaleGeneration",
+    "StateCorrupt",
     "Status",
     "StoreUnavailable",
     "Superseded",
@@ -59,6 +69,7 @@ class Status(StrEnum):
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
@@ -66,6 +77,7 @@ class Status(StrEnum):
     OUT_OF_RANGE = "OUT_OF_RANGE"
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
     UNAVAILABLE = "UNAVAILABLE"
+    DATA_LOSS = "DATA_LOSS"
     INTERNAL = "INTERNAL"
 
 
@@ -118,6 +130,20 @@ class BadToken(CuelightError):
     reason = "BAD_TOKEN"
 
 
+class BadCredentials(CuelightError):
+    """API key or JWT is missing, unknown or expired."""
+
+    status = Status.UNAUTHENTICATED
+    reason = "BAD_CREDENTIALS"
+
+
+class NotAllowed(CuelightError):
+    """The call is offered to nobody here, or not with these credentials."""
+
+    status = Status.PERMISSION_DENIED
+    reason = "NOT_ALLOWED"
+
+
 class SessionNotFound(CuelightError):
     """No such session, or its keys have expired."""
 
@@ -151,6 +177,13 @@ class BundleMismatch(CuelightError):
 
     status = Status.FAILED_PRECONDITION
     reason = "BUNDLE_MISMATCH"
+
+
+class SecretsInvalid(CuelightError):
+    """A file of keys or certificates cannot be read or used."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = "SECRETS_INVALID"
 
 
 class StaleEpoch(CuelightError):
@@ -207,6 +240,21 @@ class CueBacklogFull(CuelightError):
     status = Status.RESOURCE_EXHAUSTED
     reason = "CUE_BACKLOG_FULL"
     retry_after_s = 2.0
+
+
+class QuotaExceeded(CuelightError):
+    """The tenant has what it may have."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = "QUOTA_EXCEEDED"
+    retry_after_s = 10.0
+
+
+class StateCorrupt(CuelightError):
+    """Redis holds something of the session that cannot be its state."""
+
+    status = Status.DATA_LOSS
+    reason = "STATE_CORRUPT"
 
 
 class StoreUnavailable(CuelightError):

@@ -36,8 +36,17 @@ from grpc_status import rpc_status
 from services.errors import CuelightError, InvalidInput, error_from_reason
 from services.logs import get_logger
 from services.settings import ProcessSettings, split_address
+from services.tls import Certificates
 
-__all__ = ["RpcServer", "ServingOptions", "channel_options", "error_from_rpc", "status_from_error"]
+__all__ = [
+    "RpcServer",
+    "ServingOptions",
+    "channel_options",
+    "error_from_rpc",
+    "internal_certificates",
+    "open_channel",
+    "status_from_error",
+]
 
 log = get_logger(__name__)
 
@@ -56,29 +65,67 @@ class ServingOptions:
     has_reflection: bool = True
     drain_s: float = 10.0
     """Calls may go on for this long once the server is told to stop."""
+    certificates: Certificates | None = None
+    """None listens in the clear."""
+    health_listen: str = ""
+    """host:port of a second port for health alone; empty for none."""
 
     @classmethod
     def of(cls, settings: ProcessSettings) -> Self:
-        """Take them from a process's settings."""
-        return cls(settings.grpc_max_message_bytes, settings.grpc_reflection, settings.drain_s)
+        """Take those of a service that only other services call. Raises SecretsInvalid."""
+        return cls(
+            max_message_bytes=settings.grpc_max_message_bytes,
+            has_reflection=settings.has_reflection,
+            drain_s=settings.drain_s,
+            certificates=internal_certificates(settings),
+            health_listen=settings.health_listen,
+        )
+
+
+def internal_certificates(settings: ProcessSettings) -> Certificates | None:
+    """Return who this process is to the other services; None when they speak in the clear. Raises SecretsInvalid."""
+    if settings.tls_certificate is None:
+        return None
+    assert settings.tls_key is not None, "the settings see to it"
+    return Certificates.load(settings.tls_certificate, settings.tls_key, settings.tls_ca, settings.tls_peer_name)
 
 
 class RpcServer:
     """One gRPC server. Add servicers to `grpc`, then start it."""
 
-    def __init__(self, listen: str, options: ServingOptions, *, service_names: Sequence[str] = ()) -> None:
-        """Listen on host:port, port 0 for a free one. `service_names` are shown by health and reflection."""
+    def __init__(
+        self,
+        listen: str,
+        options: ServingOptions,
+        *,
+        service_names: Sequence[str] = (),
+        interceptors: Sequence[aio.ServerInterceptor] = (),
+    ) -> None:
+        """Listen on host:port, port 0 for a free one. `service_names` are shown by health and reflection.
+
+        What `interceptors` raise in their handlers becomes a status like any other error.
+        """
         self._host, self._wanted_port = split_address(listen)
         self._options = options
         self._names = tuple(service_names)
         self._health = health.aio.HealthServicer()
-        self.grpc = aio.server(interceptors=[_ErrorInterceptor()], options=_server_options(options.max_message_bytes))
+        guards = [_ErrorInterceptor(), *interceptors]
+        self.grpc = aio.server(interceptors=guards, options=_server_options(options.max_message_bytes))
         self.port = 0
+        self._probed: aio.Server | None = None
+        self.health_address = ""
+        """host:port of the port for health alone; empty when there is none."""
 
     @property
     def address(self) -> str:
         """host:port to connect to, once started."""
-        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+        return _joined(self._host, self.port)
+
+    @property
+    def announcement(self) -> dict[str, str]:
+        """What whoever started this process is told, once started."""
+        health_too = {"health": self.health_address} if self.health_address else {}
+        return {"event": "serving", "address": self.address, **health_too}
 
     async def start(self) -> None:
         """Listen; alive, but not ready. Raises OSError when the address cannot be had."""
@@ -86,14 +133,18 @@ class RpcServer:
         if self._options.has_reflection:
             shown = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(shown, self.grpc)
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        try:
-            self.port = self.grpc.add_insecure_port(f"{host}:{self._wanted_port}")
-        except RuntimeError as fault:
-            raise OSError(f"cannot listen on {host}:{self._wanted_port}; is another process there?") from fault
+        self.port = _listen(self.grpc, self._host, self._wanted_port, self._options.certificates)
+        if self._options.health_listen:
+            await self._start_probed(*split_address(self._options.health_listen))
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.set_ready(is_ready=False)
         await self.grpc.start()
+
+    async def _start_probed(self, host: str, port: int) -> None:
+        self._probed = aio.server(options=_server_options(max_message_bytes=4096))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
+        self.health_address = _joined(host, _listen(self._probed, host, port, None))
+        await self._probed.start()
 
     async def set_ready(self, is_ready: bool) -> None:
         """Say whether new work is taken."""
@@ -103,7 +154,7 @@ class RpcServer:
 
     def announce(self) -> None:
         """Print one JSON line with the address, for whoever started this process."""
-        sys.stdout.write(json.dumps({"event": "serving", "address": self.address}) + "\n")
+        sys.stdout.write(json.dumps(self.announcement) + "\n")
         sys.stdout.flush()
 
     async def run_until_signal(self, on_drain: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -149,6 +200,31 @@ class RpcServer:
         finally:
             hurry.cancel()
             await self.grpc.stop(0)
+            if self._probed is not None:
+                await self._probed.stop(0)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen(server: aio.Server, host: str, port: int, certificates: Certificates | None) -> int:
+    address = _joined(host, port)
+    try:
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, certificates.for_server())
+    except RuntimeError as fault:
+        raise OSError(f"cannot listen on {address}; is another process there?") from fault
+
+
+def open_channel(address: str, max_message_bytes: int, certificates: Certificates | None) -> aio.Channel:
+    """Open a channel to another service, in the clear when there are no certificates."""
+    options: list[tuple[str, int | str]] = [*channel_options(max_message_bytes)]
+    if certificates is None:
+        return aio.insecure_channel(address, options=options)
+    options += certificates.channel_options()
+    return aio.secure_channel(address, certificates.for_channel(), options=options)
 
 
 def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:

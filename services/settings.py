@@ -7,6 +7,7 @@ Knows what can be set, not what it does.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import socket
 import sys
@@ -14,7 +15,15 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "ProcessSettings",
     "SettingsError",
     "WorkerSettings",
+    "is_loopback",
     "load",
     "read",
     "split_address",
@@ -31,7 +41,16 @@ __all__ = [
 
 PREFIX = "CUELIGHT_"
 PlannerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-_CLIENT_VARIABLES = frozenset({"CUELIGHT_ADDRESS", "CUELIGHT_CHARACTER", "CUELIGHT_HOME", "CUELIGHT_TOKEN"})
+_CLIENT_VARIABLES = frozenset(
+    {
+        "CUELIGHT_ADDRESS",
+        "CUELIGHT_API_KEY",
+        "CUELIGHT_CA_CERTIFICATE",
+        "CUELIGHT_CHARACTER",
+        "CUELIGHT_HOME",
+        "CUELIGHT_TOKEN",
+    }
+)
 """Read by the SDK's command line, which may share its environment with the servers."""
 
 
@@ -51,13 +70,47 @@ class ProcessSettings(BaseSettings):
     """A process that does not reach Redis for this long at its start gives up."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_style: Literal["json", "console"] = "json"
-    grpc_reflection: bool = True
-    """Offer gRPC reflection; switch off where strangers can connect."""
+    production: bool = False
+    """Refuse what only a workshop may have: reflection, and ports that ask nobody who they are."""
+    allow_strangers: bool = False
+    """Let whoever reaches a port use it unasked, from other machines and in production too."""
+    grpc_reflection: bool | None = None
+    """Offer gRPC reflection; unset offers it except in production."""
     grpc_max_message_bytes: int = Field(8 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
     drain_s: float = Field(10.0, ge=0, le=600)
     """Streams may go on for this long after SIGTERM."""
     metrics_listen: str = ""
     """host:port of the Prometheus endpoint; empty serves none."""
+    health_listen: str = ""
+    """host:port of a second gRPC port with nothing but health: probes carry no certificates. Empty serves none."""
+    tls_certificate: Path | None = None
+    """This service's certificate chain (PEM), shown to other services that it calls or is called by."""
+    tls_key: Path | None = None
+    """Key (PEM) of that certificate."""
+    tls_ca: Path | None = Field(None, validate_default=True)
+    """Certificates (PEM) of the authority that the other services' certificates must be signed by."""
+    tls_peer_name: str = ""
+    """DNS name in the other services' certificates; empty means the host they are reached at."""
+
+    @property
+    def has_reflection(self) -> bool:
+        """Whether gRPC reflection is offered."""
+        return not self.production if self.grpc_reflection is None else self.grpc_reflection
+
+    @field_validator("grpc_reflection")
+    @classmethod
+    def _reflection_is_no_production(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value and info.data.get("production"):
+            raise ValueError("reflection is not offered in production")
+        return value
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _tls_is_whole(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        given = (info.data.get("tls_certificate"), info.data.get("tls_key"), value)
+        if any(given) and not all(given):
+            raise ValueError("tls_certificate, tls_key and tls_ca must be set together")
+        return value
 
     @field_validator("redis_url")
     @classmethod
@@ -114,7 +167,7 @@ class OrchestratorSettings(PlanningSettings):
     planner_timeout_s: float = Field(8.0, gt=0, le=120)
     """A planner that has not answered after this long has failed."""
 
-    orchestrator_listen: str = "127.0.0.1:0"
+    orchestrator_listen: str = Field("127.0.0.1:0", validate_default=True)
     orchestrator_max_sessions: int = Field(64, ge=1, le=4096)
     orchestrator_backend: Literal["torch", "vllm"] = "torch"
     """Who runs the conditioner: this process by itself, or vLLM in it, which has an environment of its own."""
@@ -124,11 +177,16 @@ class OrchestratorSettings(PlanningSettings):
     syllable_budget: float = Field(6.0, gt=0, le=20)
     """Syllables a second that the rule planner puts into one action."""
 
+    @field_validator("orchestrator_listen")
+    @classmethod
+    def _door_is_locked(cls, value: str, info: ValidationInfo) -> str:
+        return _locked(value, info, ("tls_ca",), "set CUELIGHT_TLS_CERTIFICATE, CUELIGHT_TLS_KEY and CUELIGHT_TLS_CA")
+
 
 class WorkerSettings(BundleSettings):
     """Settings of a DiT worker."""
 
-    worker_listen: str = "127.0.0.1:0"
+    worker_listen: str = Field("127.0.0.1:0", validate_default=True)
     worker_advertise: str = ""
     """host:port that gateways connect to; empty means where it listens."""
     worker_id: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._-]*$")
@@ -165,6 +223,11 @@ class WorkerSettings(BundleSettings):
     cuda_graphs: bool = False
     """Replay each step as a CUDA graph, captured when the worker warms up."""
 
+    @field_validator("worker_listen")
+    @classmethod
+    def _door_is_locked(cls, value: str, info: ValidationInfo) -> str:
+        return _locked(value, info, ("tls_ca",), "set CUELIGHT_TLS_CERTIFICATE, CUELIGHT_TLS_KEY and CUELIGHT_TLS_CA")
+
     @property
     def owner_name(self) -> str:
         """Name under which this process takes leases: pod and boot, so that a restart is someone else."""
@@ -174,8 +237,22 @@ class WorkerSettings(BundleSettings):
 class GatewaySettings(PlanningSettings):
     """Settings of the gateway."""
 
-    gateway_listen: str = "127.0.0.1:50051"
-    gateway_http_listen: str = "127.0.0.1:8080"
+    gateway_tls_certificate: Path | None = None
+    """Certificate chain (PEM) that clients see, on the gRPC and on the HTTP port."""
+    gateway_tls_key: Path | None = Field(None, validate_default=True)
+    """Key (PEM) of that certificate."""
+    api_keys_file: Path | None = None
+    """File with one line `TENANT SHA256` for each API key; `python -m gateway.auth TENANT` makes both."""
+    jwt_issuer: str = ""
+    """Issuer (`iss`) whose JWTs are taken; with it `jwt_audience` and `jwt_keys` must be set."""
+    jwt_audience: str = ""
+    """Audience (`aud`) that a JWT must name."""
+    jwt_keys: str = Field("", validate_default=True)
+    """JWKS to verify JWTs with: a file, or an https URL."""
+    jwt_tenant_claim: str = Field("tenant", min_length=1)
+    """Claim that names the tenant."""
+    gateway_listen: str = Field("127.0.0.1:50051", validate_default=True)
+    gateway_http_listen: str = Field("127.0.0.1:8080", validate_default=True)
     session_limit_s: float = Field(4 * 3600, gt=0, le=7 * 86_400)
     """A session ends after this long whatever happens."""
     detach_ttl_s: float = Field(60.0, gt=0, le=86_400)
@@ -183,6 +260,35 @@ class GatewaySettings(PlanningSettings):
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for clients that resume."""
     max_sessions: int = Field(256, ge=1, le=65_536)
+
+    @property
+    def asks_for_credentials(self) -> bool:
+        """Whether clients must say who they are."""
+        return self.api_keys_file is not None or bool(self.jwt_issuer)
+
+    @field_validator("gateway_tls_key")
+    @classmethod
+    def _certificate_and_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) is not (info.data.get("gateway_tls_certificate") is None):
+            raise ValueError("gateway_tls_certificate and gateway_tls_key must be set together")
+        return value
+
+    @field_validator("jwt_keys")
+    @classmethod
+    def _jwt_is_whole(cls, value: str, info: ValidationInfo) -> str:
+        given = (info.data.get("jwt_issuer"), info.data.get("jwt_audience"), value)
+        if any(given) and not all(given):
+            raise ValueError("jwt_issuer, jwt_audience and jwt_keys must be set together")
+        if "://" in value and not value.startswith("https://"):
+            raise ValueError("keys are fetched over https only")
+        return value
+
+    @field_validator("gateway_listen", "gateway_http_listen")
+    @classmethod
+    def _door_is_locked(cls, value: str, info: ValidationInfo) -> str:
+        return _locked(
+            value, info, ("api_keys_file", "jwt_issuer"), "set CUELIGHT_API_KEYS_FILE or CUELIGHT_JWT_ISSUER"
+        )
 
 
 _BOOT_ID = uuid.uuid4().hex[:8]
@@ -196,6 +302,26 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ValueError(f"{address!r} is not host:port")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str | None) -> bool:
+    """True for localhost and the loopback addresses."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _locked(listen: str, info: ValidationInfo, keys: tuple[str, ...], remedy: str) -> str:
+    """An address to listen on that strangers cannot use: one of `keys` is set, or only this machine reaches it."""
+    host, _ = split_address(listen)
+    is_private = is_loopback(host) and not info.data.get("production")
+    if is_private or info.data.get("allow_strangers") or any(info.data.get(key) for key in keys):
+        return listen
+    where = "in production" if info.data.get("production") else f"on {listen}, which other machines reach,"
+    raise ValueError(f"{where} callers must be asked who they are: {remedy} (or CUELIGHT_ALLOW_STRANGERS=true)")
 
 
 def _known_variables() -> frozenset[str]:

@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import torch
-from grpc import aio
 
 from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
 from dit_worker.engine.admission import Admission, AdmissionLimits
@@ -35,7 +34,7 @@ from services.bundle import Bundle, load_bundle
 from services.errors import CuelightError
 from services.logs import get_logger
 from services.metrics import Metrics
-from services.serving import RpcServer, ServingOptions, channel_options
+from services.serving import RpcServer, ServingOptions, internal_certificates, open_channel
 from services.settings import WorkerSettings
 from services.state.store import SessionStore
 
@@ -69,8 +68,9 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
         bundle, models, engine, warm = await asyncio.to_thread(_load, settings)
         store = SessionStore.connect(settings.redis_url, call_timeout_s=settings.redis_call_timeout_ms / 1000)
         await stack.enter_async_context(store)
-        options = channel_options(settings.grpc_max_message_bytes)
-        channel = await stack.enter_async_context(aio.insecure_channel(settings.orchestrator_address, options=options))
+        trusted = internal_certificates(settings)
+        channel = open_channel(settings.orchestrator_address, settings.grpc_max_message_bytes, trusted)
+        await stack.enter_async_context(channel)
         executor = stack.enter_context(ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"))
         metrics = Metrics("worker")
         stack.callback(metrics.close)

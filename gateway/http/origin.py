@@ -5,8 +5,9 @@ A browser lets every page on the web connect to a port on this machine; the orig
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
+
+from services.settings import is_loopback
 
 
 def is_own_origin(origin: str | None, host: str | None, *, is_local_server: bool) -> bool:
@@ -23,16 +24,6 @@ def is_own_origin(origin: str | None, host: str | None, *, is_local_server: bool
     if _is_same_loopback(page.netloc, host):
         return True
     return page.netloc.lower() == host.lower() and not is_local_server
-
-
-def is_loopback(host: str | None) -> bool:
-    """True for localhost and the loopback addresses."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _is_same_loopback(left: str, right: str) -> bool:

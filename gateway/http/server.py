@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from services.settings import split_address
+from services.tls import Certificates
 
 _START_S = 10.0
 
@@ -21,8 +22,10 @@ _START_S = 10.0
 class HttpServer:
     """Start it, stop it; `address` is host:port to connect to."""
 
-    def __init__(self, app: ASGIApp, listen: str, *, socket_message_bytes: int) -> None:
-        """Listen on host:port, port 0 for a free one."""
+    def __init__(
+        self, app: ASGIApp, listen: str, *, socket_message_bytes: int, certificates: Certificates | None = None
+    ) -> None:
+        """Listen on host:port, port 0 for a free one; in the clear when there are no `certificates`."""
         self._host, self._port = split_address(listen)
         config = uvicorn.Config(
             app,
@@ -35,6 +38,8 @@ class HttpServer:
             ws_ping_interval=20.0,
             ws_ping_timeout=20.0,
             timeout_graceful_shutdown=5,
+            ssl_certfile=certificates.certificate if certificates else None,
+            ssl_keyfile=certificates.key if certificates else None,
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None

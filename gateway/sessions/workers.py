@@ -17,7 +17,8 @@ from grpc_status import rpc_status
 
 from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from services.errors import CuelightError, WorkerUnavailable
-from services.serving import channel_options, error_from_rpc
+from services.serving import error_from_rpc, open_channel
+from services.tls import Certificates
 
 
 class HostResponses:
@@ -55,8 +56,9 @@ class HostResponses:
 class WorkerLines:
     """Channels to workers, opened when first needed and closed after their last stream: workers come and go."""
 
-    def __init__(self, max_message_bytes: int) -> None:
-        self._options = channel_options(max_message_bytes)
+    def __init__(self, max_message_bytes: int, certificates: Certificates | None = None) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._certificates = certificates
         self._channels: dict[str, aio.Channel] = {}
         self._streams: Counter[str] = Counter()
 
@@ -88,7 +90,7 @@ class WorkerLines:
 
     def _channel(self, address: str) -> aio.Channel:
         if address not in self._channels:
-            self._channels[address] = aio.insecure_channel(address, options=self._options)
+            self._channels[address] = open_channel(address, self._max_message_bytes, self._certificates)
         return self._channels[address]
 
 

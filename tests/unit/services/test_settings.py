@@ -84,3 +84,64 @@ def test_split_address() -> None:
     for wrong in ("", "host", ":80", "host:", "host:99999", "host:http"):
         with pytest.raises(ValueError, match="not host:port"):
             split_address(wrong)
+
+
+MUTUAL = {"CUELIGHT_TLS_CERTIFICATE": "a.pem", "CUELIGHT_TLS_KEY": "a.key", "CUELIGHT_TLS_CA": "ca.pem"}
+KEYS = {"CUELIGHT_API_KEYS_FILE": "keys"}
+ANYWHERE = "0.0.0.0:0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "said"),
+    [
+        (WorkerSettings, {"CUELIGHT_WORKER_LISTEN": ANYWHERE}, "WORKER_LISTEN: .*other machines.*CUELIGHT_TLS_CA"),
+        (OrchestratorSettings, {"CUELIGHT_ORCHESTRATOR_LISTEN": "orchestrator:1"}, "ORCHESTRATOR_LISTEN: .*asked who"),
+        (GatewaySettings, {"CUELIGHT_GATEWAY_LISTEN": ANYWHERE}, "GATEWAY_LISTEN: .*CUELIGHT_API_KEYS_FILE"),
+        (GatewaySettings, {"CUELIGHT_GATEWAY_HTTP_LISTEN": "[::]:80", **MUTUAL}, "GATEWAY_HTTP_LISTEN"),
+        (GatewaySettings, {"CUELIGHT_PRODUCTION": "true"}, "GATEWAY_LISTEN: .*in production"),
+        (WorkerSettings, {"CUELIGHT_PRODUCTION": "true", **KEYS}, "WORKER_LISTEN: .*in production"),
+        (WorkerSettings, {"CUELIGHT_PRODUCTION": "true", "CUELIGHT_GRPC_REFLECTION": "true"}, "GRPC_REFLECTION"),
+        (WorkerSettings, {"CUELIGHT_TLS_CERTIFICATE": "a.pem"}, "TLS_CA: .*set together"),
+        (GatewaySettings, {"CUELIGHT_GATEWAY_TLS_KEY": "a.key"}, "GATEWAY_TLS_KEY: .*set together"),
+        (GatewaySettings, {"CUELIGHT_JWT_ISSUER": "https://issuer"}, "JWT_KEYS: .*set together"),
+        (
+            GatewaySettings,
+            {"CUELIGHT_JWT_ISSUER": "i", "CUELIGHT_JWT_AUDIENCE": "a", "CUELIGHT_JWT_KEYS": "http://keys"},
+            "JWT_KEYS: .*https only",
+        ),
+    ],
+)
+def test_an_open_door_is_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: type[WorkerSettings], variables: dict[str, str], said: str
+) -> None:
+    """What strangers could reach without being asked who they are, or half of a lock, stops the process by name."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"CUELIGHT_{said}"):
+        read(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables"),
+    [
+        (WorkerSettings, {"CUELIGHT_WORKER_LISTEN": ANYWHERE, "CUELIGHT_PRODUCTION": "true", **MUTUAL}),
+        (WorkerSettings, {"CUELIGHT_WORKER_LISTEN": ANYWHERE, "CUELIGHT_ALLOW_STRANGERS": "true"}),
+        (WorkerSettings, {"CUELIGHT_WORKER_LISTEN": "localhost:0"}),
+        (GatewaySettings, {"CUELIGHT_GATEWAY_LISTEN": ANYWHERE, "CUELIGHT_PRODUCTION": "true", **KEYS}),
+        (GatewaySettings, {"CUELIGHT_GATEWAY_LISTEN": "[::1]:0", "CUELIGHT_GATEWAY_HTTP_LISTEN": "127.0.0.2:0"}),
+    ],
+)
+def test_a_locked_door_may_stand_anywhere(
+    monkeypatch: pytest.MonkeyPatch, kind: type[WorkerSettings], variables: dict[str, str]
+) -> None:
+    """With credentials, on loopback, or when a setting says so, a process listens."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    read(kind)
+
+
+def test_reflection_is_off_in_production() -> None:
+    """It is there in the workshop, unless a setting says no, and never in production."""
+    assert WorkerSettings().has_reflection
+    assert not WorkerSettings(grpc_reflection=False).has_reflection
+    assert not WorkerSettings(production=True, allow_strangers=True).has_reflection
