@@ -2,7 +2,8 @@
 
 Runs the engines of worker and orchestrator in this process, one stage after the other, on a text that is really spoken,
 and times every piece. On a CPU a second is one of processor time, so that other work on the machine does not count; on
-an accelerator it is one of the clock. What is left out: messages between the processes, Redis' own work, the gateway.
+an accelerator it is one of the clock. Then the whole stack performs for one simulated viewer: what its processes take
+beyond those pieces is what messages, store, gateway and client take, here called exchange and delivery.
 
     python benchmarks/stage_costs.py --out out/benchmarks [--bundle bundles/pocket] [--chunks 48] [--processors 2]
 
@@ -25,13 +26,19 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from dit_worker.capacity.audience import Audience
 from dit_worker.capacity.profile import Profile
+from dit_worker.capacity.theatre import Policy
 from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.loader import Models, load_models
 from dit_worker.engine.media import Decoder, MediaWriter
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 from dit_worker.engine.portrait import load_portrait
 from dit_worker.engine.voice import read_voice
+from evaluation.audience.crowd import Crowd
+from evaluation.audience.house import WORKER, House, settings_of
+from evaluation.audience.observation import Geometry, observe
+from evaluation.audience.reference import reference
 from evaluation.report import provenance
 from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
 from orchestrator_llm.engine.director import Director
@@ -51,6 +58,7 @@ from services.state import EmbeddedRedis, SessionStore
 
 TEXT = "Good evening, and welcome to the theatre. Every word you hear was made a moment ago, and every face with it. "
 WARM_CHUNKS = 2
+WARM_S = 8.0
 NAME = "costs"
 Times = defaultdict[str, list[float]]
 
@@ -148,6 +156,25 @@ async def commit_costs(latents: ChunkLatents, chunk_s: float, chunks: int) -> li
     return took
 
 
+async def stack_costs(bundle: Path, geometry: Geometry, seconds: float) -> dict[str, float]:
+    """Processor seconds a chunk of each process of a stack with one viewer."""
+    policy = Policy(fidelity_floor_steps=None)
+    async with Crowd() as crowd, House(bundle, settings_of(policy, geometry.steps)) as house:
+        for run_s in (WARM_S, seconds):
+            row = await observe(house, crowd, policy, Audience(sessions=1, run_s=run_s), geometry, seed=0)
+    costs: dict[str, float] = row["cpu_s_a_chunk"]
+    return costs
+
+
+def beyond_stages(stack: dict[str, float], means: dict[str, float], steps: int) -> dict[str, list[float]]:
+    """What the stack takes a chunk besides its stages: around each question to the orchestrator, and all the rest."""
+    questions = means["plan"] + steps * means["condition"] + means["end"]
+    worker = sum(means[name] for name in ("motion", "commit", "decode", "encode")) + steps * means["step"]
+    exchange = max(0.0, stack[WORKER] - worker) + max(0.0, stack["orchestrator"] - questions)
+    delivery = sum(stack[name] for name in ("redis", "gateway", "viewers"))
+    return {"exchange": [exchange / (steps + 2)], "delivery": [delivery]}
+
+
 def places(device: str, processors: float) -> dict[str, object]:
     """Where stages are done: on a CPU all on its processors, else steps and decoding on the accelerator."""
     on_cpu = device == "cpu"
@@ -158,6 +185,7 @@ def places(device: str, processors: float) -> dict[str, object]:
             "media": {"pool": "processors" if on_cpu else "accelerator"},
             "orchestrator": {"pool": "processors" if on_cpu else "accelerator"},
             "store": {"threads": 64},
+            "gateway": {"threads": 64, "pool": "processors"},
         },
     }
 
@@ -172,8 +200,12 @@ def main() -> None:
         "--processors", type=float, default=float(os.cpu_count() or 1), help="of the machine to plan for"
     )
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--stack-s", type=float, default=60.0, help="seconds that the whole stack is watched; 0 leaves that out"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    before = reference()
     rehearsal = Rehearsal(load_bundle(options.bundle), options.device)
     for chunk in range(WARM_CHUNKS):
         rehearsal.perform(chunk)
@@ -183,12 +215,19 @@ def main() -> None:
     manifest, times = rehearsal.manifest, dict(rehearsal.times)
     times.pop("both")
     times["commit"] = asyncio.run(commit_costs(latents, manifest.chunk_seconds, options.chunks))
+    means, stack = {name: fmean(values) for name, values in times.items()}, {}
+    if options.stack_s:
+        geometry = Geometry(manifest.chunk_seconds, manifest.sampler.steps)
+        stack = asyncio.run(stack_costs(options.bundle, geometry, options.stack_s))
+        times |= beyond_stages(stack, means, geometry.steps)
     result = {
         **provenance(),
         "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
         "device": options.device,
         "chunk_s": manifest.chunk_seconds,
         "steps": manifest.sampler.steps,
+        "reference": {"before": before, "after": reference()},
+        "stack_cpu_s_a_chunk": stack,
         "means": {name: round(fmean(values), 5) for name, values in times.items()},
         "p95": {name: round(float(np.percentile(values, 95)), 5) for name, values in times.items()},
         **places(options.device, options.processors),

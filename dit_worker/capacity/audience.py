@@ -27,6 +27,8 @@ class Audience:
     """Of sessions that come one by one."""
     talk_s: float = 8.0
     listen_s: float = 8.0
+    network_s: float = 0.02
+    """Between client and worker, each way."""
 
     @property
     def duty(self) -> float:

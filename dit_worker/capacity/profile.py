@@ -14,10 +14,13 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-Stage: TypeAlias = Literal["motion", "step", "plan", "condition", "end", "commit", "decode", "encode"]
+Stage: TypeAlias = Literal[
+    "motion", "step", "plan", "condition", "end", "commit", "decode", "encode", "exchange", "delivery"
+]
 """Caches of what a chunk follows; a step; the orchestrator's plan, its condition of a step, its progress; the store's
-commit; latents to frames and samples; those to access units."""
-PlaceName: TypeAlias = Literal["device", "orchestrator", "store", "media"]
+commit; latents to frames and samples; those to access units; what asking the orchestrator takes besides its answer;
+what store, gateway and client do for a chunk."""
+PlaceName: TypeAlias = Literal["device", "orchestrator", "store", "media", "gateway"]
 STAGES: Mapping[Stage, PlaceName] = {
     "motion": "device",
     "step": "device",
@@ -27,8 +30,12 @@ STAGES: Mapping[Stage, PlaceName] = {
     "commit": "store",
     "decode": "media",
     "encode": "media",
+    "exchange": "orchestrator",
+    "delivery": "gateway",
 }
 """Where each stage is done."""
+OPTIONAL: tuple[Stage, ...] = ("exchange", "delivery")
+"""Stages that a profile may know nothing of; they take no time then."""
 
 
 class PlaceCosts(BaseModel):
@@ -66,8 +73,9 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        missing: list[str] = [name for name in STAGES if not self.seconds.get(name)]
-        missing += [name for name in set(STAGES.values()) if name not in self.places]
+        missing: list[str] = [name for name in STAGES if name not in OPTIONAL and not self.seconds.get(name)]
+        needed = {place for name, place in STAGES.items() if self.seconds.get(name)}
+        missing += [name for name in needed if name not in self.places]
         missing += [place.pool for place in self.places.values() if place.pool and place.pool not in self.pools]
         if missing:
             raise ValueError(f"nothing is said of {', '.join(map(repr, missing))}")
@@ -75,13 +83,13 @@ class Profile(BaseModel):
 
     def draw(self, stage: Stage, rng: random.Random) -> float:
         """One duration."""
-        return rng.choice(self.seconds[stage])
+        return rng.choice(self.seconds.get(stage) or (0.0,))
 
     def chunk_work_s(self, place: PlaceName | None = None) -> float:
         """Mean work of a chunk with all its steps, at one place or at all."""
-        count = {"step": self.steps, "condition": self.steps}
+        count = {"step": self.steps, "condition": self.steps, "exchange": self.steps + 2}
         return sum(
-            count.get(stage, 1) * fmean(self.seconds[stage])
+            count.get(stage, 1) * fmean(self.seconds.get(stage) or (0.0,))
             for stage, where in STAGES.items()
             if place in (None, where)
         )

@@ -23,7 +23,6 @@ from dit_worker.engine.pacing import Pacing, PacingLimits
 from dit_worker.engine.playback import Player
 from dit_worker.engine.scheduler import ORDERS, Scheduler
 
-NETWORK_S = 0.02
 REPORT_S = 0.25
 """A client says where it is as often as that."""
 _WAITING_TAKES = 2
@@ -68,6 +67,7 @@ class Theatre:
         self._places: dict[PlaceName, Place] = {
             name: Place(world, self.pools.get(place.pool), place.threads) for name, place in profile.places.items()
         }
+        self._places.setdefault("gateway", Place(world, None, 1))
         self.running: str | None = None
         """Whose quantum runs."""
         self._looks_again = False
@@ -141,9 +141,9 @@ class Theatre:
             cost = ChunkCost(
                 steps=steps,
                 step_s=sum(taken) / steps,
-                condition_s=self.draw("condition"),
+                condition_s=self.draw("condition", "exchange"),
                 motion_s=motion_s,
-                direction_s=self.draw("plan", "end"),
+                direction_s=self.draw("plan", "exchange") + self.draw("end", "exchange"),
                 media_s=self.draw("decode", "encode"),
                 quantum_s=max(motion_s, *taken),
             )
@@ -250,7 +250,7 @@ class Performance:
                 self._abort()  # an idle chunk that waits for its turn is worth nothing any more
             self._consider()
 
-        self._world.after(NETWORK_S, arrive)
+        self._world.after(self._audience.network_s, arrive)
 
     def _receive(self, chunk: Chunk) -> None:
         if self._is_gone or chunk.is_cut:
@@ -286,7 +286,7 @@ class Performance:
         if not wants or not self._pacing.can_begin(self._position, is_answer=is_first):
             return
         self._chunk = Chunk(self._position, self._speech_left > 0, self._said_at if is_first else None)
-        self._theatre.submit("orchestrator", self._theatre.draw("plan"), self._planned)
+        self._theatre.submit("orchestrator", self._theatre.draw("plan", "exchange"), self._planned)
 
     def _take_note(self, chunks: int, said_at: float) -> None:
         """Words came: idle chunks that will not be on when the first of them can be make way."""
@@ -325,7 +325,7 @@ class Performance:
             self._is_conditioned = True
             self._queue()
 
-        self._theatre.submit("orchestrator", self._theatre.draw("condition"), answered)
+        self._theatre.submit("orchestrator", self._theatre.draw("condition", "exchange"), answered)
 
     def _queue(self) -> None:
         can_run = self._is_stale or self._is_conditioned
@@ -360,7 +360,7 @@ class Performance:
             self.experience.slacks_s.append(self._theatre.scheduler.finish(self._name))
             self.experience.steps.append(chunk.steps)
             self._theatre.pace.add(chunk.steps, self._world.now - chunk.took_off_at)
-            self._theatre.submit("orchestrator", self._theatre.draw("end"), self._ended)
+            self._theatre.submit("orchestrator", self._theatre.draw("end", "exchange"), self._ended)
         self._queue()
 
     def _abort(self) -> None:
@@ -402,9 +402,15 @@ class Performance:
             if not chunk.is_cut:
                 self._theatre.costs.add(replace(chunk.spent, media_s=took_s))
                 self._pacing.deliver((chunk.position + 1) * self._pacing.limits.chunk_s)
-                self._world.after(NETWORK_S, lambda: self._receive(chunk))
+                self._deliver(chunk)
             if self._takes:
                 self._decode()
             self._consider()
 
         self._theatre.submit("media", 0.0 if chunk.is_cut else self._theatre.draw("decode", "encode"), done)
+
+    def _deliver(self, chunk: Chunk) -> None:
+        def delivered(_took_s: float) -> None:
+            self._world.after(self._audience.network_s, lambda: self._receive(chunk))
+
+        self._theatre.submit("gateway", self._theatre.draw("delivery"), delivered)
