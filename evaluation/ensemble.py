@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from services.bundle import load_bundle
 from services.prompts import PromptWords
 from training.actors import prepare
 from training.distillation import Sampling, generate, read_end
+from training.scenes import word_ids
 from training.sessions import Rules, Script, Sessions
 from training.train_audio import AudioModel
 
@@ -86,7 +88,7 @@ class House:
 def roll_out(model: AudioModel, scripts: Sequence[Script], sampling: Sampling, seed: int, rules: Rules) -> Sessions:
     """Performs all scripts to their ends; those that end early go on in silence."""
     torch.manual_seed(seed)
-    sessions = Sessions(model.conditioner, PromptWords([]), scripts, rules)
+    sessions = Sessions(model.conditioner, partial(word_ids, PromptWords([])), scripts, rules)
     longest = max(len(s.tokens) for s in scripts)
     for chunk in count():
         if chunk * SLOWEST_TOKENS > longest or all(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ from training.distillation import (
 )
 from training.loop import Budget, Losses
 from training.objectives.rollout import Latents, Unrolled, scored_chunks
+from training.scenes import word_ids
 from training.sessions import Rules, ScriptSource, Sessions, alone
 from training.train_audio import AudioModel
 from training.train_joint import sources
@@ -144,7 +146,8 @@ def main() -> None:
 
     def losses() -> Losses:
         rng = loop.seed()
-        sessions = Sessions(trio.student.model.conditioner, source.words, scripts.batch(rng, options.batch), rules)
+        cast = scripts.batch(rng, options.batch)
+        sessions = Sessions(trio.student.model.conditioner, partial(word_ids, source.words), cast, rules)
         shown = roll_out(trio, sessions, plan, sampling, rng)
         heard = source.windows.batch(rng, options.speech)
         return gather([rollout_losses(trio, loop, shown), pointer_losses(trio.student.model, heard)])

@@ -20,7 +20,7 @@ from services.bundle import Manifest, load_manifest
 from services.errors import BundleInvalid
 from services.prompts import PromptWords
 from training.corpora.clip_format import ClipInvalid, read_manifest
-from training.distributed.batches import Groups
+from training.distributed.batches import Drawn, Groups
 from training.distributed.recipe import Pretraining, Recipe, RecipeInvalid, load_recipe
 from training.distributed.tokens import tokens_of
 from training.distributed.trainer import Trainer
@@ -50,12 +50,12 @@ def train(recipe: Recipe, stage: Pretraining) -> None:
     corpus = read_manifest(stage.corpus)
     if corpus.header.kind != "latents":
         raise ClipInvalid(f"{stage.corpus} holds media: make latents of it with training.encode_clips")
-    groups = groups_of(bundle, recipe, stage)
+    groups = groups_of(bundle, recipe, Drawn(stage.corpus, stage.objective, stage.micro_batch, stage.first_share))
     config = json.loads(bundle.model_dump_json(include={"conditioner", "dit", "prompt"}))
     Trainer(recipe, stage, config).run(corpus, groups)
 
 
-def groups_of(bundle: Manifest, recipe: Recipe, stage: Pretraining) -> Groups:
+def groups_of(bundle: Manifest, recipe: Recipe, drawn: Drawn) -> Groups:
     """How batches are drawn for a bundle: its tokens, its words, its rate of latents."""
     g = bundle.geometry
     folder = recipe.bundle if recipe.bundle.is_dir() else recipe.bundle.parent
@@ -65,7 +65,7 @@ def groups_of(bundle: Manifest, recipe: Recipe, stage: Pretraining) -> Groups:
     except TypeError as fault:
         raise RecipeInvalid(f"{recipe.bundle} has an option this version does not know: {fault}") from fault
     return Groups(
-        stage,
+        drawn,
         conditioner,
         tokens_of(bundle.text, folder),
         words,

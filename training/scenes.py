@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +87,10 @@ class SceneSource:
             return self.windows.idle(rng, p.track, reference, chunks)
         before = self.windows.before(rng, tracks, chunks) if k == 0 else None
         return self.windows.window(rng, p.track, k * self.windows.config.chunk_frames, reference, chunks, before)
+
+
+Reads = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+"""Captions as a model is given them: ids of words (B, S) or a text encoder's states (B, S, P), and a mask (B, S)."""
 
 
 def word_ids(words: PromptWords, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

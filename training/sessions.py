@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from orchestrator_llm.model.conditioner import BEFORE, Conditioner
-from services.prompts import PromptWords
 from training.actors import Context
 from training.objectives.rollout import Latents, cut_transcript
-from training.scenes import SceneSource, word_ids
+from training.scenes import Reads, SceneSource
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,10 @@ class Sessions:
     """What a batch of sessions has made so far."""
 
     def __init__(
-        self, conditioner: Conditioner, words: PromptWords, scripts: Sequence[Script], rules: Rules | None = None
+        self, conditioner: Conditioner, reads: Reads, scripts: Sequence[Script], rules: Rules | None = None
     ) -> None:
-        self.conditioner, self.words, self.scripts, self.rules = conditioner, words, scripts, rules or Rules()
+        """reads: how captions become what the model is given of them."""
+        self.conditioner, self.reads, self.scripts, self.rules = conditioner, reads, scripts, rules or Rules()
         self.audio: list[Tensor] = []
         self.video: list[Tensor] = []
         self.pointers = [[0.0] * len(scripts)]
@@ -83,7 +83,7 @@ class Sessions:
             self.portrait,
             self.video[0] if self.video and self.rules.with_sink else None,
             self.video[-1] if self.video else None,
-            *word_ids(self.words, [s.captions[min(made, len(s.captions) - 1)] for s in self.scripts]),
+            *self.reads([s.captions[min(made, len(s.captions) - 1)] for s in self.scripts]),
         )
 
     def follow(self, latents: Latents, end: Tensor, start: Tensor) -> None:

@@ -13,7 +13,10 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,9 +32,10 @@ from training.actors import Context
 from training.corpora.clip_format import Caption, ClipInvalid, Manifest
 from training.corpora.clip_shards import RawClip
 from training.corpora.clip_stream import ClipStream
-from training.distributed.recipe import Pretraining, Reading
+from training.distributed.recipe import Reading
 from training.distributed.tokens import Tokens
-from training.scenes import Performance, Scene, SceneSource
+from training.scenes import Performance, Reads, Scene, SceneSource, word_ids
+from training.sessions import Script, ScriptSource
 from training.windows import Track, Window, WindowSource
 
 SILENCE = "silence.safetensors"
@@ -83,6 +87,31 @@ def caption_at(captions: Sequence[Caption], begin: float, end: float) -> str:
     return best[1] if best[0] >= (end - begin) / 2 else ""
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for a stage: micro-batches of windows (`speech`), scenes (`joint`) or casts (`rollout`)."""
+
+    corpus: Path
+    objective: Literal["speech", "joint", "rollout"]
+    micro_batch: int
+    first_share: float
+    """Share of scenes that are first chunks."""
+    tokens: int = 0
+    """Tokens of a script of a cast, at the least."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Sessions to be rolled out: their scripts, how captions are read, and a window whose pointer is known."""
+
+    scripts: list[Script]
+    reads: Reads
+    heard: Window
+
+
+Batch = Window | Scene | Cast
+
+
 class StateTable(PromptWords):
     """Reads a caption as one id, its place in a table of text-encoder states (S, P), so that scenes carry it."""
 
@@ -105,12 +134,29 @@ class StateTable(PromptWords):
         return states, known
 
 
+def spread(table: StateTable | None, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids (B, S) of captions and their mask as the model reads them: states where there is a table of them.
+
+    Every batch of a model with prompts has one, if only an empty one: all processes enter the blocks alike.
+    """
+    if table is not None:
+        return table.spread(ids, mask)
+    if not ids.shape[1]:
+        return ids.new_zeros(len(ids), 1), mask.new_zeros(len(ids), 1)
+    return ids, mask
+
+
+def read_captions(words: PromptWords, table: StateTable | None, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Captions as the model reads them."""
+    return spread(table, *word_ids(words, captions))
+
+
 class Groups:
     """Makes a source of batches of a group of clips."""
 
     def __init__(
         self,
-        stage: Pretraining,
+        stage: Drawn,
         config: ConditionerConfig,
         tokens: Tokens,
         words: PromptWords | None,
@@ -127,7 +173,7 @@ class Groups:
         except (OSError, KeyError, SafetensorError) as fault:
             raise ClipInvalid(f"{silence} cannot be read: {fault}") from fault
 
-    def batches(self, raws: Sequence[RawClip], rng: random.Random, kinds: Iterator[bool]) -> Iterator[Window | Scene]:
+    def batches(self, raws: Sequence[RawClip], rng: random.Random, kinds: Iterator[bool]) -> Iterator[Batch]:
         """Endless batches of one group; `kinds` says of each whether it is one of first chunks."""
         clips = [self._read(raw) for raw in raws]
         spoken = [clip for clip in clips if len(clip.track.ids)]
@@ -140,7 +186,17 @@ class Groups:
         if self.stage.objective == "speech":
             while True:
                 yield windows.batch(rng, self.stage.micro_batch)
-        yield from self._scenes(windows, clips, rng, kinds)
+        source, table = self._scenes(windows, clips)
+        reads = partial(read_captions, source.words, None if self.words else table)
+        if self.stage.objective == "rollout":
+            scripts = ScriptSource(source, self.stage.tokens)
+            while True:
+                cast = scripts.batch(rng, self.stage.micro_batch)
+                yield Cast(cast, reads, windows.batch(rng, self.stage.micro_batch))
+        for is_first in kinds:
+            source.first_share = float(is_first)
+            scene = source.batch(rng, self.stage.micro_batch)
+            yield scene._replace(context=self._with_prompt(scene.context, table))
 
     def _read(self, raw: RawClip) -> Encoded:
         """A clip whose pictures and prompts are of the models' sizes, else ClipInvalid."""
@@ -154,9 +210,8 @@ class Groups:
                 raise ClipInvalid(f"{raw.key}: prompt states {tuple(states.shape)}, not (S, {self.states_width})")
         return clip
 
-    def _scenes(
-        self, windows: WindowSource, clips: Sequence[Encoded], rng: random.Random, kinds: Iterator[bool]
-    ) -> Iterator[Scene]:
+    def _scenes(self, windows: WindowSource, clips: Sequence[Encoded]) -> tuple[SceneSource, StateTable]:
+        """A source of scenes, and the states of its captions."""
         performances = [
             Performance(c.track, c.voice, c.video, c.reference, False, c.captions)
             for c in clips
@@ -167,22 +222,14 @@ class Groups:
                 f"no clip of {len(clips)} has a picture of two chunks or more: the joint stage needs them"
             )
         table = StateTable({text: s for c in clips for text, s in c.states.items()}, self.states_width)
-        source = SceneSource(windows, performances, self.words or table)
-        for is_first in kinds:
-            source.first_share = float(is_first)
-            scene = source.batch(rng, self.stage.micro_batch)
-            yield scene._replace(context=self._with_prompt(scene.context, table))
+        return SceneSource(windows, performances, self.words or table), table
 
     def _with_prompt(self, context: Context, table: StateTable) -> Context:
-        """Every scene of a model with prompts has one, if only an empty one: all processes enter the blocks alike."""
-        ids, mask = context.words, context.words_mask
-        if not self.states_width or ids is None or mask is None:
+        """A scene's context with its prompt as the model reads it."""
+        if not self.states_width or context.words is None or context.words_mask is None:
             return replace(context, words=None, words_mask=None)
-        if self.words is None:
-            ids, mask = table.spread(ids, mask)
-        elif not ids.shape[1]:
-            ids, mask = ids.new_zeros(len(ids), 1), mask.new_zeros(len(ids), 1)
-        return replace(context, words=ids, words_mask=mask)
+        words, mask = spread(None if self.words else table, context.words, context.words_mask)
+        return replace(context, words=words, words_mask=mask)
 
 
 @dataclass(frozen=True)
@@ -194,7 +241,7 @@ class Place:
     done: int = 0
 
 
-class Batches(IterableDataset[Window | Scene]):
+class Batches(IterableDataset[Batch]):
     """The micro-batches of one process, in order."""
 
     def __init__(self, manifest: Manifest, groups: Groups, reading: Reading, place: Place) -> None:
@@ -207,7 +254,7 @@ class Batches(IterableDataset[Window | Scene]):
         self.groups, self.reading, self.place = groups, reading, place
         self.own = range(place.rank, reading.readers, place.world)
 
-    def __iter__(self) -> Iterator[Window | Scene]:
+    def __iter__(self) -> Iterator[Batch]:
         """All micro-batches from the place on, or those of one worker, which reads for one reader."""
         worker = get_worker_info()
         if worker is not None:
@@ -225,7 +272,7 @@ class Batches(IterableDataset[Window | Scene]):
         for n in itertools.count(number):
             yield random.Random(f"{self.reading.seed}/first/{n}").random() < self.groups.stage.first_share
 
-    def _reader(self, reader: int, done: int) -> Iterator[Window | Scene]:
+    def _reader(self, reader: int, done: int) -> Iterator[Batch]:
         r = self.reading
         group, skip = divmod(done, r.batches)
         clips = self.streams[reader].clips(group * r.group)
@@ -236,7 +283,7 @@ class Batches(IterableDataset[Window | Scene]):
             group, skip = group + 1, 0
 
 
-def loader(batches: Batches) -> DataLoader[Window | Scene]:
+def loader(batches: Batches) -> DataLoader[Batch]:
     """Reads in worker processes where the recipe asks for them."""
     workers = len(batches.own) if batches.reading.workers else 0
     return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available())

@@ -75,23 +75,25 @@ class Objective(nn.Module):
         with torch.device(device):  # positions, masks and draws are made inside the models and losses
             losses = joint_losses(self.model, batch) if isinstance(batch, Scene) else audio_losses(self.model, batch)
             # a batch may leave a weight unread (no prompt, short history); the processes still exchange its gradient
-            unread = torch.stack([p.sum() for p in _outside_layers(self) if p.requires_grad]).sum()
+            unread = torch.stack([p.sum() for p in outside_layers(self) if p.requires_grad]).sum()
         return losses | {"audio": losses["audio"] + 0.0 * unread}
 
 
-def _outside_layers(module: nn.Module) -> Iterator[nn.Parameter]:
+def outside_layers(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters that belong to no layer."""
     yield from module.parameters(recurse=False)
     for child in module.children():
         if not isinstance(child, LAYERS):
-            yield from _outside_layers(child)
+            yield from outside_layers(child)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:  # noqa: ANN401  (tuples and dataclasses of tensors)
     """The same batch with its tensors on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    if isinstance(batch, tuple):
-        return type(batch)(*(to_device(x, device) for x in batch))
+    if isinstance(batch, tuple | list):
+        moved = [to_device(x, device) for x in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     if is_dataclass(batch) and not isinstance(batch, type):
         return type(batch)(**{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch)})
     return batch

@@ -75,11 +75,47 @@ class Reading(_Frozen):
 
 
 class Distillation(_Frozen):
-    """One stage of distillation: steps and rates of student and fake score (StreamChar §5.1)."""
+    """One stage of distillation (StreamChar §4.2, §5.1). All processes together make one micro-batch each a step."""
 
+    corpus: Path
+    """Folder of latent shards with pictures."""
+    out: Path
+    """Folder of the student's checkpoints and logs; the fake score's lie in `fake` beside them."""
+    teacher: Path
+    """Folder of the many-step model's weights."""
+    start: Path | None = None
+    """A checkpoint of the stage before, whose student and fake score go on; without one both begin as the teacher."""
     steps: PositiveInt
+    micro_batch: PositiveInt
+    """Chunks, or sessions of a rollout, of one process."""
     student_rate: PositiveFloat
     fake_rate: PositiveFloat
+    fake_steps: PositiveInt = 1
+    """Steps of the fake score for each of the student's."""
+    tails: PositiveInt = 2
+    """Times at which each sample is scored."""
+    chunks: PositiveInt = 5
+    """Chunks of a rollout."""
+    scored: PositiveInt = 3
+    """Its last chunks, which the scores see."""
+    warmup_steps: NonNegativeInt = 20
+    weight_decay: float = Field(default=0.01, ge=0)
+    gradient_norm: PositiveFloat = 1.0
+    average: float = Field(default=0.99, gt=0, lt=1)
+    first_share: float = Field(default=0.15, ge=0, le=1)
+    """Share of step reduction's batches that are first chunks."""
+    checkpoint_steps: PositiveInt = 50
+    """These steps are few and long."""
+
+    @model_validator(mode="after")
+    def _chunks_suffice(self) -> Self:
+        if self.scored > self.chunks:
+            raise ValueError(f"{self.scored} chunks cannot be scored of {self.chunks}")
+        return self
+
+
+Stage = Literal["step-reduction", "rollout"]
+"""The two stages of distillation."""
 
 
 class Recipe(_Frozen):
@@ -91,7 +127,7 @@ class Recipe(_Frozen):
     """accelerate's configuration, of which `fsdp_config` is read here too."""
     stages: dict[str, Pretraining]
     reading: Reading
-    distillation: dict[Literal["step-reduction", "rollout"], Distillation] = {}
+    distillation: dict[Stage, Distillation] = {}
     mixed_precision: Literal["no", "bf16"] = "bf16"
     gradient_checkpointing: bool = True
     checkpoint_steps: PositiveInt = 1000
@@ -110,6 +146,15 @@ class Recipe(_Frozen):
         if name not in self.stages:
             raise RecipeInvalid(f"there is no stage {name!r}: this recipe has {', '.join(self.stages)}")
         return self.stages[name]
+
+    def distilling(self, name: str) -> tuple[Stage, Distillation]:
+        """A stage of distillation by name. Raises RecipeInvalid, which lists those there are."""
+        for known, stage in self.distillation.items():
+            if known == name:
+                return known, stage
+        raise RecipeInvalid(
+            f"there is no distillation {name!r}: this recipe has {', '.join(self.distillation) or 'none'}"
+        )
 
 
 def load_recipe(path: Path) -> Recipe:

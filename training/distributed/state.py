@@ -86,7 +86,8 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 
     Raises RecipeInvalid, which names what is missing or of another shape.
     """
-    files = Files(folder, "average-" if (folder / PLACE).exists() else "")
+    has_average = any(folder.glob("average-*.safetensors"))
+    files = Files(folder, "average-" if has_average else "weights-" if (folder / PLACE).exists() else "")
     missing = [name for name, _ in _named(module) if name not in files]
     if missing:
         raise RecipeInvalid(f"{folder} lacks {len(missing)} weights, the first being {missing[0]}")
@@ -106,7 +107,7 @@ def save(
     accelerator: Accelerator,
     folder: Path,
     module: nn.Module,
-    average: Average,
+    average: Average | None,
     optimizer: torch.optim.Optimizer,
     place: Mapping[str, Any],
     keep: int,
@@ -118,7 +119,8 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     moments = {name: optimizer.state[p] for name, p in module.named_parameters() if "exp_avg" in optimizer.state[p]}
-    groups: dict[str, Mapping[str, Tensor]] = {"average": average.tensors, "weights": dict(module.named_parameters())}
+    groups: dict[str, Mapping[str, Tensor]] = {"weights": dict(module.named_parameters())}
+    groups |= {} if average is None else {"average": average.tensors}
     groups |= {key: {name: state[key] for name, state in moments.items()} for key in MOMENTS}
     for stem, tensors in groups.items():
         writer = FileWriter(partial, stem)
@@ -142,22 +144,35 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(
-    folder: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer
+    folder: Path,
+    module: nn.Module,
+    average: Average | None,
+    optimizer: torch.optim.Optimizer,
+    step: int | None = None,
 ) -> dict[str, Any] | None:
-    """Goes on from a run's last checkpoint: its place, None where there is none. Raises RecipeInvalid."""
+    """Goes on from a run's last checkpoint, or that of a step: its place, None where there is none.
+
+    Raises RecipeInvalid for one that does not fit the module, or when there is none of that step.
+    """
     found = checkpoints(folder)
+    if step is not None:
+        found = [path for path in found if path.name == f"checkpoint-{step:08d}"]
+        if not found:
+            raise RecipeInvalid(f"{folder} has no checkpoint of step {step}")
     if not found:
         return None
     place: dict[str, Any] = json.loads((found[-1] / PLACE).read_text())
-    stems = {stem: Files(found[-1], f"{stem}-") for stem in ("average", "weights", *MOMENTS)}
+    stems = {stem: Files(found[-1], f"{stem}-") for stem in ("weights", *MOMENTS)}
+    kept = None if average is None else Files(found[-1], "average-")
     for name, parameter in module.named_parameters():
         plain = name.removeprefix("model.")
         fill(parameter, stems["weights"].read(plain))
-        fill(average.tensors[name], stems["average"].read(plain))
+        if average is not None and kept is not None:
+            fill(average.tensors[name], kept.read(plain))
         if plain not in stems["exp_avg"]:
             continue  # it rests in this stage
         state = optimizer.state[parameter]
-        state["step"] = torch.tensor(float(place["step"]))
+        state["step"] = torch.tensor(float(place["step"] * place.get("per_step", 1)))
         for key in MOMENTS:
             state[key] = torch.zeros_like(parameter)
             fill(state[key], stems[key].read(plain))

@@ -53,7 +53,7 @@ class SubwordTokens:
         from tokenizers import Tokenizer
 
         if not path.is_file():
-            raise ClipInvalid(f"{path} is missing: training.convert copies the language model's")
+            raise ClipInvalid(f"{path} is missing: training.init copies the language model's")
         self.tokenizer = Tokenizer.from_file(str(path))
 
     def of(self, clip: Clip) -> TimedTokens:

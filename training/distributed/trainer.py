@@ -36,7 +36,7 @@ class Trainer:
         self.accelerator.gradient_accumulation_steps = self.accumulation
         self.module = self._build(config)
         self.average = Average(self.module, stage.average)
-        self.optimizer = make_optimizer(self.module, stage)
+        self.optimizer = make_optimizer(self.module, stage.rate, stage.weight_decay)
         place = resume(stage.out, self.module, self.average, self.optimizer)
         self.step = 0 if place is None else int(place["step"])
 
@@ -121,12 +121,12 @@ class Trainer:
             file.write(json.dumps(line | {name: round(value, 6) for name, value in means.items()}) + "\n")
 
 
-def make_optimizer(module: torch.nn.Module, stage: Pretraining) -> torch.optim.AdamW:
+def make_optimizer(module: torch.nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW on what learns; only the matrices of linear layers decay."""
     learning = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     matrices = {f"{name}.weight" for name, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
     groups = [
-        {"params": [p for name, p in learning if name in matrices], "weight_decay": stage.weight_decay},
+        {"params": [p for name, p in learning if name in matrices], "weight_decay": weight_decay},
         {"params": [p for name, p in learning if name not in matrices], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))

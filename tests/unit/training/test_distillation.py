@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from training.distill_steps import steps_losses
 from training.distillation import PairLoop, Sampling, Trio, begin, context_of, pointer_losses, sample
 from training.loop import Budget
 from training.objectives.rollout import Latents
-from training.scenes import Performance, SceneSource
+from training.scenes import Performance, SceneSource, word_ids
 from training.sessions import Rules, Script, ScriptSource, Sessions, alone
 
 FEW = Sampling(steps=2, noise_scale_audio=1.0)
 SHAPE = (16, 9, 8, 8)
+NO_WORDS = partial(word_ids, PromptWords([]))
 
 
 def trio(seed: int = 0) -> Trio:
@@ -59,7 +61,7 @@ def scripts(tokens: int = 60) -> list[Script]:
 
 def sessions(models: Trio, rules: Rules | None = None, tokens: int = 60) -> Sessions:
     """Two sessions before their first chunk."""
-    return Sessions(models.student.model.conditioner, PromptWords([]), scripts(tokens), rules)
+    return Sessions(models.student.model.conditioner, NO_WORDS, scripts(tokens), rules)
 
 
 def have_gradient(model: torch.nn.Module) -> bool:
@@ -118,7 +120,7 @@ def test_no_true_picture_reaches_a_rollout() -> None:
     poisoned = [p._replace(video=torch.full_like(p.video, float("nan"))) for p in seen.performances]
     drawn = ScriptSource(SceneSource(seen.windows, poisoned, PromptWords([])), 40).batch(random.Random(0), 2)
     models = trio()
-    played = Sessions(models.student.model.conditioner, PromptWords([]), drawn)
+    played = Sessions(models.student.model.conditioner, NO_WORDS, drawn)
     shown = roll_out(models, played, Plan(3, 2), FEW, random.Random(0))
     for where, made in shown:
         assert made.video is not None and torch.isfinite(made.video).all() and torch.isfinite(made.audio).all()

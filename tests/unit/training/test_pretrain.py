@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save, save_file
 from services.bundle import load_manifest
 from training.corpora.clip_format import Clip, ClipInvalid, Header, read_manifest
 from training.corpora.clip_shards import Packed, write_shards
-from training.distributed.batches import SILENCE, Batches, Place, loader
+from training.distributed.batches import SILENCE, Batches, Drawn, Place, loader
 from training.distributed.model import StageModel
-from training.distributed.recipe import RecipeInvalid, load_recipe
+from training.distributed.recipe import Pretraining, RecipeInvalid, load_recipe
 from training.distributed.sharding import sharding_plugin
 from training.pretrain import groups_of, train
 
@@ -149,6 +149,11 @@ def begin(folder: Path) -> Path:
     return folder
 
 
+def drawn(stage: Pretraining) -> Drawn:
+    """What a stage draws."""
+    return Drawn(stage.corpus, stage.objective, stage.micro_batch, stage.first_share)
+
+
 def run(path: Path) -> list[dict[str, float]]:
     """Trains in this process; the log."""
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the run before
@@ -217,7 +222,7 @@ def test_which_batch_comes_next_depends_on_its_number_alone(tmp_path: Path, done
     """Two processes share out the batches that one would draw, and both go on from anywhere."""
     loaded = load_recipe(recipe(tmp_path, "any"))
     stage = loaded.stage("only")
-    groups = groups_of(load_manifest(loaded.bundle), loaded, stage)
+    groups = groups_of(load_manifest(loaded.bundle), loaded, drawn(stage))
     corpus_of = read_manifest(stage.corpus)
 
     def take(place: Place, count: int) -> list[float]:
@@ -235,7 +240,7 @@ def test_which_batch_comes_next_depends_on_its_number_alone(tmp_path: Path, done
 def test_readers_in_processes_of_their_own_give_the_same_batches(tmp_path: Path) -> None:
     """A worker reads for each reader, in turn, also when going on from the middle."""
     loaded = load_recipe(recipe(tmp_path, "any"))
-    groups = groups_of(load_manifest(loaded.bundle), loaded, loaded.stage("only"))
+    groups = groups_of(load_manifest(loaded.bundle), loaded, drawn(loaded.stage("only")))
     corpus_of = read_manifest(loaded.stage("only").corpus)
 
     def take(has_workers: bool) -> list[float]:
