@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -151,6 +151,8 @@ class Manifest(_Frozen):
     """None for a bundle whose pictures no prompt changes."""
     performs: tuple[Literal["ambience", "music", "narrator", "recache"], ...] = ()
     """What of a planned action it can make, beside speech and what prompts change."""
+    syllables_per_second: PositiveFloat | None = None
+    """How fast it speaks, as measured; None where nobody has."""
     training: dict[str, Any] = {}
 
     _bytes: bytes = b""
@@ -266,7 +268,8 @@ class Bundle:
         """Compare every file with its digest. Raises BundleInvalid, which names the first that differs."""
         for relative, expected in self.manifest.files.items():
             try:
-                found = sha256((self.path / relative).read_bytes()).hexdigest()
+                with (self.path / relative).open("rb") as file:  # gigabytes: never all in memory
+                    found = file_digest(file, "sha256").hexdigest()
             except OSError as fault:
                 raise BundleInvalid(f"bundle file {relative} cannot be read: {fault.strerror}") from fault
             if found != expected:

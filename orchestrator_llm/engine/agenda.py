@@ -20,7 +20,7 @@ from orchestrator_llm.engine.campaign import Campaign, PlannedAction
 from orchestrator_llm.engine.memory import Memory
 from orchestrator_llm.engine.pace import SpeakingRate
 from orchestrator_llm.engine.syllables import SyllableCounter
-from services.session import Regime
+from services.session import Notice, Regime
 
 CAMPAIGN_SLOTS = 4
 LEAST_LEAD = 1
@@ -35,6 +35,7 @@ MAX_REPLY_WORDS = 240
 
 
 NOTHING = PlannedAction()
+NOT_ANSWERED = "HEARD_NOT_ANSWERED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,28 @@ class Drawn:
     action: PlannedAction = NOTHING
     memory: str | None = None
     """None when it has not changed."""
+    notices: tuple[Notice, ...] = ()
+    """What the client is to be told of the planning."""
 
 
 class Agenda:
     """One session's. `count` is told of whatever is dropped, by a word for what it was, and how many."""
 
     def __init__(
-        self, options: AgendaOptions, counter: SyllableCounter, rate: SpeakingRate, count: Callable[[str, int], None]
+        self,
+        options: AgendaOptions,
+        counter: SyllableCounter,
+        rate: SpeakingRate,
+        count: Callable[[str, int], None] | None = None,
     ) -> None:
         self._options = options
         self._counter = counter
         self._rate = rate
-        self._count = count
+        self._count = _forget if count is None else count
         self._lock = threading.Lock()
         self._cut = 0
         self._numbers = 0
+        self._notices: list[Notice] = []
         self._memory = Memory()
         self._told = ""
         self._words: list[str] = []
@@ -108,10 +116,15 @@ class Agenda:
             self._firsts.clear()
             self._reply_words = 0
 
-    def hear(self, words: Sequence[str]) -> bool:
-        """What the user says to the character; False when nobody will answer."""
+    def configure(self, options: AgendaOptions) -> None:
+        """Takes what the session was opened with, before anything else."""
+        self._options = options
+
+    def hear(self, words: Sequence[str]) -> None:
+        """What the user says to the character."""
         with self._lock:
-            return self._hears(words)
+            if words and not self._hears(words):
+                self._notices.append(Notice(NOT_ANSWERED, "Nobody answers what was heard: no model writes here."))
 
     def draw(self, say: Sequence[str], wishes: Sequence[str], backlog_s: float) -> Drawn:
         """What the chunk that begins now takes. `backlog_s` is how long what is left to say will take."""
@@ -124,7 +137,8 @@ class Agenda:
                 written = (*written, action.speech)
             self._accept(written)
             self._remember(action)
-            return Drawn(written, action, self._told_memory())
+            notices, self._notices = tuple(self._notices), []
+            return Drawn(written, action, self._told_memory(), notices)
 
     def redo(self, say: Sequence[str], memory: str) -> None:
         """A chunk that was planned before is made again: with what it took then. Raises ValueError."""
@@ -141,14 +155,17 @@ class Agenda:
 
     # the model's side -------------------------------------------------------------------------------------------------
 
+    def reply_briefs(self) -> list[Brief]:
+        """What to ask a model for at once, since somebody waits: a reply, if one is due."""
+        with self._lock:
+            return self._due_reply("")
+
     def briefs(self, asked: str = "", windows: Sequence[str] = ()) -> list[Brief]:
         """What to ask a model for now, each once; `windows` is what the coming chunks will say, from the next on."""
         with self._lock:
             if not self.can_ask:
                 return []
-            found = []
-            if self._memory.is_answering and Work.REPLY not in self._open:
-                found.append(self._brief(Work.REPLY, asked))
+            found = self._due_reply(asked)
             if self._wants_campaign(windows):
                 found.append(self._campaign_brief(asked, windows))
             return found
@@ -156,7 +173,8 @@ class Agenda:
     def write(self, ticket: Ticket, words: str) -> bool:
         """Words of a reply, as they come; False when they are not wanted any more."""
         with self._lock:
-            if self._open.get(ticket.work) != ticket:
+            is_wanted = ticket.work is Work.REPLY and self._options.regime is Regime.CONVERSATION
+            if not is_wanted or self._open.get(Work.REPLY) != ticket:
                 self._count("reply_cut", 1)
                 return False
             pieces = words.split()[: MAX_REPLY_WORDS - self._reply_words]
@@ -176,10 +194,10 @@ class Agenda:
         """A campaign has come. Returns how many of its actions were late, and dropped."""
         with self._lock:
             first = self._firsts.pop(ticket, 0)
-            if self._open.get(ticket.work) != ticket:
+            if ticket.work is not Work.CAMPAIGN or self._open.get(Work.CAMPAIGN) != ticket:
                 self._count("campaign_cut", 1)
                 return 0
-            del self._open[ticket.work]
+            del self._open[Work.CAMPAIGN]
             late = 0
             for slot, action in enumerate(campaign.actions, first):
                 if slot < self._slot:
@@ -199,6 +217,7 @@ class Agenda:
             if ticket.work is Work.REPLY:
                 self._reply_words = 0
                 self._memory = self._memory.changed(is_answering=False)
+                self._notices.append(Notice(NOT_ANSWERED, "The planner's model failed; the answer is left out."))
             else:
                 self._rest_until = self._slot + REST_SLOTS
 
@@ -300,6 +319,10 @@ class Agenda:
         """Syllables that fit into one chunk."""
         return max(1, int(self._rate.per_second * self._options.chunk_s))
 
+    def _due_reply(self, asked: str) -> list[Brief]:
+        is_due = self.can_ask and self._memory.is_answering and Work.REPLY not in self._open
+        return [self._brief(Work.REPLY, asked)] if is_due else []
+
     def _wants_campaign(self, windows: Sequence[str]) -> bool:
         if Work.CAMPAIGN in self._open or self._slot < self._rest_until:
             return False
@@ -337,6 +360,10 @@ class Agenda:
             slots=CAMPAIGN_SLOTS,
             syllables=self._budget,
         )
+
+
+def _forget(_what: str, _count: int) -> None:
+    """Nobody counts."""
 
 
 def _last_words(pieces: Sequence[str]) -> list[str]:

@@ -81,8 +81,7 @@ class Director:
         self._prompts = prompts
         self._agenda = agenda
         self._performs = frozenset(performs)
-        self.briefs: list[Brief] = []
-        """What a language model is to be asked for since the last begin."""
+        self._briefs: list[Brief] = []
         self._reference: NDArray[np.float32] | None = None
         self._asked = ""
         self._described_last = ""
@@ -116,10 +115,16 @@ class Director:
         self._restore(snapshot)
         self._voice, self._reference = ready, reference
 
+    def take_briefs(self) -> list[Brief]:
+        """What a language model is to be asked for since this was last called."""
+        briefs, self._briefs = self._briefs, []
+        return briefs
+
     def replace(self, snapshot: Snapshot) -> None:
         """Sets the state anew and lets go of a chunk that was begun."""
         self._opened()
         self._restore(snapshot)
+        self._briefs.clear()
         self._chunk, self._last_index = None, -1
 
     def use(self, backend: Backend) -> None:
@@ -166,7 +171,7 @@ class Director:
             words_total=self._transcript.words_total,
             notices=notices,
             prompt=self._described(plan.text, drawn.action, prompt),
-            prompt_notices=(*prompt_notices, *unperformed(drawn.action, self._performs)),
+            prompt_notices=(*prompt_notices, *unperformed(drawn.action, self._performs), *drawn.notices),
             written=drawn.written,
             speaker=drawn.action.speaker,
             is_disembodied=drawn.action.presence == "disembodied",
@@ -190,8 +195,9 @@ class Director:
         if self._agenda is None:
             return
         behind = self._transcript.words_spoken(self._pointer)
-        windows = self._planner.windows(self._transcript, behind, PLANNED_AHEAD + 1)[1:]
-        self.briefs += self._agenda.briefs(self._asked, windows)
+        chunk_s = self._geometry.chunk_seconds
+        windows = self._planner.windows(self._transcript, behind, chunk_s, PLANNED_AHEAD + 1)[1:]
+        self._briefs += self._agenda.briefs(self._asked, windows)
 
     def _shown(self, plan: Plan) -> tuple[list[int], int]:
         """The tokens the model is shown and the absolute index of the first: all, or none beyond a hard budget."""

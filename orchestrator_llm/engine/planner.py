@@ -18,7 +18,7 @@ class PlannerOptions:
     """How much of the transcript an action looks ahead."""
 
     syllables_per_second: float = 6.0
-    """A guess, until the bundle's own rate has been measured."""
+    """As fast as the bundle may speak: an action's text follows from the session alone, whichever replica plans it."""
     look_ahead_s: float = 2.75
     is_hard: bool = False
     """The model is shown no word beyond the action: speech must fit into each chunk. `look_ahead_s` is then a chunk."""
@@ -42,7 +42,7 @@ class RulePlanner:
     def __init__(
         self, vowels: AbstractSet[int], options: PlannerOptions | None = None, rate: SpeakingRate | None = None
     ) -> None:
-        """Budgets go by `rate`, which the sessions of a process share."""
+        """`rate` is how fast this process has heard the bundle speak; estimates of what is to come go by it."""
         self._options = options or PlannerOptions()
         self._vowels = vowels
         self.rate = rate or SpeakingRate(self._options.syllables_per_second)
@@ -51,7 +51,7 @@ class RulePlanner:
     @property
     def _budget(self) -> float:
         """Syllables of one action at most."""
-        return self.rate.per_second * self._options.look_ahead_s
+        return self._options.syllables_per_second * self._options.look_ahead_s
 
     def plan(self, transcript: Transcript, pointer: float) -> Plan:
         """The window of words from the pointer (absolute tokens) on; at least one word while any is left.
@@ -61,15 +61,14 @@ class RulePlanner:
         first = transcript.words_spoken(pointer)
         if first >= transcript.words_total:
             return Plan(first, first, "", is_idle=True)
-        chosen = self._within_budget(transcript, first)
+        chosen = self._within_budget(transcript, first, self._budget)
         return Plan(first, first + len(chosen), " ".join(word.text for word in chosen), is_idle=False)
 
-    def windows(self, transcript: Transcript, first_word: int, count: int) -> list[str]:
-        """What the chunks will say that begin at `first_word`, about, as far as the transcript is read: at most `count`
-        texts, of a chunk each when an action looks two chunks ahead."""
+    def windows(self, transcript: Transcript, first_word: int, chunk_s: float, count: int) -> list[str]:
+        """What the chunks will say that begin at `first_word`, about, as far as the transcript is read."""
         found: list[str] = []
         while len(found) < count and first_word < transcript.words_read:
-            chosen = self._within_budget(transcript, first_word, share=1.0 if self.is_hard else 0.5)
+            chosen = self._within_budget(transcript, first_word, self.rate.per_second * chunk_s)
             found.append(" ".join(word.text for word in chosen))
             first_word += len(chosen)
         return found
@@ -83,9 +82,9 @@ class RulePlanner:
         tokens, offset = transcript.retained
         return sum(token in self._vowels for token in tokens[max(0, round(begin) - offset) : round(end) - offset])
 
-    def _within_budget(self, transcript: Transcript, first: int, share: float = 1.0) -> list[TranscriptWord]:
+    def _within_budget(self, transcript: Transcript, first: int, budget: float) -> list[TranscriptWord]:
         chosen: list[TranscriptWord] = []
-        syllables, budget = 0, self._budget * share
+        syllables = 0
         for index in range(first, transcript.words_read):
             word = transcript.words(index, index + 1)[0]
             is_after_pause = bool(chosen) and word.begin > chosen[-1].end

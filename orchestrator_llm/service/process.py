@@ -9,18 +9,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from cuelight.v1 import orchestrator_pb2
+from cuelight.v1 import orchestrator_admin_pb2, orchestrator_pb2
+from cuelight.v1.orchestrator_admin_pb2_grpc import add_OrchestratorAdminServiceServicer_to_server
 from cuelight.v1.orchestrator_pb2_grpc import add_OrchestratorServiceServicer_to_server
 from orchestrator_llm.engine.backend import Backend
 from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
 from orchestrator_llm.engine.backend_vllm import VllmBackend
 from orchestrator_llm.engine.backend_vllm_engine import VllmOptions
-from orchestrator_llm.engine.director import Director
-from orchestrator_llm.engine.planner import PlannerOptions, RulePlanner
-from orchestrator_llm.engine.prompts import PromptPlanner
+from orchestrator_llm.engine.fitting import check_fit
+from orchestrator_llm.engine.pace import SpeakingRate
+from orchestrator_llm.engine.syllables import SyllableCounter
 from orchestrator_llm.engine.warmup import warm_up
+from orchestrator_llm.service.admin import OrchestratorAdminServicer
 from orchestrator_llm.service.bridge import Bridge
+from orchestrator_llm.service.house import Conditioner, House
+from orchestrator_llm.service.models import make_completion, read_key
+from orchestrator_llm.service.planners import Planners
+from orchestrator_llm.service.rollout import Rollout
 from orchestrator_llm.service.servicer import OrchestratorServicer
+from orchestrator_llm.service.swaps import Swaps, conditioner_name
 from services.bundle import Bundle, load_bundle
 from services.logs import get_logger
 from services.metrics import Metrics
@@ -32,9 +39,10 @@ log = get_logger(__name__)
 CALL_TIMEOUT_S = 15.0
 """Longest that a stream waits for the engine."""
 LOAD_TIMEOUT_S = 300.0
+TYPICAL_RATE = 4.5
+"""Syllables a second, where a bundle does not say and nothing has been measured."""
 MAX_THREADS = 64
 """Sessions whose calls vLLM has at one time; each waits on a thread."""
-LOOK_AHEAD_CHUNKS = 2
 
 
 class Orchestrator:
@@ -50,35 +58,52 @@ class Orchestrator:
             on_wait=self.metrics.stage_seconds.labels("orchestrator_wait").observe,
             threads=_threads(settings),
         )
-        name = orchestrator_pb2.DESCRIPTOR.services_by_name["OrchestratorService"].full_name
-        self.rpc = RpcServer(settings.orchestrator_listen, ServingOptions.of(settings), service_names=[name])
+        names = [
+            orchestrator_pb2.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,
+            orchestrator_admin_pb2.DESCRIPTOR.services_by_name["OrchestratorAdminService"].full_name,
+        ]
+        self.rpc = RpcServer(settings.orchestrator_listen, ServingOptions.of(settings), service_names=names)
         self.servicer: OrchestratorServicer | None = None
+        self.house: House | None = None
+        self._swaps: Swaps | None = None
+        key = read_key(settings.planner_key.get_secret_value(), settings.planner_key_file)
+        self._planners = Planners(settings.planners, settings.planner, partial(make_completion, key=key))
 
     @classmethod
     @asynccontextmanager
     async def running(cls, settings: OrchestratorSettings) -> AsyncIterator[Orchestrator]:
-        """An orchestrator that serves. Raises BundleInvalid and OSError."""
+        """An orchestrator that serves. Raises BundleInvalid, SettingsError and OSError."""
         orchestrator = cls(settings, load_bundle(settings.bundle))
         try:
             await orchestrator._start()
             yield orchestrator
         finally:
+            if orchestrator._swaps is not None:
+                await orchestrator._swaps.close()
             await orchestrator.rpc.grpc.stop(0)
             await orchestrator.bridge.close()
+            await orchestrator._planners.close()
 
     async def _start(self) -> None:
         backend = await self.bridge.run(self._load, timeout_s=LOAD_TIMEOUT_S)
-        look_ahead_s = LOOK_AHEAD_CHUNKS * self._bundle.manifest.chunk_seconds
-        planner = RulePlanner(backend.vowels, PlannerOptions(self._settings.syllable_budget, look_ahead_s))
-        reads = self._bundle.manifest.prompt
-        self.servicer = OrchestratorServicer(
-            partial(Director, backend, planner, PromptPlanner(reads) if reads else None),
-            self._bundle.manifest,
-            self.bridge,
-            self.metrics,
-            max_sessions=self._settings.orchestrator_max_sessions,
+        self.house = House(
+            manifest=self._bundle.manifest,
+            metrics=self.metrics,
+            planners=self._planners,
+            conditioners=Rollout(Conditioner(conditioner_name(self._bundle), backend)),
+            syllable_budget=self._settings.syllable_budget,
+            rate=SpeakingRate(self._bundle.manifest.syllables_per_second or TYPICAL_RATE),
+            planner_timeout_s=self._settings.planner_timeout_s,
+            counter=SyllableCounter(backend.front_end.syllables),
         )
+        self.servicer = OrchestratorServicer(
+            self.house, self.bridge, max_sessions=self._settings.orchestrator_max_sessions
+        )
+        self._swaps = Swaps(self.house, self._load_other)
         add_OrchestratorServiceServicer_to_server(self.servicer, self.rpc.grpc)
+        add_OrchestratorAdminServiceServicer_to_server(
+            OrchestratorAdminServicer(self.house, self._swaps), self.rpc.grpc
+        )
         await self.rpc.start()
         if self._settings.metrics_listen:
             self.metrics.serve(self._settings.metrics_listen)
@@ -90,11 +115,15 @@ class Orchestrator:
         self.metrics.ready.set(is_ready)
 
     def _load(self) -> Backend:
-        if self._settings.verify_bundle:
-            self._bundle.verify()
-        backend = load_backend(self._settings, self._bundle)
+        check_fit(self._bundle.manifest, self._bundle.manifest)
+        backend = self._load_other(self._bundle)
         warm_up(backend)
         return backend
+
+    def _load_other(self, bundle: Bundle) -> Backend:
+        if self._settings.verify_bundle:
+            bundle.verify()
+        return load_backend(self._settings, bundle)
 
     async def drain(self) -> None:
         """Takes no new session and lets those it has go to other replicas after their chunk."""

@@ -6,40 +6,29 @@ A stream that fails ends with its status; the others do not notice. It knows no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc import aio
 
 from cuelight.v1 import orchestrator_pb2 as pb
 from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceServicer
-from orchestrator_llm.engine.director import Director
 from orchestrator_llm.service.bridge import Bridge
-from orchestrator_llm.service.stream import DirectStream
-from services.bundle import Manifest
-from services.errors import CuelightError, NoCapacity, OrchestratorUnavailable
-from services.logs import bound, get_logger
-from services.metrics import Metrics
+from orchestrator_llm.service.directed import Directed
+from orchestrator_llm.service.house import House
+from services.errors import NoCapacity, OrchestratorUnavailable
+from services.logs import get_logger
 
 log = get_logger(__name__)
 
 
 class OrchestratorServicer(OrchestratorServiceServicer):
-    """Directs sessions until `drain`. `make_director` makes one for each stream."""
+    """Directs sessions until `drain`."""
 
-    def __init__(
-        self,
-        make_director: Callable[[], Director],
-        manifest: Manifest,
-        bridge: Bridge,
-        metrics: Metrics,
-        *,
-        max_sessions: int,
-    ) -> None:
-        self._make_director = make_director
-        self._manifest = manifest
+    def __init__(self, house: House, bridge: Bridge, *, max_sessions: int) -> None:
+        self._house = house
         self._bridge = bridge
-        self._metrics = metrics
+        self._metrics = house.metrics
         self._max_sessions = max_sessions
         self._sessions = 0
         self._draining = asyncio.Event()
@@ -55,27 +44,25 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         if self._sessions >= self._max_sessions:
             self._metrics.refusals.labels(NoCapacity.reason).inc()
             raise NoCapacity(f"the orchestrator directs {self._sessions} sessions already")
-        director = self._make_director()
-        stream = DirectStream(director, self._manifest)
+        directed = Directed(self._house, self._bridge)
         self._sessions += 1
         self._metrics.sessions.set(self._sessions)
         try:
-            while (request := await self._next(request_iterator, stream)) is not None:
-                yield await self._answer(stream, request)
+            while (request := await self._next(request_iterator, directed)) is not None:
+                yield await directed.answer(request)
         finally:
             self._sessions -= 1
             self._metrics.sessions.set(self._sessions)
-            self._metrics.pointer_nudges.inc(director.nudges)
-            log.info("stream_ended", session_id=stream.session_id, pointer_nudges=director.nudges)
+            await directed.close()
 
-    async def _next(self, requests: AsyncIterator[pb.DirectRequest], stream: DirectStream) -> pb.DirectRequest | None:
+    async def _next(self, requests: AsyncIterator[pb.DirectRequest], directed: Directed) -> pb.DirectRequest | None:
         """The next message, None when the worker has ended the stream.
 
         Raises OrchestratorUnavailable between two chunks when draining: the worker then opens the session elsewhere.
 
         A worker may be silent for as long as its client pauses; keepalive finds out when it is gone.
         """
-        if stream.chunk_index is not None:
+        if directed.is_in_chunk:
             return await anext(requests, None)
         coming = asyncio.ensure_future(anext(requests, None))
         draining = asyncio.ensure_future(self._draining.wait())
@@ -87,20 +74,3 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         finally:
             coming.cancel()
             draining.cancel()
-
-    async def _answer(self, stream: DirectStream, request: pb.DirectRequest) -> pb.DirectResponse:
-        with bound(session_id=stream.session_id or request.open.session_id[:64], chunk_index=stream.chunk_index):
-            try:
-                task = stream.task(request)
-
-                def timed() -> pb.DirectResponse:
-                    with self._metrics.stage(f"orchestrator_{task.kind}"):
-                        return task.run()
-
-                answer = await self._bridge.run(timed)
-            except CuelightError as fault:
-                self._metrics.refusals.labels(fault.reason).inc()
-                raise
-            if task.kind in ("open", "replace"):
-                log.info("session_opened", kind=task.kind)
-            return answer

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cuelight.v1 import orchestrator_pb2 as pb
+from orchestrator_llm.engine.agenda import Agenda, AgendaOptions
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.errors import OutOfTurn
 from services.bundle import Manifest
 from services.errors import BundleMismatch, InvalidInput
+from services.session import Regime
 from services.wire import (
     action_to_proto,
     chunk_progress_to_proto,
@@ -37,9 +39,12 @@ class Task:
 class DirectStream:
     """Turns messages into tasks, in the order the contract allows."""
 
-    def __init__(self, director: Director, manifest: Manifest) -> None:
+    def __init__(self, director: Director, agenda: Agenda, manifest: Manifest) -> None:
         self._director = director
+        self._agenda = agenda
         self._manifest = manifest
+        self.planner = ""
+        """The planner the session asks for; empty when any will do."""
         self._shape = manifest.geometry.audio_shape
         self.session_id = ""
         self.chunk_index: int | None = None
@@ -79,14 +84,16 @@ class DirectStream:
         if not message.session_id or len(message.session_id) > MAX_SESSION_ID:
             raise InvalidInput(f"session_id must have 1 to {MAX_SESSION_ID} characters", field="open.session_id")
         self._check_bundle(message.bundle_name, message.bundle_digest)
+        options = AgendaOptions(_regime(message.regime), message.instructions, self._manifest.chunk_seconds)
         _check_count(len(message.snapshot.transcript), "open.snapshot.transcript")
         snapshot = snapshot_from_proto(message.snapshot, audio_shape=self._shape)
         voice_shape = self._director.reference_shape
         reference = tensor_from_proto(message.reference, expect_shape=voice_shape, field="open.reference")
 
         def run() -> pb.DirectResponse:
+            self._agenda.configure(options)
             self._director.open(snapshot, reference)
-            self.session_id = message.session_id
+            self.session_id, self.planner = message.session_id, message.planner
             return self._opened()
 
         return run
@@ -94,9 +101,11 @@ class DirectStream:
     def _begin(self, message: pb.Begin) -> Callable[[], pb.DirectResponse]:
         _check_count(len(message.say), "begin.say")
         _check_count(len(message.prompts), "begin.prompts")
+        _check_count(len(message.hear), "begin.hear")
+        memory = message.memory if message.HasField("memory") else None
 
         def run() -> pb.DirectResponse:
-            action = self._director.begin(message.chunk_index, tuple(message.say), tuple(message.prompts))
+            action = self._director.begin(message.chunk_index, tuple(message.say), tuple(message.prompts), memory)
             self.chunk_index = message.chunk_index
             return pb.DirectResponse(action=action_to_proto(action, message.chunk_index))
 
@@ -143,6 +152,13 @@ class DirectStream:
                 f"the worker has bundle {name[:64]!r} ({digest[:12]!r}), the orchestrator "
                 f"{mine.name!r} ({mine.digest[:12]!r}); start both with the same bundle"
             )
+
+
+def _regime(name: str) -> Regime:
+    try:
+        return Regime(name or Regime.CONVERSATION)
+    except ValueError:
+        raise InvalidInput(f"regime {name[:64]!r} is not known", field="open.regime") from None
 
 
 def _check_count(count: int, field: str) -> None:

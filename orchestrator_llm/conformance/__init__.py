@@ -1,0 +1,1 @@
+"""What a planner must do before it is given sessions: the suite behind `cuelight orchestrator check` and each swap."""

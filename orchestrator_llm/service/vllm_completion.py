@@ -1,0 +1,87 @@
+"""A planner's language model in this process, by vLLM: any instruct model from a folder, its JSON held to a schema.
+
+It has an engine of its own, beside whatever conditions sessions. vLLM is imported when a model is made and not before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from orchestrator_llm.engine.backend_vllm_engine import CPU_BLOCK, QUIET
+from orchestrator_llm.engine.brief import Question
+from orchestrator_llm.service.completion import PlannerFailed
+
+MOST_TOKENS = 4096
+"""Of question and answer together."""
+MEMORY_SHARE = 0.25
+TEMPERATURE = 0.7
+
+
+class VllmCompletion:
+    """One model on one engine; `load_vllm` makes it."""
+
+    def __init__(self, engine: Any, tokenizer: Any) -> None:  # noqa: ANN401  (vLLM is not imported here)
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._numbers = itertools.count()
+
+    async def stream(self, question: Question) -> AsyncGenerator[str]:
+        """The answer's text, piece by piece. Raises PlannerFailed."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        form = StructuredOutputsParams(json=dict(question.schema)) if question.schema is not None else None
+        params = SamplingParams(
+            max_tokens=question.max_tokens,
+            temperature=TEMPERATURE,
+            structured_outputs=form,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        name = f"planner-{next(self._numbers)}"
+        try:
+            async for output in self._engine.generate(self._prompt(question), params, name):
+                if text := output.outputs[0].text:
+                    yield text
+        except (RuntimeError, ValueError) as fault:
+            raise PlannerFailed(f"the planner's engine failed: {type(fault).__name__}") from fault
+
+    async def close(self) -> None:
+        """Ends the engine."""
+        self._engine.shutdown()
+
+    def _prompt(self, question: Question) -> str:
+        messages = [{"role": message.role, "content": message.content} for message in question.messages]
+        if self._tokenizer.chat_template:
+            prompt: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return prompt
+        return "\n\n".join([*(message["content"] for message in messages), ""])
+
+
+def load_vllm(folder: Path) -> VllmCompletion:
+    """Starts an engine for the model in a folder. Raises PlannerFailed where vLLM or the model is missing."""
+    import os
+
+    if not (folder / "config.json").is_file():
+        raise PlannerFailed(f"{folder} holds no model: config.json is missing")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        from transformers import AutoTokenizer
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as fault:
+        raise PlannerFailed(
+            "vllm is not installed here; run `make vllm-env` and start with .venv-vllm/bin/python"
+        ) from fault
+    arguments = AsyncEngineArgs(
+        model=str(folder),
+        max_model_len=MOST_TOKENS,
+        gpu_memory_utilization=MEMORY_SHARE,
+        block_size=CPU_BLOCK,
+        enforce_eager=True,
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+    )
+    return VllmCompletion(AsyncLLM.from_engine_args(arguments), AutoTokenizer.from_pretrained(str(folder)))
