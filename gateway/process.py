@@ -12,15 +12,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from gateway.auth.doorkeeper import Doorkeeper
+from gateway.auth.interceptor import Doors
 from gateway.http.app import build_app
 from gateway.http.server import HttpServer
-from gateway.http.socket import SOCKET_MESSAGE_BYTES
+from gateway.http.socket import SOCKET_MESSAGE_BYTES, Stage
 from gateway.sessions.admission import Admission, AdmissionPolicy
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.hosting import Backstage, HostingPolicy
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
-from gateway.sessions.service import SERVICE_NAME, SessionService
+from gateway.sessions.service import ACCESS, SERVICE_NAME, SessionService
 from gateway.sessions.validation import PlannerNames
 from gateway.sessions.workers import WorkerLines
 from services.bundle import Bundle, load_bundle
@@ -55,10 +57,13 @@ class Gateway:
         attachments = Attachments(backstage, self.hostings)
         edge = _edge_certificates(settings)
         options = replace(ServingOptions.of(settings), certificates=edge)
-        self.rpc = RpcServer(settings.gateway_listen, options, service_names=[SERVICE_NAME])
+        self.doorkeeper = Doorkeeper.of(settings, store)
+        doors = Doors(self.doorkeeper, ACCESS, self.metrics.refusals)
+        self.rpc = RpcServer(settings.gateway_listen, options, service_names=[SERVICE_NAME], interceptors=[doors])
         SessionService(admission, attachments, Reading(backstage, self.hostings)).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
-        app = build_app(bundle, admission, attachments, store.ping, is_local_server=is_loopback(host))
+        stage = Stage(self.doorkeeper, admission, attachments)
+        app = build_app(bundle, stage, store.ping, is_local_server=is_loopback(host))
         self.http = HttpServer(
             app, settings.gateway_http_listen, socket_message_bytes=SOCKET_MESSAGE_BYTES, certificates=edge
         )
@@ -71,6 +76,7 @@ class Gateway:
         timeout_s = settings.redis_call_timeout_ms / 1000
         async with SessionStore.connect(settings.redis_url, call_timeout_s=timeout_s) as store:
             gateway = cls(settings, store, bundle)
+            await gateway.doorkeeper.start()
             await gateway.rpc.start()
             await gateway.http.start()
             if settings.metrics_listen:

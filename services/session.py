@@ -134,7 +134,7 @@ class SessionRecord:
     """SHA-256 of the attach tokens given out, newest last."""
 
     def accepts_token(self, token: str) -> bool:
-        """Say whether `token` is one of this session's attach tokens."""
+        """Say whether `token` is the secret of one of this session's attach tokens."""
         digest = token_digest(token)
         return any(hmac.compare_digest(digest, known) for known in self.token_digests)
 

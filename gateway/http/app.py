@@ -5,11 +5,13 @@ It routes and sets headers; what is behind the routes knows nothing of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -19,13 +21,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from gateway.auth.doorkeeper import Doorkeeper, bearer
 from gateway.http.cast import cast_routes
 from gateway.http.origin import is_own_origin
-from gateway.http.socket import SessionSocket
-from gateway.sessions.admission import Admission
-from gateway.sessions.attachment import Attachments
+from gateway.http.socket import SessionSocket, Stage
 from services.bundle import Bundle
-from services.errors import StoreUnavailable
+from services.errors import CuelightError, Status, StoreUnavailable
 
 _SECURITY_HEADERS = {
     b"content-security-policy": b"default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "
@@ -34,12 +35,14 @@ _SECURITY_HEADERS = {
     b"referrer-policy": b"no-referrer",
 }
 
+_PUBLIC = re.compile(r"/|/healthz|/static/.*|/api/characters(/[^/]*/portrait)?|/ws")
+"""Open to everybody: the page, the cast and health hold nothing of a tenant's; /ws asks with each message."""
+_STATUSES = {Status.UNAUTHENTICATED: 401, Status.PERMISSION_DENIED: 403, Status.UNAVAILABLE: 503}
+
 IsReady = Callable[[], Awaitable[None]]
 
 
-def build_app(
-    bundle: Bundle, admission: Admission, attachments: Attachments, check_ready: IsReady, *, is_local_server: bool
-) -> Starlette:
+def build_app(bundle: Bundle, stage: Stage, check_ready: IsReady, *, is_local_server: bool) -> Starlette:
     """The application; `check_ready` raises StoreUnavailable while sessions cannot be carried."""
     web = Path(str(files("gateway"))) / "web"
 
@@ -58,7 +61,7 @@ def build_app(
         if not is_own_origin(headers.get("origin"), headers.get("host"), is_local_server=is_local_server):
             await websocket.close(1008, "this page may not connect here")
             return
-        await SessionSocket(websocket, admission, attachments).serve()
+        await SessionSocket(websocket, stage).serve()
 
     return Starlette(
         routes=[
@@ -68,7 +71,7 @@ def build_app(
             WebSocketRoute("/ws", socket),
             Mount("/static", StaticFiles(directory=web)),
         ],
-        middleware=[Middleware(_Headers)],
+        middleware=[Middleware(_Headers), Middleware(_Doors, stage.doorkeeper)],
         exception_handlers={HTTPException: _http_fault},
     )
 
@@ -76,6 +79,25 @@ def build_app(
 async def _http_fault(_: Request, fault: Exception) -> Response:
     assert isinstance(fault, HTTPException)
     return JSONResponse({"error": {"code": fault.status_code, "message": fault.detail}}, status_code=fault.status_code)
+
+
+class _Doors:
+    """Asks for credentials wherever it is not said that everybody may go."""
+
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
+        self._app = app
+        self._doorkeeper = doorkeeper
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _PUBLIC.fullmatch(scope["path"]) is None:
+            try:
+                await self._doorkeeper.admit(bearer(Headers(scope=scope).get("authorization", "")))
+            except CuelightError as fault:
+                status = _STATUSES.get(fault.status, 403)
+                shown = {"error": {"code": status, "reason": fault.reason, "message": fault.message}}
+                await JSONResponse(shown, status_code=status)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Headers:

@@ -1,7 +1,8 @@
 """The session contract over a WebSocket: the same messages as gRPC, in protobuf's JSON, and media as binary.
 
 To the server, text only: `{"create": CreateSessionRequest}`, `{"close": CloseSessionRequest}`, and
-`{"stream": StreamSessionRequest}`; the one that attaches has `"token"`, the attach token, beside it.
+`{"stream": StreamSessionRequest}`. Beside create and close stands `"key"`, an API key or JWT, where the gateway asks
+for one; beside the message that attaches stands `"token"`, the attach token.
 To the client: `{"created": ...}`, `{"closed": ...}`, `{"stream": StreamSessionResponse}`, `{"error": {...}}`; media as
 binary: length of the head (32 bits, big-endian), the head (StreamSessionResponse in JSON without `data`), the bytes.
 
@@ -23,6 +24,8 @@ from google.protobuf.message import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from cuelight.v1 import session_pb2 as pb
+from gateway.auth.caller import Caller
+from gateway.auth.doorkeeper import Doorkeeper
 from gateway.sessions.admission import Admission
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.errors import AttachExpected
@@ -38,6 +41,15 @@ _WAITING_MESSAGES = 64
 _Request = TypeVar("_Request", bound=Message)
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What gRPC and the socket share."""
+
+    doorkeeper: Doorkeeper
+    admission: Admission
+    attachments: Attachments
+
+
 @dataclass(slots=True)
 class _Attached:
     """The stream of this socket, once there is one."""
@@ -49,10 +61,11 @@ class _Attached:
 class SessionSocket:
     """One WebSocket from its opening to its end."""
 
-    def __init__(self, socket: WebSocket, admission: Admission, attachments: Attachments) -> None:
+    def __init__(self, socket: WebSocket, stage: Stage) -> None:
         self._socket = socket
-        self._admission = admission
-        self._attachments = attachments
+        self._doorkeeper = stage.doorkeeper
+        self._admission = stage.admission
+        self._attachments = stage.attachments
         self._attached: _Attached | None = None
 
     async def serve(self) -> None:
@@ -72,33 +85,36 @@ class SessionSocket:
         try:
             message = _parsed(text)
             if "create" in message:
-                created = await self._admission.create(_read(message["create"], pb.CreateSessionRequest()))
+                caller = await self._doorkeeper.admit(_text(message, "key"))
+                created = await self._admission.create(_read(message["create"], pb.CreateSessionRequest()), caller)
                 await self._send({"created": _shown(created)})
             elif "close" in message:
-                closed = await self._admission.close(_read(message["close"], pb.CloseSessionRequest()))
+                caller = await self._doorkeeper.admit(_text(message, "key"))
+                closed = await self._admission.close(_read(message["close"], pb.CloseSessionRequest()), caller)
                 await self._send({"closed": _shown(closed)})
             elif "stream" in message:
-                await self._stream(_read(message["stream"], pb.StreamSessionRequest()), message.get("token"))
+                await self._stream(_read(message["stream"], pb.StreamSessionRequest()), _text(message, "token"))
             else:
                 raise InvalidInput("a message must hold one of create, close and stream")
         except CuelightError as fault:
             await self._send({"error": _fault(fault)})
 
-    async def _stream(self, request: pb.StreamSessionRequest, token: object) -> None:
+    async def _stream(self, request: pb.StreamSessionRequest, token: str) -> None:
         if request.WhichOneof("message") == "attach":
             await self._detach()
-            if not isinstance(token, str) or not token:
+            if not token:
                 raise BadToken('attach needs the attach token of CreateSession beside it, as "token"')
+            caller = await self._doorkeeper.admit_to_session(token)
             requests: asyncio.Queue[pb.StreamSessionRequest | None] = asyncio.Queue(_WAITING_MESSAGES)
-            self._attached = _Attached(requests, asyncio.create_task(self._send_all(requests, token)))
+            self._attached = _Attached(requests, asyncio.create_task(self._send_all(requests, caller)))
         if self._attached is None:
             raise AttachExpected("attach must come before any other message of a stream")
         # A full queue holds up the reading of this one socket, and so its client.
         await self._attached.requests.put(request)
 
-    async def _send_all(self, requests: asyncio.Queue[pb.StreamSessionRequest | None], token: str) -> None:
+    async def _send_all(self, requests: asyncio.Queue[pb.StreamSessionRequest | None], caller: Caller) -> None:
         try:
-            async with aclosing(self._attachments.stream(_drained(requests), token)) as responses:
+            async with aclosing(self._attachments.stream(_drained(requests), caller)) as responses:
                 async for response in responses:
                     await self._respond(response)
         except CuelightError as fault:
@@ -146,6 +162,12 @@ def _parsed(text: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise InvalidInput("the message is not a JSON object")
     return message
+
+
+def _text(message: dict[str, Any], name: str) -> str:
+    """One of the texts that stand beside a message; empty when it is not there, or no text."""
+    found = message.get(name)
+    return found if isinstance(found, str) else ""
 
 
 def _read(content: object, into: _Request) -> _Request:

@@ -9,11 +9,12 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cuelight.v1 import session_pb2 as pb
+from gateway.auth.caller import Caller
 from gateway.sessions import validation
 from gateway.sessions.convert import session_message
 from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
-from gateway.sessions.tokens import new_attach_token
+from gateway.sessions.tokens import attach_token, new_secret
 from services.errors import CuelightError, NoCapacity, SessionClosed, WorkerUnavailable
 from services.logs import get_logger
 from services.session import Cue, CueKind, SessionRecord, token_digest
@@ -42,16 +43,16 @@ class Admission:
         self._refusals = backstage.metrics.refusals
         self._policy = policy
 
-    async def create(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
+    async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         """Admit a session. Raises InvalidInput, SessionExists, NoCapacity, or WorkerUnavailable when there is none."""
         try:
-            return await self._create(request)
+            return await self._create(request, caller)
         except CuelightError as fault:
             self._refusals.labels(fault.reason).inc()
             raise
 
-    async def _create(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
-        validation.check_parent(request.parent)
+    async def _create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
+        validation.check_parent(request.parent, caller.tenant)
         validation.check_new_id(request.session_id)
         validation.check_request_id(request.request_id)
         queue_s = validation.queue_timeout_s(request)
@@ -59,12 +60,13 @@ class Admission:
         config = await asyncio.to_thread(
             validation.session_config, request.config, self._manifest, self._policy.planners
         )
-        token = new_attach_token()
+        secret = new_secret()
         record = await self._store.create_session(
             config,
             session_id=request.session_id,
             request_id=request.request_id,
-            token_digest=token_digest(token),
+            tenant=caller.tenant,
+            token_digest=token_digest(secret),
             bundle=self._manifest.digest,
             limit_s=self._policy.limit_s,
             detach_ttl_s=self._policy.detach_ttl_s,
@@ -76,24 +78,26 @@ class Admission:
             self._hostings.expect(record.session_id, queue_s + record.detach_ttl_s)
         await self._reserve(record, queue_s)
         log.info("session_admitted", session_id=record.session_id)
-        return pb.CreateSessionResponse(session=self._message(record), attach_token=token)
+        return pb.CreateSessionResponse(
+            session=self._message(record), attach_token=attach_token(record.session_id, secret)
+        )
 
-    async def get(self, request: pb.GetSessionRequest) -> pb.GetSessionResponse:
+    async def get(self, request: pb.GetSessionRequest, caller: Caller) -> pb.GetSessionResponse:
         """The session's present state. Raises SessionNotFound."""
-        return pb.GetSessionResponse(session=self._message(await self._record(request.name)))
+        return pb.GetSessionResponse(session=self._message(await self._record(request.name, caller)))
 
-    async def list_page(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:
+    async def list_page(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
         """One page of the tenant's sessions, newest first."""
-        validation.check_parent(request.parent)
+        validation.check_parent(request.parent, caller.tenant)
         size, token = validation.page(request)
-        page = await self._store.list_sessions(limit=size, token=token)
+        page = await self._store.list_sessions(caller.tenant, limit=size, token=token)
         return pb.ListSessionsResponse(
             sessions=[self._message(record) for record in page.sessions], next_page_token=page.next_token
         )
 
-    async def close(self, request: pb.CloseSessionRequest) -> pb.CloseSessionResponse:
+    async def close(self, request: pb.CloseSessionRequest, caller: Caller) -> pb.CloseSessionResponse:
         """End a session, at once or after what is queued has been played. Idempotent."""
-        record = await self._record(request.name)
+        record = await self._record(request.name, caller)
         if record.state.is_final:
             return pb.CloseSessionResponse(session=self._message(record))
         hosting = self._hostings.find(record.session_id)
@@ -107,8 +111,11 @@ class Admission:
         await self._hostings.let_go(record.session_id)
         return pb.CloseSessionResponse(session=self._message(record))
 
-    async def _record(self, name: str) -> SessionRecord:
-        return await self._store.get(validation.session_id_of(name))
+    async def _record(self, name: str, caller: Caller) -> SessionRecord:
+        record = await self._store.get(validation.session_id_of(name, caller))
+        if record.tenant != caller.tenant:
+            raise validation.unknown_session()
+        return record
 
     async def _reserve(self, record: SessionRecord, queue_s: float) -> None:
         """Reserve a slot, waiting for one up to `queue_s`; a session that gets none is closed again."""

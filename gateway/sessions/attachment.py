@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.types_pb2 import Notice
+from gateway.auth.caller import Caller
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
 from gateway.sessions.convert import session_message
@@ -22,7 +23,7 @@ from gateway.sessions.hostings import Hostings
 from gateway.sessions.ring import Item
 from gateway.sessions.subscription import Subscription, Urgent
 from gateway.sessions.tokens import resume_ordinal, resume_token
-from services.errors import BadToken, CuelightError, InvalidInput, Superseded
+from services.errors import CuelightError, InvalidInput, Superseded
 from services.serving import status_from_error
 from services.session import Cue, CueKind, SessionRecord
 from services.wire import timestamp_from_unix
@@ -58,19 +59,19 @@ class Attachments:
         self._hostings = hostings
         self._holders: dict[str, tuple[int, Subscription]] = {}
 
-    async def stream(self, requests: Requests, token: str) -> AsyncGenerator[pb.StreamSessionResponse]:
+    async def stream(self, requests: Requests, caller: Caller) -> AsyncGenerator[pb.StreamSessionResponse]:
         """Serve one stream. Ends when the client half-closes or the session ends; raises CuelightError otherwise."""
         try:
-            async with contextlib.aclosing(self._stream(requests, token)) as responses:
+            async with contextlib.aclosing(self._stream(requests, caller)) as responses:
                 async for response in responses:
                     yield response
         except CuelightError as fault:
             self._refusals.labels(fault.reason).inc()
             raise
 
-    async def _stream(self, requests: Requests, token: str) -> AsyncGenerator[pb.StreamSessionResponse]:
+    async def _stream(self, requests: Requests, caller: Caller) -> AsyncGenerator[pb.StreamSessionResponse]:
         attach = await _first_attach(requests)
-        record = await self._authorized(attach.session, token)
+        record = check_open(await self.store.get(validation.session_id_of(attach.session, caller, "attach.session")))
         ordinal = self._next_ordinal(attach, record)
         offset = attach.media_offset if attach.HasField("media_offset") else None
         async with self._hostings.join(record, offset) as hosting:
@@ -86,12 +87,6 @@ class Attachments:
                 hosting.unsubscribe(subscription)
                 if self._holders.get(record.session_id) == (ordinal, subscription):
                     del self._holders[record.session_id]
-
-    async def _authorized(self, name: str, token: str) -> SessionRecord:
-        record = await self.store.get(validation.session_id_of(name, "attach.session"))
-        if not record.accepts_token(token):
-            raise BadToken("the attach token is not one of this session; use the one CreateSession returned")
-        return check_open(record)
 
     def _next_ordinal(self, attach: pb.Attach, record: SessionRecord) -> int:
         """A number above the present holder's. Raises Superseded when the client's token is older than that."""

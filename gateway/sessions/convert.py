@@ -23,7 +23,7 @@ _CONTAINERS = {
 def session_message(record: SessionRecord, geometry: Geometry) -> pb.Session:
     """A session as its client sees it; portrait and voice are left out, they are the client's own."""
     message = pb.Session(
-        name=session_name(record.session_id),
+        name=session_name(record.tenant, record.session_id),
         state=state_to_proto(record.state),
         config=_config_message(record, geometry),
         create_time=timestamp_from_unix(record.create_time_s),

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from cuelight.v1 import session_pb2 as pb
+from gateway.auth.caller import Caller
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
 from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
-from services.errors import BadToken, InvalidInput
+from services.errors import InvalidInput
 from services.session import AUDIO_TRACK, VIDEO_TRACK, Container
 
 
@@ -23,14 +24,12 @@ class Reading:
         self._store = backstage.store
         self._hostings = hostings
 
-    async def stream(self, request: pb.ReadMediaRequest, token: str) -> AsyncGenerator[pb.ReadMediaResponse]:
+    async def stream(self, request: pb.ReadMediaRequest, caller: Caller) -> AsyncGenerator[pb.ReadMediaResponse]:
         """Send the tracks, then media and captions until the session ends. Raises OffsetExpired."""
         tracks = frozenset(request.tracks) or frozenset({VIDEO_TRACK, AUDIO_TRACK})
         if not tracks <= {VIDEO_TRACK, AUDIO_TRACK}:
             raise InvalidInput(f"tracks may be {VIDEO_TRACK} (video) and {AUDIO_TRACK} (audio)", field="tracks")
-        record = await self._store.get(validation.session_id_of(request.name))
-        if not record.accepts_token(token):
-            raise BadToken("the attach token is not one of this session; use the one CreateSession returned")
+        record = await self._store.get(validation.session_id_of(request.name, caller))
         container = _container(request, record.config.container)
         offset = request.offset if request.HasField("offset") else None
         async with self._hostings.join(check_open(record), offset) as hosting:

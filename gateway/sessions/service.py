@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -10,13 +10,23 @@ from grpc import aio
 
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1 import session_pb2_grpc
+from gateway.auth.caller import current_caller
+from gateway.auth.interceptor import Access
 from gateway.sessions.admission import Admission
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.reading import Reading
-from gateway.sessions.tokens import bearer_token
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SessionService"].full_name
+ACCESS: Mapping[str, Access] = {
+    f"/{SERVICE_NAME}/{method}": access
+    for access, methods in {
+        Access.TENANT: ("CreateSession", "GetSession", "ListSessions", "CloseSession"),
+        Access.SESSION: ("StreamSession", "ReadMedia"),
+    }.items()
+    for method in methods
+}
+"""What each method asks of its caller."""
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -32,33 +42,25 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
-        return await self._admission.create(request)
+        return await self._admission.create(request, current_caller())
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        return await self._admission.get(request)
+        return await self._admission.get(request, current_caller())
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        return await self._admission.list_page(request)
+        return await self._admission.list_page(request, current_caller())
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
-        return await self._admission.close(request)
+        return await self._admission.close(request, current_caller())
 
     async def StreamSession(
         self, request_iterator: AsyncIterator[pb.StreamSessionRequest], context: Context
     ) -> AsyncIterator[pb.StreamSessionResponse]:
-        token = _token(context)
-        async with aclosing(self._attachments.stream(aiter(request_iterator), token)) as responses:
+        async with aclosing(self._attachments.stream(aiter(request_iterator), current_caller())) as responses:
             async for response in responses:
                 yield response
 
     async def ReadMedia(self, request: pb.ReadMediaRequest, context: Context) -> AsyncIterator[pb.ReadMediaResponse]:
-        async with aclosing(self._reading.stream(request, _token(context))) as responses:
+        async with aclosing(self._reading.stream(request, current_caller())) as responses:
             async for response in responses:
                 yield response
-
-
-def _token(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization" and isinstance(value, str):
-            return bearer_token(value)
-    return bearer_token("")

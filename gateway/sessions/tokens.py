@@ -13,23 +13,26 @@ import secrets
 import struct
 from hashlib import sha256
 
-from services.errors import BadToken, InvalidInput
+from services.errors import InvalidInput
 
 _BODY = struct.Struct(">Q")
 _SIGNATURE_BYTES = 16
 
 
-def new_attach_token() -> str:
-    """A token that cannot be guessed: 256 random bits."""
+def new_secret() -> str:
+    """What cannot be guessed of an attach token: 256 random bits."""
     return secrets.token_urlsafe(32)
 
 
-def bearer_token(authorization: str) -> str:
-    """The token of an `authorization: Bearer ...` header. Raises BadToken when it is not one."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise BadToken("this call needs the metadata 'authorization: Bearer <attach_token>' of CreateSession")
-    return token.strip()
+def attach_token(session_id: str, secret: str) -> str:
+    """The attach token: the session it opens, and its secret, whose digest the store keeps."""
+    return f"{session_id}.{secret}"
+
+
+def session_and_secret(token: str) -> tuple[str, str]:
+    """What an attach token is made of; either is empty when it is none."""
+    session_id, _, secret = token.partition(".")
+    return session_id, secret
 
 
 def resume_token(session_id: str, ordinal: int, key: str) -> str:

@@ -16,12 +16,11 @@ from google.protobuf.duration_pb2 import Duration
 from PIL import Image, UnidentifiedImageError
 
 from cuelight.v1 import session_pb2 as pb
+from gateway.auth.caller import Caller
 from services.bundle import Manifest
-from services.errors import InvalidInput
+from services.errors import InvalidInput, SessionNotFound
 from services.session import Container, Regime, SessionConfig
 from services.wire import seconds_from_duration
-
-TENANT = "tenants/local"
 
 SAY_BYTES = 16 * 1024
 HEAR_BYTES = 4 * 1024
@@ -46,7 +45,7 @@ RULE = "rule"
 
 _SESSION_ID = re.compile(r"[a-z0-9-]{1,63}")
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
-_SESSION_NAME = re.compile(rf"{TENANT}/sessions/({_SESSION_ID.pattern})")
+_SESSION_NAME = re.compile(rf"tenants/([a-z0-9-]{{1,63}})/sessions/({_SESSION_ID.pattern})")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff\ufff9-\ufffb]")
 
 
@@ -66,24 +65,32 @@ class PlannerNames:
     default: str = RULE
 
 
-def check_parent(parent: str) -> None:
-    """The tenant: there is one so far, and empty means it."""
-    if parent not in ("", TENANT):
-        raise InvalidInput(f"parent must be {TENANT!r} or empty", field="parent")
+def check_parent(parent: str, tenant: str) -> None:
+    """The tenant that a request is about: the caller's own, and empty means it."""
+    if parent not in ("", f"tenants/{tenant}"):
+        raise InvalidInput(f"parent must be 'tenants/{tenant}' or empty", field="parent")
 
 
-def session_id_of(name: str, field: str = "name") -> str:
-    """The id in a session's resource name."""
+def session_id_of(name: str, caller: Caller, field: str = "name") -> str:
+    """The id in a session's resource name. Raises SessionNotFound when the caller can have no such session."""
     found = _SESSION_NAME.fullmatch(name)
     if found is None:
         shown = _quoted(name) if name else "empty"
-        raise InvalidInput(f"{field} must be {TENANT}/sessions/{{session}}, it is {shown}", field=field)
-    return found.group(1)
+        raise InvalidInput(f"{field} must be tenants/{{tenant}}/sessions/{{session}}, it is {shown}", field=field)
+    tenant, session_id = found.groups()
+    if tenant != caller.tenant or caller.session_id not in ("", session_id):
+        raise unknown_session()
+    return session_id
 
 
-def session_name(session_id: str) -> str:
+def unknown_session() -> SessionNotFound:
+    """What is said of a session that is not there, and of one that is somebody else's."""
+    return SessionNotFound("there is no such session, or it ended long ago")
+
+
+def session_name(tenant: str, session_id: str) -> str:
     """The resource name of a session."""
-    return f"{TENANT}/sessions/{session_id}"
+    return f"tenants/{tenant}/sessions/{session_id}"
 
 
 def check_new_id(session_id: str) -> None:

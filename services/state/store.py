@@ -85,7 +85,8 @@ class SessionStore(FleetStore):
         answer = await self._script(
             "create",
             session_keys(session_id),
-            *(request_id, token_digest, round(limit_s * 1000), KEPT_AFTER_LIMIT_MS, config.portrait, config.voice),
+            *(f"{tenant}:{request_id}", token_digest),  # another tenant's repeat must not add its token here
+            *(round(limit_s * 1000), KEPT_AFTER_LIMIT_MS, config.portrait, config.voice),
             *(part for pair in fields.items() for part in pair),
         )
         created_ms = int(answer[2])

@@ -101,7 +101,7 @@ async def test_a_bad_request_names_its_field(
 
 async def test_an_unknown_session_is_not_found(stub: SessionServiceStub, worker: FakeWorker) -> None:
     """Get, close, stream and read of a session that is not there all say NOT_FOUND."""
-    token = (("authorization", "Bearer whatever"),)
+    token = (("authorization", "Bearer nobody.whatever"),)
     for call in (
         stub.GetSession(pb.GetSessionRequest(name=NOBODY)),
         stub.CloseSession(pb.CloseSessionRequest(name=NOBODY)),
@@ -113,11 +113,11 @@ async def test_an_unknown_session_is_not_found(stub: SessionServiceStub, worker:
     with pytest.raises(aio.AioRpcError) as caught:
         await reading.read()
     assert details(caught.value)["ErrorInfo"].reason == "SESSION_NOT_FOUND"
-    client = Client(stub, NOBODY, "whatever")
+    client = Client(stub, NOBODY, "nobody.whatever")
     assert (await client.refused()).code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("name", ["", "nobody", "tenants/other/sessions/a", "tenants/local/sessions/{a}"])
+@pytest.mark.parametrize("name", ["", "nobody", "tenants/Other/sessions/a", "tenants/local/sessions/{a}"])
 async def test_a_name_that_is_none_is_refused(stub: SessionServiceStub, name: str) -> None:
     """A malformed resource name is INVALID_ARGUMENT, not NOT_FOUND."""
     with pytest.raises(aio.AioRpcError) as caught:

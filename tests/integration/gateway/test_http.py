@@ -110,7 +110,7 @@ async def test_a_lost_socket_loses_no_session(gateway: Gateway, socket: ClientCo
     session = attached["session"]["name"]
     await socket.close()
     async with connect(f"ws://{gateway.http.address}/ws") as again:
-        await send(again, token="wrong", stream={"attach": {"session": session}})
+        await send(again, token=session.rpartition("/")[2] + ".wrong", stream={"attach": {"session": session}})
         assert (await receive(again, "error"))["error"]["reason"] == "BAD_TOKEN"
     assert first["stream"]["media"]["offset"] == "0"
 
@@ -134,7 +134,7 @@ async def test_closing_over_the_socket_frees_the_slot(socket: ClientConnection, 
         ('{"create": {"config": {"character": "zoltan"}}}', "INVALID_INPUT"),
         ('{"stream": {"ping": {}}}', "ATTACH_EXPECTED"),
         ('{"stream": {"attach": {"session": "tenants/local/sessions/x"}}}', "BAD_TOKEN"),
-        ('{"token": "t", "stream": {"attach": {"session": "tenants/local/sessions/x"}}}', "SESSION_NOT_FOUND"),
+        ('{"token": "x.t", "stream": {"attach": {"session": "tenants/local/sessions/x"}}}', "SESSION_NOT_FOUND"),
         ('{"close": {"name": "tenants/local/sessions/x"}}', "SESSION_NOT_FOUND"),
         ("[" * 5000, "INVALID_INPUT"),
     ],

@@ -1,0 +1,1 @@
+"""Who calls, and whether they may: API keys, JWTs, attach tokens, and the one place where calls are let in."""
