@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from dit_worker.model.diffusers_vae import OobleckAudioVAE, WanVideoVAE
 from dit_worker.model.vae import VideoVAE, VideoVAEConfig
 from orchestrator_llm.model.conditioner import ConditionerConfig
+from tests.fixtures.public_checkpoints import audio_vae, video_vae
 from tests.unit.training.test_clips import record
 from tests.unit.training.test_pretrain import manifest
 from training import encode_clips
@@ -102,30 +102,10 @@ def test_a_language_models_tokens_get_the_times_of_their_letters(tmp_path: Path)
     assert np.allclose(timed.edges, [0.0, 0.2 * 2 / 3, 0.3, 0.5])
 
 
-def wan_vae() -> Any:
-    """A tiny video VAE of the kind Wan2.2 has."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=2,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_spatial=16,
-        latents_mean=[0.5, -0.5],
-        latents_std=[2.0, 0.5],
-    )
-
-
 @torch.no_grad()
 def test_wans_vae_has_the_pockets_methods(tmp_path: Path) -> None:
     """33 frames are 9 latents, normalised by the checkpoint's own figures, and come back as 33 frames."""
-    theirs = wan_vae().eval()
-    theirs.save_pretrained(tmp_path)
+    theirs = video_vae(tmp_path)
     vae = WanVideoVAE.load(tmp_path)
     frames = torch.rand(1, 3, 33, 32, 32) * 2 - 1
     latents = vae.encode(frames)
@@ -141,15 +121,7 @@ def test_wans_vae_has_the_pockets_methods(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_oobleck_has_the_pockets_methods(tmp_path: Path) -> None:
     """2048 samples are a latent, one channel goes in and comes out."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    diffusers.AutoencoderOobleck(
-        encoder_hidden_size=8,
-        channel_multiples=[1, 1, 1, 1, 1],
-        decoder_channels=4,
-        decoder_input_channels=4,
-        sampling_rate=49_152,
-    ).save_pretrained(tmp_path)
+    audio_vae(tmp_path)
     vae = OobleckAudioVAE.load(tmp_path)
     latents = vae.encode(torch.randn(1, 2048 * 3 + 5))
     assert (vae.samples_per_latent, vae.sample_rate) == (2048, 49_152)
