@@ -110,6 +110,12 @@ class Orchestrator:
         await self._set_ready(is_ready=True)
         log.info("bundle_loaded", bundle=self._bundle.manifest.name, digest=self._bundle.manifest.digest[:12])
 
+    @property
+    def swaps(self) -> Swaps:
+        """Swaps of planners and conditioners."""
+        assert self._swaps is not None, "start first"
+        return self._swaps
+
     async def _set_ready(self, *, is_ready: bool) -> None:
         await self.rpc.set_ready(is_ready)
         self.metrics.ready.set(is_ready)

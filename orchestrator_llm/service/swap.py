@@ -92,7 +92,7 @@ class Swapper(Generic[Choice]):
         """`assigned` tells what each live session that follows the rollout used for its last chunk."""
         self._rollout = rollout
         self._assigned = assigned
-        self._limits = limits or SwapLimits()
+        self.limits = limits or SwapLimits()
         self._task: asyncio.Task[None] | None = None
         self._told: list[Progress] = []
         self._news = asyncio.Event()
@@ -161,7 +161,7 @@ class Swapper(Generic[Choice]):
 
     async def _move(self, steps: Steps[Choice]) -> None:
         """Waits until every live session that begins chunks has moved."""
-        give_up_at = time.monotonic() + self._limits.move_s
+        give_up_at = time.monotonic() + self.limits.move_s
         self._tell(Phase.MOVING, "sessions move as their next chunks begin")
         while self._moved() < self._to_move() and time.monotonic() < give_up_at:
             await self._look(steps)
@@ -170,7 +170,7 @@ class Swapper(Generic[Choice]):
         self._tell(Phase.WATCHING, f"{moved} of {waited_for} live sessions use {steps.name}{left}")
 
     async def _watch(self, steps: Steps[Choice]) -> None:
-        give_up_at = time.monotonic() + self._limits.watch_s
+        give_up_at = time.monotonic() + self.limits.watch_s
         while time.monotonic() < give_up_at:
             await self._look(steps)
 

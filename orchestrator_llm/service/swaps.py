@@ -37,8 +37,8 @@ class Swaps:
         """`load` makes a backend of a bundle, verified; it runs on a thread."""
         self._house = house
         self._load = load
-        self._planners = Swapper(house.planners.in_use, house.planners.following, limits)
-        self._conditioners = Swapper(house.conditioners, lambda: house.conditioned_by, limits)
+        self.planners = Swapper(house.planners.in_use, house.planners.following, limits)
+        self.conditioners = Swapper(house.conditioners, lambda: house.conditioned_by, limits)
 
     def planner(self, to: str, percent: int, *, is_checked: bool) -> AsyncGenerator[Progress]:
         """Makes another planner the one in use. Raises InvalidInput for what names none."""
@@ -61,7 +61,7 @@ class Swaps:
 
         is_tried = is_checked and planner.has_model
         steps = Steps(planner.name, warm, self._check if is_tried else None, fault, self._retire)
-        return self._planners.swap(steps, percent)
+        return self.planners.swap(steps, percent)
 
     def conditioner(self, folder: str, percent: int) -> AsyncGenerator[Progress]:
         """Makes conditioner and pointer of another bundle those in use."""
@@ -75,12 +75,12 @@ class Swaps:
             """Its memory goes with the last chunk that uses it."""
 
         steps = Steps(folder, warm, None, lambda: "", retire)
-        return self._conditioners.swap(steps, percent)
+        return self.conditioners.swap(steps, percent)
 
     async def close(self) -> None:
         """Ends what is under way."""
-        await self._planners.close()
-        await self._conditioners.close()
+        await self.planners.close()
+        await self.conditioners.close()
 
     async def _check(self, planner: Planner) -> str:
         """A part of the conformance suite. Raises PlannerFailed, which says what failed."""

@@ -1,0 +1,237 @@
+"""A running orchestrator with scripted language models behind it: replies, campaigns, failures, other replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc import aio
+
+from cuelight.v1 import orchestrator_pb2 as pb
+from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
+from orchestrator_llm.service.process import Orchestrator
+from services.bundle import Manifest
+from services.serving import channel_options
+from services.session import ChunkProgress, Snapshot
+from services.settings import OrchestratorSettings, SettingsError
+from services.wire import duration_from_seconds, snapshot_to_proto
+from tests.fakes.llm_server import NARRATED, REPLY, LlmServer, llm_server
+from tests.integration.orchestrator_llm.conftest import WorkerStream, committed, latents
+
+PATIENT_S = 2.0
+"""Time to spare for a reply's first words: much more than a scripted model takes."""
+
+
+@asynccontextmanager
+async def running(bundle: Path, server: LlmServer | None = None, **settings: Any) -> AsyncIterator[Orchestrator]:
+    """An orchestrator whose planner is that server's model."""
+    if server is not None:
+        settings = {"planner": "scripted", "planners": {"scripted": server.spec}, **settings}
+    wanted = OrchestratorSettings(bundle=bundle, orchestrator_listen="127.0.0.1:0", verify_bundle=False, **settings)
+    async with Orchestrator.running(wanted) as orchestrator:
+        yield orchestrator
+
+
+@asynccontextmanager
+async def streaming(orchestrator: Orchestrator) -> AsyncIterator[OrchestratorServiceStub]:
+    """A client of it."""
+    async with aio.insecure_channel(orchestrator.rpc.address, options=channel_options(8 * 1024 * 1024)) as channel:
+        yield OrchestratorServiceStub(channel)
+
+
+async def chunk(
+    stream: WorkerStream, index: int, patience_s: float = 0.0, **begin: Any
+) -> tuple[pb.Action, ChunkProgress]:
+    """One chunk of a single step."""
+    asked = pb.Begin(chunk_index=index, patience=duration_from_seconds(patience_s), **begin)
+    action = (await stream.ask(begin=asked)).action
+    await stream.denoise(index, 0, latents(1, index))
+    return action, await stream.end(index, latents(2, index))
+
+
+def count(orchestrator: Orchestrator, name: str, **labels: str) -> float:
+    """A counter of the orchestrator."""
+    return orchestrator.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def wait_for(server: LlmServer, asked: int) -> None:
+    """Until the model has been asked so often."""
+    async with asyncio.timeout(10):
+        while len(server.asked) < asked:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_user_is_answered_in_the_models_words(tiny_bundle: Path, manifest: Manifest) -> None:
+    """What is heard is data in the question, and the answer is accepted as transcript, all of it, piece by piece."""
+    with llm_server("good") as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open(instructions="A lighthouse keeper.")
+            written: list[str] = []
+            action, _ = await chunk(stream, 0, PATIENT_S, hear=["Good evening! Who are you?"])
+            assert action.written, "words that are there in time come into the same chunk"
+            assert not action.is_idle
+            index = 0
+            while " ".join(written) != REPLY:
+                written += action.written
+                index += 1
+                action, progress = await chunk(stream, index)
+                assert index < 20
+            assert not progress.is_finished
+            assert action.planner == "scripted"
+        reply = next(asked for asked in server.asked if "response_format" not in asked)
+        assert "Who are you" not in reply["messages"][0]["content"], "rules hold no words of users"
+        data = server.data(server.asked.index(reply))
+        assert data["guidance"] == "A lighthouse keeper."
+        assert data["dialogue"] == [{"who": "user", "words": "Good evening! Who are you?"}]
+
+
+async def test_a_slow_model_delays_no_chunk(tiny_bundle: Path, manifest: Manifest) -> None:
+    """Chunks are begun and ended while the model has yet to answer; its late plans are dropped and counted."""
+    with llm_server("good", delay_s=1.5) as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open(regime="narrator")
+            for index in range(3):
+                action, _ = await chunk(stream, index)
+                assert action.is_idle
+            assert count(orchestrator, "cuelight_planner_answers_total", planner="scripted", result="good") == 0
+            index = 3
+            async with asyncio.timeout(20):
+                while not count(orchestrator, "cuelight_drops_total", what="action_late"):
+                    await chunk(stream, index)
+                    index += 1
+
+
+async def test_a_narrator_tells_and_the_client_learns_what_is_not_heard(tiny_bundle: Path, manifest: Manifest) -> None:
+    """A campaign's speech becomes transcript; ambience that the bundle cannot make is in the action and a notice."""
+    with llm_server("good") as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open(regime="narrator")
+            written: list[str] = []
+            for index in range(40):
+                action, _ = await chunk(stream, index)
+                written += action.written
+                if action.written:
+                    assert action.is_disembodied
+                    assert action.ambience.startswith("waves")
+                    codes = {notice.code for notice in action.notices}
+                    assert {"AMBIENCE_NOT_PERFORMED", "NARRATOR_NOT_PERFORMED"} <= codes
+                if len(written) >= 2:
+                    break
+                await asyncio.sleep(0.02)
+            assert written[0] in NARRATED
+
+
+@pytest.mark.parametrize("behaviour", ["broken", "gone"])
+async def test_a_model_that_fails_twice_leaves_planning_to_the_rules(
+    tiny_bundle: Path, manifest: Manifest, behaviour: Any
+) -> None:
+    """It is tried once more, then the rules plan, a counter rises, and who waits for an answer is told."""
+    with llm_server(behaviour) as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open()
+            codes: list[str] = []
+            index = 0
+            async with asyncio.timeout(30):
+                while "HEARD_NOT_ANSWERED" not in codes:
+                    hear = {"hear": ["Hello?"]} if index == 0 else {}
+                    action, _ = await chunk(stream, index, **hear)
+                    codes += [notice.code for notice in action.notices]
+                    index += 1
+                    await asyncio.sleep(0.05)
+            assert count(orchestrator, "cuelight_planner_fallbacks_total", planner="scripted") >= 1
+            action, _ = await chunk(stream, index, say=["hello there"])
+            assert action.text == "hello there"
+
+
+async def test_a_barge_in_ends_the_request_and_the_reply(tiny_bundle: Path, manifest: Manifest) -> None:
+    """After an interrupt the model's connection is let go, and not a word more of its reply is written."""
+    with llm_server("good", token_s=0.3) as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open()
+            action, _ = await chunk(stream, 0, PATIENT_S, hear=["Who are you?"])
+            assert action.written
+            heard = Snapshot(("Good evening",), 0.0, 0, (), memory=action.memory, is_interrupted=True)
+            await stream.ask(replace=pb.Replace(snapshot=snapshot_to_proto(heard)))
+            for index in range(1, 4):
+                action, _ = await chunk(stream, index)
+                assert not action.written
+            async with asyncio.timeout(10):
+                while not server.abandoned:
+                    await asyncio.sleep(0.05)
+            await chunk(stream, 9, hear=["And since when?"])
+            await wait_for(server, 2)
+            dialogue = [
+                server.data(n)["dialogue"] for n, asked in enumerate(server.asked) if "response_format" not in asked
+            ]
+            assert [line["words"] for line in dialogue[-1]] == ["Who are you?", "Good evening", "And since when?"]
+
+
+async def test_another_replica_opens_the_session_and_goes_on_answering(tiny_bundle: Path, manifest: Manifest) -> None:
+    """With what was committed, and nothing else, another process knows who was asking what."""
+    with llm_server("good", token_s=5.0) as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open()
+            action, progress = await chunk(stream, 0, hear=["Who are you?"])
+            assert action.memory
+        server.token_s = 0.0
+        state = committed((), progress, 0.0, 0, 2)
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open(Snapshot((), 0.0, 0, state.history, memory=action.memory))
+            index, words = 1, ""
+            async with asyncio.timeout(20):
+                while REPLY not in words:
+                    following, _ = await chunk(stream, index)
+                    words = " ".join([words, *following.written]).strip()
+                    index += 1
+            assert words == REPLY
+
+
+async def test_a_chunk_planned_before_is_not_planned_again(tiny_bundle: Path, manifest: Manifest) -> None:
+    """A redo takes the words and the memory that were written down, whatever a model would say now."""
+    with llm_server("good") as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open()
+            action, _ = await chunk(stream, 0, PATIENT_S, hear=["Who are you?"])
+            again = WorkerStream(stub, manifest, "again")
+            await again.open()
+            redone, _ = await chunk(again, 0, say=list(action.written), hear=["Who are you?"], memory=action.memory)
+            assert not redone.written
+            assert redone.text == action.text
+            assert not redone.HasField("memory")
+
+
+async def test_words_of_users_and_keys_stay_out_of_logs(
+    tiny_bundle: Path, manifest: Manifest, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The key comes from a file, reaches the model, and nothing of it or of what was said is logged."""
+    key = tmp_path / "key"
+    key.write_text("sesame-4711\n")
+    with llm_server("good", key="sesame-4711") as server:
+        async with running(tiny_bundle, server, planner_key_file=key) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, manifest)
+            await stream.open()
+            action, _ = await chunk(stream, 0, PATIENT_S, hear=["confidential marzipan"])
+            assert action.written
+    logged = "".join(capfd.readouterr())
+    assert "stream_ended" in logged
+    assert "marzipan" not in logged
+    assert "sesame" not in logged
+
+
+async def test_a_key_that_cannot_be_read_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The setting is named, the key is not shown."""
+    with pytest.raises(SettingsError, match="PLANNER_KEY_FILE"):
+        async with running(tiny_bundle, planner_key_file=tmp_path / "none"):
+            pass
