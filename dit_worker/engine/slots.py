@@ -95,7 +95,7 @@ class Slots:
         try:
             memories = _slab(count, sizes.reference, sum(lengths))
             prompts = _prompt_slab(count, sizes)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise BadDevice(f"no room for the keys and values of {count} sessions: {reason}") from error
         slots = [Slot(memory, words, lengths) for memory, words in zip(memories, prompts, strict=True)]

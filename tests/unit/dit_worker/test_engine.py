@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dit_worker.engine.arrays import Floats, Pixels, to_array, to_tensor
+from dit_worker.engine.arrays import to_array, to_tensor
 from dit_worker.engine.cache import Latents, SessionCache
 from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.errors import SessionNotOpen
 from dit_worker.engine.loader import Models
-from dit_worker.engine.noise import Modality, draw_noise
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 from dit_worker.engine.slots import Slots, SlotSizes
 from dit_worker.engine.warmup import warm_up
-
-STEPS = 4
-
-
-def portrait(shade: int) -> Pixels:
-    """A picture that differs by its shade."""
-    return np.full((128, 128, 3), shade, dtype=np.uint8)
-
-
-def condition_for(models: Models, seed: int, request: StepRequest) -> Floats:
-    """A condition that depends on what was asked for, as an orchestrator's does."""
-    noise = draw_noise(seed, request.chunk_index, request.step + 100, Modality.AUDIO, models.condition_shape)
-    return noise + request.noisy.mean()
-
-
-class Play:
-    """One session driven chunk after chunk; `advance` yields after every step so that sessions can take turns."""
-
-    def __init__(self, engine: Engine, models: Models, name: str, seed: int, standing: Standing | None = None) -> None:
-        self.engine, self.models, self.name, self.seed = engine, models, name, seed
-        self.chunks: list[ChunkLatents] = []
-        engine.open(name, seed, portrait(seed * 20), standing or Standing())
-
-    def advance(self, first: int, count: int) -> Iterator[None]:
-        """Perform chunks first .. first + count - 1."""
-        for index in range(first, first + count):
-            request: StepRequest | ChunkLatents = self.engine.begin(self.name, index, STEPS, float(index))
-            while isinstance(request, StepRequest):
-                self.engine.supply(self.name, request.step, condition_for(self.models, self.seed, request))
-                request = self._result()
-                yield
-            self.chunks.append(request)
-            self.engine.commit(self.name)
-
-    def _result(self) -> StepRequest | ChunkLatents:
-        while outcomes := self.engine.step():
-            [outcome] = outcomes
-            assert outcome.error is None, outcome.error
-            if outcome.result is not None:
-                assert outcome.session_id == self.name
-                return outcome.result
-        raise AssertionError("the engine has nothing to run")
-
-
-def perform(models: Models, seed: int, chunks: int) -> list[ChunkLatents]:
-    """A session alone."""
-    play = Play(Engine(models, time.monotonic), models, "alone", seed)
-    for _ in play.advance(0, chunks):
-        pass
-    return play.chunks
-
-
-def assert_same_bits(left: list[ChunkLatents], right: list[ChunkLatents]) -> None:
-    """Latents agree bit for bit."""
-    assert [chunk.chunk_index for chunk in left] == [chunk.chunk_index for chunk in right]
-    for one, other in zip(left, right, strict=True):
-        assert one.video.tobytes() == other.video.tobytes()
-        assert one.audio.tobytes() == other.audio.tobytes()
+from tests.fixtures.plays import STEPS, Play, assert_same_bits, condition_for, perform
 
 
 def test_the_same_seed_gives_the_same_bits(models: Models) -> None:
@@ -146,7 +87,7 @@ def test_an_aborted_chunk_leaves_no_trace(models: Models) -> None:
         for _ in range(steps):
             assert isinstance(request, StepRequest)
             engine.supply("s", request.step, condition_for(models, 6, request))
-            request = play._result()
+            request = play.result()
         engine.abort("s")
     for _ in play.advance(1, 2):
         pass
