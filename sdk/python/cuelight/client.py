@@ -16,6 +16,7 @@ import grpc
 from cuelight import convert
 from cuelight.errors import Unavailable
 from cuelight.events import SessionInfo
+from cuelight.line import Key, Line
 from cuelight.rpc import Timeouts, call
 from cuelight.session import Session
 from cuelight.v1 import session_pb2 as pb
@@ -25,15 +26,7 @@ if TYPE_CHECKING:
     from cuelight.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-TENANT = "tenants/local"
 _RETRY_PAUSE_S = 0.25
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
-    ("grpc.max_send_message_length", 8 * 1024 * 1024),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 _CONTAINERS = {
     "elementary": pb.MEDIA_CONTAINER_ELEMENTARY,
     "fmp4": pb.MEDIA_CONTAINER_FMP4,
@@ -43,26 +36,36 @@ _CONTAINERS = {
 def connect(
     address: str = DEFAULT_ADDRESS,
     *,
+    key: Key = "",
+    ca_certificate: str | Path | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     timeouts: Timeouts | None = None,
 ) -> Client:
     """A client for the gateway at ``address``; use it as ``async with cuelight.connect(...) as client``.
 
     Args:
-        address: ``host:port`` of the gateway's gRPC port.
-        credentials: TLS credentials; without them the connection is plain.
+        address: ``host:port`` of the gateway's gRPC port; ``https://host:port`` where it speaks TLS.
+        key: API key or JWT, where the gateway asks for one; a function is asked for it before each call.
+        ca_certificate: File (PEM) with the authority that signed the gateway's certificate, when the system's do not
+            know it; the connection is TLS then.
+        credentials: TLS credentials made by yourself, for instance with a client certificate.
         timeouts: How long to wait for what.
+
+    Raises:
+        ValueError: the address is none, or the file holds no certificate.
+        OSError: the file cannot be read.
     """
-    return Client(address, credentials=credentials, timeouts=timeouts or Timeouts())
+    line = Line.to(address, credentials=credentials, ca_certificate=ca_certificate, key=key)
+    return Client(line, address=address, timeouts=timeouts or Timeouts())
 
 
 class Client:
     """A connection to one gateway."""
 
-    def __init__(self, address: str, *, credentials: grpc.ChannelCredentials | None, timeouts: Timeouts) -> None:
+    def __init__(self, line: Line, *, address: str, timeouts: Timeouts) -> None:
         self.address = address
         self.timeouts = timeouts
-        self._credentials = credentials
+        self._line = line
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,17 +74,15 @@ class Client:
         Raises:
             Unavailable: nothing answers there within ``Timeouts.connect_s``.
         """
-        if self._credentials is None:
-            channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
-        else:
-            channel = grpc.aio.secure_channel(self.address, self._credentials, options=_OPTIONS)
+        channel = self._line.open()
         try:
             async with asyncio.timeout(self.timeouts.connect_s):
                 await channel.channel_ready()
         except BaseException as error:
             await channel.close()
             if isinstance(error, TimeoutError):
-                raise Unavailable(f"No gateway answers at {self.address}.") from error
+                or_untrusted = ", or its certificate is not trusted here" if self._line.credentials else ""
+                raise Unavailable(f"No gateway answers at {self.address}{or_untrusted}.") from error
             raise
         self._channel = channel
         return self
@@ -161,7 +162,7 @@ class Client:
         sessions: list[SessionInfo] = []
         token = ""
         while True:
-            request = pb.ListSessionsRequest(parent=TENANT, page_size=1000, page_token=token)
+            request = pb.ListSessionsRequest(page_size=1000, page_token=token)
             page = await call(self._stub().ListSessions(request, timeout=self.timeouts.call_s), "list the sessions")
             sessions += [convert.session_info(session) for session in page.sessions]
             token = page.next_page_token
@@ -170,7 +171,7 @@ class Client:
 
     async def _create(self, config: pb.SessionConfig, queue_timeout_s: float) -> pb.CreateSessionResponse:
         """Asks for a session; while the gateway is not ready it asks again, which the request id makes safe."""
-        request = pb.CreateSessionRequest(parent=TENANT, config=config, request_id=str(uuid.uuid4()))
+        request = pb.CreateSessionRequest(config=config, request_id=str(uuid.uuid4()))
         if queue_timeout_s > 0:
             request.queue_timeout.CopyFrom(convert.duration(queue_timeout_s))
         timeout_s = self.timeouts.call_s + queue_timeout_s

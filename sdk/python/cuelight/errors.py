@@ -4,7 +4,7 @@
     ├── InvalidRequest        the request cannot be served: change it       INVALID_ARGUMENT and its like   do not retry
     │   └── MediaExpired      the media asked for is no longer kept         OUT_OF_RANGE                    do not retry
     ├── NotFound              no such session, character or bundle          NOT_FOUND                       do not retry
-    ├── NotAllowed            the token is missing or wrong                 UNAUTHENTICATED                 do not retry
+    ├── NotAllowed            the key or token is missing or wrong          UNAUTHENTICATED                 do not retry
     ├── NoCapacity            every worker is full                          RESOURCE_EXHAUSTED              retry later
     ├── Unavailable           no gateway answers                            UNAVAILABLE                     retry
     │   └── ConnectionLost    a session could not be reached again in time  UNAVAILABLE                     retry
@@ -78,9 +78,9 @@ class NotFound(CuelightError):
 
 
 class NotAllowed(CuelightError):
-    """The token is missing or does not belong to this session."""
+    """The API key, the JWT or the session's token is missing, or does not open this."""
 
-    advice = "Use the token that came with the session."
+    advice = "Give connect() a key that this gateway knows; the command line reads it from CUELIGHT_API_KEY."
     default_status = "UNAUTHENTICATED"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Coroutine
@@ -17,12 +18,13 @@ from rich.table import Table
 from cuelight.cli.capacity import Demand, Kind
 from cuelight.cli.capacity import capacity as tell_capacity
 from cuelight.cli.console import StackError, UsageError, exit_status, explain, out, run_async
-from cuelight.cli.house import gateway, print_line
+from cuelight.cli.house import PAPERS, Papers, gateway, print_line
 from cuelight.cli.performance import Cast, perform, print_notices
 from cuelight.cli.server import read_manifest
 from cuelight.cli.stack import Stack, StackOptions
 from cuelight.cli.status import read_status, tables
 from cuelight.client import DEFAULT_ADDRESS
+from cuelight.line import read_address
 from cuelight.recording import require_media
 from cuelight.session import MAX_PROMPT_BYTES
 
@@ -38,7 +40,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Address = Annotated[str, typer.Option(envvar="CUELIGHT_ADDRESS", help="host:port of the gateway.")]
+Address = Annotated[
+    str, typer.Option(envvar="CUELIGHT_ADDRESS", help="host:port of the gateway, https://host:port with TLS.")
+]
+CaCertificate = Annotated[
+    Path | None, typer.Option(envvar="CUELIGHT_CA_CERTIFICATE", help="Authority of the gateway's certificate (PEM).")
+]
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle; by default the repository's `pocket`.")]
 Character = Annotated[str, typer.Option(envvar="CUELIGHT_CHARACTER", help="Who speaks; see `cuelight characters`.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Makes the performance repeatable.")]
@@ -51,7 +58,9 @@ Workers = Annotated[int, typer.Option(min=1, max=64, help="Number of DiT workers
 
 
 @app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
+def _root(context: typer.Context, ca_certificate: CaCertificate = None) -> None:
+    # A key has no option: what stands on a command line is seen by everybody on the machine.
+    PAPERS.set(Papers(os.environ.get("CUELIGHT_API_KEY", ""), ca_certificate))
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -230,9 +239,10 @@ def _check(text: str, output: Path, cast: Cast) -> None:
 
 
 def _check_address(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"{address} is not host:port")
+    try:
+        read_address(address)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _file_text(path: Path) -> str:

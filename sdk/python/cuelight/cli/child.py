@@ -37,6 +37,8 @@ class Child:
         self.spec = spec
         self.restarts = 0
         self.address = ""
+        self.health = ""
+        """Where it answers probes, when that is elsewhere."""
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
@@ -146,6 +148,7 @@ class Child:
         if record.get("event") != "serving" or "address" not in record or "level" in record:
             return False
         self.address = str(record["address"])
+        self.health = str(record.get("health", ""))
         if not self._serving.done():
             self._serving.set_result(self.address)
         return True

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from cuelight.cli.console import UsageError, out
-from cuelight.cli.house import quiet_stack
+from cuelight.cli.house import open_client, quiet_stack
 from cuelight.cli.performance import Cast, Performance, perform, print_notices
 from cuelight.cli.stack import Stack, StackOptions
-from cuelight.client import connect
 from cuelight.recording import require_media
 
 GREETING = (
@@ -25,7 +24,7 @@ async def demo(options: StackOptions, folder: Path, character: str) -> None:
     require_media()
     _make_folder(folder)
     async with quiet_stack(options) as stack:
-        async with connect(stack.address) as client:
+        async with open_client(stack.target) as client:
             film = folder / "demo.mp4"
             performance = await perform(client, GREETING, film, Cast(character=character, seed=1))
         _write_sheet(performance, folder / "demo.png")

@@ -4,25 +4,56 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cuelight.cli.child import readable
-from cuelight.cli.console import err, out
+from cuelight.cli.console import UsageError, err, out
 from cuelight.cli.stack import Stack, StackOptions
 from cuelight.client import Client, connect
 from cuelight.errors import Unavailable
+from cuelight.line import read_address
 from cuelight.rpc import Timeouts
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 _PROBE_S = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """What this command line shows, and whom it trusts."""
+
+    key: str = field(default="", repr=False)
+    ca_certificate: Path | None = None
+
+
+_NO_PAPERS = Papers()
+PAPERS: ContextVar[Papers] = ContextVar("papers", default=_NO_PAPERS)
+"""As the command line was given them, for every client it opens."""
+
+
+def open_client(address: str, timeouts: Timeouts | None = None) -> Client:
+    """A client of the gateway at ``address``, with this command line's papers.
+
+    Raises:
+        UsageError: the address is none, or the certificate is.
+    """
+    papers = PAPERS.get()
+    ca_certificate = None if address.startswith("http://") else papers.ca_certificate
+    try:
+        return connect(address, key=papers.key, ca_certificate=ca_certificate, timeouts=timeouts)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 @asynccontextmanager
 async def gateway(address: str, bundle: Path | None) -> AsyncIterator[Client]:
     """A client of the gateway at ``address``; when none answers on this machine, of a stack started for now."""
-    host = address.rpartition(":")[0]
+    client = open_client(address, Timeouts(connect_s=_PROBE_S))
+    host = read_address(address)[0].rpartition(":")[0]
     try:
-        client = await connect(address, timeouts=Timeouts(connect_s=_PROBE_S)).__aenter__()
+        await client.__aenter__()
     except Unavailable:
         if host not in _LOCAL:
             raise
@@ -33,7 +64,8 @@ async def gateway(address: str, bundle: Path | None) -> AsyncIterator[Client]:
             await client.__aexit__(None, None, None)
         return
     err.print(f"No gateway answers at {address}: starting a stack for this command.")
-    async with quiet_stack(StackOptions(bundle=bundle, log_level="WARNING")) as stack, connect(stack.address) as client:
+    options = StackOptions(bundle=bundle, log_level="WARNING")
+    async with quiet_stack(options) as stack, open_client(stack.target) as client:
         yield client
 
 

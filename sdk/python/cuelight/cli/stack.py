@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from cuelight.cli.child import Child, ChildSpec, LineHandler
 from cuelight.cli.console import StackError, UsageError
@@ -61,6 +62,8 @@ class Stack:
     def __init__(self, options: StackOptions, *, on_line: LineHandler, on_ready: Report) -> None:
         self.options = options
         self.address = ""
+        self.target = ""
+        """What a client connects to: the address, with https:// where the gateway speaks TLS."""
         self.page = ""
         self.redis_url = ""
         self._on_line, self._on_ready = on_line, on_ready
@@ -82,7 +85,9 @@ class Stack:
         port = _claim(self.options.host, self.options.port, "gRPC", "--port")
         http_port = _claim(self.options.host, self.options.http_port, "the page", "--http-port")
         self.address = f"{self.options.host}:{port}"
-        self.page = f"http://{self.options.host}:{http_port}/"
+        is_tls = bool(self._setting("CUELIGHT_GATEWAY_TLS_CERTIFICATE"))
+        self.page = f"{'https' if is_tls else 'http'}://{self.options.host}:{http_port}/"
+        self.target = f"https://{self.address}" if is_tls else self.address
         self._failure = asyncio.get_running_loop().create_future()
         try:
             await self._start()
@@ -138,13 +143,14 @@ class Stack:
             "CUELIGHT_LOG_STYLE": "json",
             "CUELIGHT_LOG_LEVEL": options.log_level,
             **({"CUELIGHT_BUNDLE": str(options.bundle)} if options.bundle else {}),
+            **self._probe_settings(),
             **options.environment,
         }
         worker = {**common, "CUELIGHT_ORCHESTRATOR_ADDRESS": orchestrator, "CUELIGHT_WORKER_LISTEN": "127.0.0.1:0"}
         gateway = {
             **common,
             "CUELIGHT_GATEWAY_LISTEN": self.address,
-            "CUELIGHT_GATEWAY_HTTP_LISTEN": self.page.removeprefix("http://").rstrip("/"),
+            "CUELIGHT_GATEWAY_HTTP_LISTEN": urlsplit(self.page).netloc,
         }
         workers = [
             ChildSpec(f"worker-{index}", "dit_worker", {**worker, "CUELIGHT_WORKER_ID": f"worker-{index}"})
@@ -153,9 +159,17 @@ class Stack:
         first = ChildSpec("orchestrator", "orchestrator_llm", {**common, "CUELIGHT_ORCHESTRATOR_LISTEN": orchestrator})
         return [first, *workers, ChildSpec("gateway", "gateway", gateway)]
 
+    def _setting(self, name: str) -> str:
+        return self.options.environment.get(name) or os.environ.get(name, "")
+
+    def _probe_settings(self) -> dict[str, str]:
+        """Where processes ask for certificates, probes go to a port of their own."""
+        is_tls = any(map(self._setting, ("CUELIGHT_TLS_CERTIFICATE", "CUELIGHT_GATEWAY_TLS_CERTIFICATE")))
+        return {"CUELIGHT_HEALTH_LISTEN": "127.0.0.1:0"} if is_tls else {}
+
     async def _ready(self, child: Child, began: float) -> None:
         address = await child.serving(START_TIMEOUT_S)
-        if not await wait_serving(address, START_TIMEOUT_S):
+        if not await wait_serving(child.health or address, START_TIMEOUT_S):
             raise StackError(f"{child.spec.name} did not become ready in {START_TIMEOUT_S:g} s.\n{child.last_lines}")
         self._on_ready(child.spec.name, address, time.monotonic() - began)
 
@@ -204,7 +218,13 @@ class Stack:
 
     def _write_state(self) -> None:
         processes = [
-            {"name": child.spec.name, "pid": child.pid, "address": child.address, "restarts": child.restarts}
+            {
+                "name": child.spec.name,
+                "pid": child.pid,
+                "address": child.address,
+                "health": child.health,
+                "restarts": child.restarts,
+            }
             for child in self._children
         ]
         if self._redis is not None:

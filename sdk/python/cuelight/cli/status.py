@@ -13,10 +13,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from cuelight.cli.health import is_serving
+from cuelight.cli.house import open_client
 from cuelight.cli.stack import state_file
-from cuelight.client import connect
 from cuelight.convert import seconds
 from cuelight.events import SessionInfo
+from cuelight.line import read_address
 from cuelight.rpc import Timeouts
 from cuelight.v1 import worker_pb2
 from cuelight.v1.worker_pb2_grpc import WorkerServiceStub
@@ -77,10 +78,10 @@ async def read_status(address: str, file: Path | None = None) -> StackStatus:
     Raises:
         Unavailable: no gateway answers.
     """
-    async with connect(address, timeouts=Timeouts(connect_s=_ASK_S)) as client:
+    async with open_client(address, Timeouts(connect_s=_ASK_S)) as client:
         sessions = await client.list_sessions()
     state = _read_state(file or state_file(address))
-    entries = state["processes"] if state.get("address") == address else []
+    entries = state["processes"] if state.get("address") == read_address(address)[0] else []
     processes = await asyncio.gather(*(_process(entry) for entry in entries))
     workers = [process.address for process in processes if process.name.startswith("worker") and process.is_ready]
     loads = await asyncio.gather(*(_load(worker) for worker in workers))
@@ -114,7 +115,8 @@ def resident_bytes(pid: int) -> int:
 async def _process(entry: dict[str, object]) -> ProcessStatus:
     name, pid, address = str(entry["name"]), int(str(entry["pid"])), str(entry["address"])
     memory = resident_bytes(pid)
-    is_ready = memory > 0 if name == "redis" else await is_serving(address, timeout_s=_ASK_S)
+    probed = str(entry.get("health") or address)
+    is_ready = memory > 0 if name == "redis" else await is_serving(probed, timeout_s=_ASK_S)
     return ProcessStatus(name, pid, address, int(str(entry["restarts"])), is_ready, memory)
 
 
