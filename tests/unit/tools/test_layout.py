@@ -14,6 +14,7 @@ FOLDERS = (
     "training",
     "evaluation",
     "bundles",
+    "deploy",
     "helm/cuelight",
     "benchmarks",
     "examples",

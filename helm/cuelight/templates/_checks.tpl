@@ -1,0 +1,58 @@
+{{/* What the schema cannot say in a sentence: values that contradict one another. Included once, by every workload. */}}
+{{- define "cuelight.checks" -}}
+{{- $redis := .Values.redis }}
+{{- if and $redis.trial.enabled $redis.existingSecret.name }}
+{{- fail "redis: trial.enabled and existingSecret.name exclude one another" }}
+{{- end }}
+{{- if not (or $redis.trial.enabled $redis.existingSecret.name) }}
+{{- fail "redis: name a Secret that holds the URL in existingSecret.name, or set trial.enabled to try Cuelight out" }}
+{{- end }}
+{{- $bundle := .Values.bundle }}
+{{- if and (eq $bundle.source "claim") (not $bundle.claim.name) }}
+{{- fail "bundle: source claim needs claim.name" }}
+{{- end }}
+{{- if has $bundle.source (list "imageVolume" "initContainer") }}
+{{- if not (and $bundle.image.repository (or $bundle.image.tag $bundle.image.digest)) }}
+{{- fail (printf "bundle: source %s needs image.repository, and image.digest or image.tag" $bundle.source) }}
+{{- end }}
+{{- end }}
+{{- if and (eq $bundle.source "initContainer") (not $bundle.digest) }}
+{{- fail "bundle: source initContainer needs digest, against which the copy is checked" }}
+{{- end }}
+{{- if and (eq $bundle.source "imageVolume") (semverCompare ">=1.30.0-0, <1.33.0-0" .Capabilities.KubeVersion.Version) }}
+{{- fail "bundle: source imageVolume needs Kubernetes 1.33 or newer" }}
+{{- end }}
+{{- $tls := .Values.tls }}
+{{- if and (eq $tls.source "certManager") (not $tls.certManager.issuer.name) }}
+{{- fail "tls: source certManager needs certManager.issuer.name" }}
+{{- end }}
+{{- if and (eq $tls.source "secrets") (not (and $tls.secrets.gateway $tls.secrets.orchestrator $tls.secrets.worker)) }}
+{{- fail "tls: source secrets needs a Secret for each of gateway, orchestrator and worker" }}
+{{- end }}
+{{- if not .Values.allowStrangers }}
+{{- if eq $tls.source "none" }}
+{{- fail "tls: with source none, workers and orchestrators answer whoever reaches them; set it, or allowStrangers" }}
+{{- end }}
+{{- if not (include "cuelight.gatewayAsks" .) }}
+{{- fail "gateway.auth: without API keys or JWTs anyone may perform; set apiKeys or jwt, or allowStrangers" }}
+{{- end }}
+{{- end }}
+{{- $jwt := .Values.gateway.auth.jwt }}
+{{- if $jwt.issuer }}
+{{- if not $jwt.audience }}
+{{- fail "gateway.auth.jwt: issuer needs audience" }}
+{{- end }}
+{{- if eq (empty $jwt.keysUrl) (empty $jwt.keysSecret.name) }}
+{{- fail "gateway.auth.jwt: issuer needs either keysUrl or keysSecret.name" }}
+{{- end }}
+{{- else if or $jwt.audience $jwt.keysUrl $jwt.keysSecret.name }}
+{{- fail "gateway.auth.jwt: audience and keys need issuer" }}
+{{- end }}
+{{- $planners := .Values.planners }}
+{{- if not (has $planners.default (append (keys $planners.named) "rule")) }}
+{{- fail (printf "planners: default %s is neither rule nor one of the named" $planners.default) }}
+{{- end }}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.planners) (regexMatch "openai:" (toJson $planners.named)) }}
+{{- fail "planners: endpoints are reached only over the ports in networkPolicy.planners" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,109 @@
+"""The images: their Dockerfile is clean, and is of the same ports, user and paths as the chart."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chart.conftest import containers, pod_specs
+from tools import chart
+
+DOCKERFILE = chart.ROOT / "deploy" / "Dockerfile"
+IMAGES = ("gateway", "orchestrator", "worker")
+
+
+def _stages() -> dict[str, list[str]]:
+    """Instructions of each stage by its name, continued lines joined."""
+    stages: dict[str, list[str]] = {}
+    name = ""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    for line in filter(None, map(str.strip, text.splitlines())):
+        found = re.fullmatch(r"FROM (\S+) AS (\S+)", line)
+        if found:
+            name = found[2]
+        stages.setdefault(name, []).append(line)
+    return stages
+
+
+def _lineage(stage: str) -> list[str]:
+    """Instructions of a stage and of those it is built on, the base first."""
+    stages = _stages()
+    parent = stages[stage][0].split()[1]
+    return [*(_lineage(parent) if parent in stages else []), *stages[stage]]
+
+
+def test_hadolint_finds_nothing() -> None:
+    """The linter of Dockerfiles, all of its rules."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run(
+        [hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_base_is_pinned_by_a_digest_that_must_be_given() -> None:
+    """Nothing comes from outside but one image, named by a digest without a default."""
+    stages = _stages()
+    outside = {
+        parent for parent in (lines[0].split()[1] for name, lines in stages.items() if name) if parent not in stages
+    }
+    assert outside == {"${PYTHON_IMAGE}@${PYTHON_DIGEST}", "scratch"}
+    assert "ARG PYTHON_DIGEST" in stages[""]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_images_run_as_the_chart_runs_them(image: str, objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Command, ports, user, stop signal and the bundle's place are those that the chart counts on."""
+    lines = _lineage(image)
+    pod = pod_specs(objects["laptop"])[image]
+    container = containers(pod)[-1]
+    context = pod["spec"]["securityContext"]
+    ports = " ".join(str(port["containerPort"]) for port in sorted(container["ports"], key=_by_name))
+    quoted = ", ".join(f'"{word}"' for word in container["command"])
+    env = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+    assert lines[-1] == f"CMD [{quoted}]"
+    assert lines[-2] == f"USER {context['runAsUser']}:{context['runAsGroup']}"
+    assert f"EXPOSE {ports}" in lines
+    assert "STOPSIGNAL SIGTERM" in lines
+    assert f"COPY bundles/pocket {env['CUELIGHT_BUNDLE']}" in lines
+
+
+def _by_name(port: dict[str, Any]) -> int:
+    return ["grpc", "http", "metrics", "health"].index(port["name"])
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_images_hold_what_their_process_needs_and_no_compiler(image: str) -> None:
+    """Built in a stage of its own with pinned versions and the process's extra; only its environment is copied."""
+    packages = {"gateway": "gateway", "orchestrator": "orchestrator_llm", "worker": "dit_worker"}
+    built = _lineage(f"build-{image}")
+    assert f"RUN pip install --constraint constraints.txt ./sdk/python '.[{image}]'" in built
+    assert {f"COPY {name} {name}" for name in (packages[image], "services")} <= set(built)
+    assert not [
+        line
+        for line in built
+        if any(f"COPY {other} " in line for other in packages.values() if other != packages[image])
+    ]
+    own = _stages()[image]
+    assert f"COPY --from=build-{image} /opt/cuelight /opt/cuelight" in own
+    assert not [line for line in _lineage(image) if "pip install" in line]
+
+
+def test_no_image_takes_more_than_it_needs_from_the_tree() -> None:
+    """What is sent to the builder is what the stages copy."""
+    ignored = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().splitlines()
+    sent = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    copied = {
+        source
+        for lines in _stages().values()
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    }
+    assert "*" in ignored and sent == copied
+    assert all((chart.ROOT / source).exists() for source in copied)
