@@ -92,7 +92,7 @@ class Bench:
             await crowd.grow(first)
             await observe(house, crowd, policy, replace(self.audience(1), run_s=WARM_S), self.geometry, seed=0)
             sessions = first
-            while await self.point(house, crowd, name, policy, sessions) >= CLEAN:
+            while await self.point(house, crowd, name, policy, sessions) >= CLEAN or sessions < self.options.least:
                 sessions += 1
             if name == PLAIN:
                 await self.point(house, crowd, name, policy, sessions + BEYOND)
@@ -167,21 +167,22 @@ def kept(rows: Sequence[Row], name: str) -> int:
 
 
 def simulate(rows: list[Row], profile: Profile, bench: Bench) -> None:
-    """Put beside each row what the simulator says of as many sessions that ask for answers of the same length."""
+    """Put beside each row what the simulator says of as many sessions that ask for answers of the same length.
+
+    Where others worked beside a run, it is simulated with as many that always want a processor.
+    """
     chunks = statistics.fmean([row["answer_chunks"] for row in rows if row["answer_chunks"]])
     talk_s = bench.geometry.chunk_s / -math.log(1 - 1 / max(chunks, 1.05))
-    known: dict[tuple[str, int], Row] = {}
     for row in rows:
         name, sessions = row["policy"], row["sessions"]
-        if (name, sessions) not in known:
-            bench.say(f"simulating {name}: {sessions} sessions")
-            policy = SWEPT.get(name, Policy(slots=256))
-            audience = replace(bench.audience(sessions), talk_s=talk_s, network_s=LOOPBACK_S)
-            figures = means(run_all(profile, policy, audience, range(bench.options.seeds)))
-            _, seen, _ = watch(profile, policy, audience, seed=0)
-            slack = [[round(index * profile.chunk_s, 2), round(left, 3)] for index, left in enumerate(seen[0].slacks_s)]
-            known[name, sessions] = {**{what: round(value, 4) for what, value in figures.items()}, "slack": slack}
-        row["simulated"] = known[name, sessions]
+        bench.say(f"simulating {name}: {sessions} sessions")
+        policy, disturbed = SWEPT.get(name, Policy(slots=256)), row["others"] > DISTURBED
+        beside = profile.model_copy(update={"competitors": row["competitors"] if disturbed else 0.0})
+        audience = replace(bench.audience(sessions), talk_s=talk_s, network_s=LOOPBACK_S)
+        figures = means(run_all(beside, policy, audience, range(bench.options.seeds)))
+        _, seen, _ = watch(beside, policy, audience, seed=0)
+        slack = [[round(index * profile.chunk_s, 2), round(left, 3)] for index, left in enumerate(seen[0].slacks_s)]
+        row["simulated"] = {**{what: round(value, 4) for what, value in figures.items()}, "slack": slack}
 
 
 def compare(rows: Sequence[Row]) -> Row:
@@ -317,6 +318,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="runs of each number of sessions, with other luck")
     parser.add_argument("--seed", type=int, default=0, help="other luck: when viewers come and what they say")
     parser.add_argument("--only", default="", help="only orders whose name has this in it, for instance 'FIFO'")
+    parser.add_argument("--least", type=int, default=1, help="go on to so many sessions, however few are clean")
     parser.add_argument("--add", type=Path, help="a sessions.json whose runs count beside those of this run")
     parser.add_argument("--tries", type=int, default=3, help="of a run, as long as others disturb it")
     parser.add_argument("--talk-s", type=float, default=4.0, help="mean seconds of an answer")

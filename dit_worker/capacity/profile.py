@@ -12,7 +12,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 Stage: TypeAlias = Literal[
     "motion", "step", "plan", "condition", "end", "commit", "decode", "encode", "exchange", "delivery"
@@ -59,6 +68,8 @@ class Profile(BaseModel):
     places: Mapping[PlaceName, PlaceCosts]
     pools: Mapping[str, PositiveFloat] = Field(default_factory=dict)
     """Processors by pool."""
+    competitors: NonNegativeFloat = 0.0
+    """Other programs that always want a processor of every pool, and get as much of it as each piece of our work."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

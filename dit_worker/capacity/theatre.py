@@ -54,7 +54,7 @@ class Theatre:
 
     def __init__(self, world: World, profile: Profile, policy: Policy, rng: random.Random) -> None:
         self.world, self.profile, self.policy, self.rng = world, profile, policy, rng
-        self.pools = {name: Pool(world, processors) for name, processors in profile.pools.items()}
+        self.pools = {name: Pool(world, many, profile.competitors) for name, many in profile.pools.items()}
         self.scheduler = Scheduler(world.clock, ORDERS[policy.order]())
         self.costs = Costs(profile.steps)
         limits = AdmissionLimits(policy.utilisation_bound or math.inf, policy.listening_share)

@@ -42,9 +42,11 @@ class World:
 class Pool:
     """Processors of one machine: as long as there is one for each piece of work they run in full, else they share."""
 
-    def __init__(self, world: World, processors: float) -> None:
+    def __init__(self, world: World, processors: float, competitors: float = 0.0) -> None:
+        """competitors: how many others always want a processor as well."""
         self._world = world
         self._processors = processors
+        self._competitors = competitors
         self._jobs: dict[int, tuple[float, Call]] = {}
         self._numbers = itertools.count()
         self._since = 0.0
@@ -60,7 +62,7 @@ class Pool:
 
     @property
     def _rate(self) -> float:
-        return min(1.0, self._processors / len(self._jobs)) if self._jobs else 0.0
+        return min(1.0, self._processors / (len(self._jobs) + self._competitors)) if self._jobs else 0.0
 
     def _progress(self) -> None:
         did_s = (self._world.now - self._since) * self._rate

@@ -20,13 +20,14 @@ from dit_worker.capacity.audience import Audience
 from dit_worker.capacity.study import experienced, quantile
 from dit_worker.capacity.theatre import Policy
 from evaluation.audience.crowd import Crowd
-from evaluation.audience.house import GATEWAY, WORKER, House, Samples, busy_s, cpu_s
+from evaluation.audience.house import GATEWAY, WORKER, House, Samples, busy_s, competitors, cpu_s
 from evaluation.audience.viewer import Assignment, Seen
 
 SETTLE_S = 1.0
 """After the last viewer went, until the processes have taken note of it."""
 MIDDLE = 0.85
 """When in a run, as a share of it, all who came are there: memory and gauges are read then."""
+SAMPLE_S = 2.0
 Row = dict[str, Any]
 
 
@@ -53,7 +54,9 @@ async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience
     tasks = _assignments(house.address, policy, audience, geometry, seed)
     known = set(house.slacks)
     before = await _read(house, crowd)
-    (seen, ended_s), middle = await asyncio.gather(_perform(crowd, tasks), _middle(house, audience.run_s * MIDDLE))
+    (seen, ended_s), middle, others = await asyncio.gather(
+        _perform(crowd, tasks), _middle(house, audience.run_s * MIDDLE), _competitors(house, crowd, audience.run_s)
+    )
     await asyncio.sleep(SETTLE_S)
     after = await _read(house, crowd)
     wall_s = ended_s - before.at_s
@@ -65,6 +68,7 @@ async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience
         "wall_s": round(wall_s, 3),
         **_clients(seen, policy, audience),
         **_processes(before, after, chunks=sum(len(each.arrivals) for each in seen)),
+        "competitors": round(others, 3),
         "middle": middle,
         "agreement": agreement(seen, before.metrics, after.metrics, geometry.steps),
         "slack": [[round(told.at_s - before.at_s, 2), told.slack_s] for told in longest],
@@ -101,6 +105,16 @@ async def _middle(house: House, after_s: float) -> Row:
         "memory_mib": house.memory_mib(),
         **{name: round(metrics[f"cuelight_{name}"], 4) for name in names},
     }
+
+
+async def _competitors(house: House, crowd: Crowd, seconds: float) -> float:
+    """How many others wanted our processors at a time, in the mean over these seconds."""
+    own = frozenset([os.getpid(), *house.pids().values(), *crowd.pids])
+    processors, found, ends_at = frozenset(os.sched_getaffinity(0)), [], time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        found.append(competitors(processors, own))
+        await asyncio.sleep(SAMPLE_S)
+    return fmean(found)
 
 
 async def _read(house: House, crowd: Crowd) -> Reading:
