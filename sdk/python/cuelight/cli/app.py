@@ -19,6 +19,7 @@ from cuelight.cli.capacity import Demand, Kind
 from cuelight.cli.capacity import capacity as tell_capacity
 from cuelight.cli.console import StackError, UsageError, exit_status, explain, out, run_async
 from cuelight.cli.house import PAPERS, Papers, gateway, print_line
+from cuelight.cli.orchestrator import app as orchestrator
 from cuelight.cli.performance import Cast, perform, print_notices
 from cuelight.cli.server import read_manifest
 from cuelight.cli.stack import Stack, StackOptions
@@ -39,6 +40,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(orchestrator, name="orchestrator")
 
 Address = Annotated[
     str, typer.Option(envvar="CUELIGHT_ADDRESS", help="host:port of the gateway, https://host:port with TLS.")

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cuelight.cli.console import StackError, UsageError
+from cuelight.cli.console import StackError, UsageError, run_async
 
 if TYPE_CHECKING:
     from cuelight.cli.capacity import Demand
     from dit_worker.capacity.answer import Answer
+    from orchestrator_llm.conformance.suite import Report
     from services.bundle import Manifest
     from services.state.embedded import EmbeddedRedis
 
@@ -75,6 +76,26 @@ def answer_capacity(demand: Demand) -> Answer:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
+
+
+def check_planner(planner: str, manifest: Manifest, timeout_s: float) -> Report:
+    """The conformance suite's verdict on a planner.
+
+    Raises:
+        UsageError: it names no planner, or a setting is wrong.
+        StackError: its model cannot be had.
+    """
+    require_server()
+    from orchestrator_llm.conformance.run import PlannerFailed, check_planner
+    from services.settings import SettingsError
+
+    chunk_s, rate = manifest.chunk_seconds, manifest.syllables_per_second
+    try:
+        return run_async(check_planner(planner, chunk_s=chunk_s, syllables_per_second=rate, timeout_s=timeout_s))
+    except (ValueError, SettingsError) as error:
+        raise UsageError(str(error)) from error
+    except PlannerFailed as error:
+        raise StackError(str(error)) from error
 
 
 def start_redis() -> EmbeddedRedis:
