@@ -185,6 +185,31 @@ def test_processors_are_shared_and_threads_queue() -> None:
     assert took == [(11.0, pytest.approx(1.0)), (13.0, pytest.approx(2.0))]
 
 
+def test_competitors_have_their_part_of_a_processor() -> None:
+    """Beside one other program that always wants the only processor two seconds of work take four."""
+    world, ended = World(), []
+    pool = Pool(world, 1, competitors=1)
+    pool.work(2.0, lambda: ended.append(world.now))
+    world.run(10.0)
+    assert ended == [pytest.approx(4.0)] and pool.worked_s == pytest.approx(2.0)
+    beside = PROFILE.model_copy(update={"competitors": 2.0})
+    audience = Audience("conversation", 60.0, sessions=2, talk_s=4.0, listen_s=4.0)
+    assert run(beside, EVERYBODY, audience, 1).ttfc_p50_s > 1.5 * run(PROFILE, EVERYBODY, audience, 1).ttfc_p50_s
+
+
+def test_messages_and_delivery_cost_what_was_measured() -> None:
+    """Six questions a chunk and one delivery: so much more work, and the first chunk so much later."""
+    seconds = {**COSTS["seconds"], "exchange": [0.01], "delivery": [0.03]}
+    places = {**COSTS["places"], "gateway": {"pool": "gpu", "threads": 64}}
+    profile = Profile.model_validate({**COSTS, "seconds": seconds, "places": places})
+    assert profile.chunk_work_s() == pytest.approx(PROFILE.chunk_work_s() + 6 * 0.01 + 0.03)
+    alone = Audience("conversation", 60.0, sessions=1, talk_s=4.0, listen_s=4.0)
+    later_s = run(profile, EVERYBODY, alone, 1).ttfc_p50_s - run(PROFILE, EVERYBODY, alone, 1).ttfc_p50_s
+    assert later_s == pytest.approx(0.09, abs=0.04)
+    with pytest.raises(ValueError, match="gateway"):
+        Profile.model_validate({**COSTS, "seconds": seconds})
+
+
 def test_a_player_counts_stalls_and_not_its_beginning() -> None:
     """Two seconds of media, then one second of nothing; after the last chunk silence is no stall."""
     experience = Experience()
