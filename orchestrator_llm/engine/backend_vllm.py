@@ -149,6 +149,8 @@ class VllmBackend:
         self.ended: deque[str] = deque()
         """Texts of chunks that have ended, to be forgotten with the next request."""
         self.cache = CacheUse()
+        self.passes = 0
+        """Passes of the model since the start."""
         self._names = itertools.count()
         self._running: dict[str, Ticket[_Step, Tensor]] = {}
         self.engine = start_engine(bundle, self.config, self.options)
@@ -176,20 +178,23 @@ class VllmBackend:
         """Gives the engine what has arrived and takes it one pass further."""
         try:
             self._abort([name for name, ticket in self._running.items() if ticket.is_given_up])
-            while arrived:
-                ticket = arrived.popleft()
-                if not ticket.is_given_up:
-                    self._add(ticket)
+            for _ in range(len(arrived)):
+                self._add(arrived.popleft())
+            self.passes += 1
             for output in self.engine.step():
                 self.cache.asked += len(output.prompt_token_ids)
                 self.cache.cached += output.num_cached_tokens or 0
-                self._running.pop(output.request_id).settle(output.outputs.data)
+                ticket = self._running.pop(output.request_id, None)
+                if ticket is not None:  # requests for tokens may share the engine
+                    ticket.settle(output.outputs.data)
         except Exception as fault:  # noqa: BLE001 - each caller hears of it; the thread is only one of theirs
             for ticket in self._running.values():
                 ticket.fail(ModelFault(f"vLLM has failed: {fault}"))
             self._abort(list(self._running))
 
     def _add(self, ticket: Ticket[_Step, Tensor]) -> None:
+        if ticket.is_given_up:
+            return
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

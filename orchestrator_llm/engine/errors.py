@@ -1,9 +1,9 @@
 """What can go wrong in the engine, beside `InvalidInput` and `BundleInvalid` of `services.errors`.
 
 CuelightError
-├── BackendMissing UNAVAILABLE       the backend asked for is not installed
-├── OutOfTurn   FAILED_PRECONDITION  a message of the stream came when it could not
-└── ModelFault  INTERNAL             the model answered with values that are not finite
+├── OutOfTurn       FAILED_PRECONDITION  a message of the stream came when it could not
+├── ModelFault      INTERNAL             the model gave no answer in time, or values that are not finite
+└── BackendMissing  FAILED_PRECONDITION  the backend asked for is not installed
 
 Arguments that will not do are ValueError; the service turns those into INVALID_ARGUMENT.
 """
@@ -21,7 +21,7 @@ class OutOfTurn(CuelightError):
 
 
 class ModelFault(CuelightError):
-    """The model answered with values that are not finite."""
+    """The model gave no answer in time, or values that are not finite."""
 
     status = Status.INTERNAL
     reason = "MODEL_FAULT"
@@ -30,5 +30,5 @@ class ModelFault(CuelightError):
 class BackendMissing(CuelightError):
     """The backend asked for is not installed."""
 
-    status = Status.UNAVAILABLE
+    status = Status.FAILED_PRECONDITION
     reason = "BACKEND_MISSING"

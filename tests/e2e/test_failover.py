@@ -141,7 +141,10 @@ async def test_a_worker_told_to_stop_hands_over_at_once(theatre: Theatre, store:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, store: SessionStore) -> None:
-    """The client is told RECOVERING, the session stands again from the store, and nothing is lost or doubled."""
+    """The client is told RECOVERING, the session stands again from the store, nothing is lost, doubled or changed."""
+    await new_session(store, "undisturbed")
+    calm = Audience("undisturbed", theatre.chunk_s)
+    await calm.follow(theatre.steady.address)
     await new_session(store, "waits")
     audience = Audience("waits", theatre.chunk_s)
     with ExitStack() as stack:
@@ -156,6 +159,7 @@ async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, 
         await audience.follow(worker.address, media_offset=audience.next_offset)
     assert_whole(audience)
     assert audience.states[-1] == "CLOSED"
+    assert latents(await store.load_snapshot("waits")) == latents(await store.load_snapshot("undisturbed"))
 
 
 async def test_a_stranger_gets_a_reason(theatre: Theatre) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
+from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions, TorchPrefix
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.errors import ModelFault
 from orchestrator_llm.engine.planner import RulePlanner
@@ -155,6 +157,31 @@ def test_voices_are_made_ready_once_and_let_go_when_many(bundle: Bundle) -> None
     assert backend.voice(REFERENCE.copy()) is first
     assert backend.voice(-REFERENCE) is not first
     assert backend.voice(REFERENCE) is not first
+
+
+def test_tails_computed_together_are_those_computed_alone(bundle: Bundle, backend: TorchBackend) -> None:
+    """Four sessions with prefixes of several lengths, in one pass: equal to 2e-5. One at a time: bit for bit."""
+    tokens, together = backend.front_end.tokenize(TEXT).tokens, TorchBackend(bundle, TorchOptions(tail_batch=4))
+    alone = TorchBackend(bundle, TorchOptions(tail_batch=1))
+    cases = [(3.0, []), (9.3, [HistoryChunk(2.0, latents(5))]), (20.6, [HistoryChunk(9.0, latents(6))]), (30.0, [])]
+    widths: list[int] = []
+    compute = together._compute
+    together._compute = lambda steps: widths.append(len(steps)) or compute(steps)  # type: ignore[method-assign]
+
+    def prefixes(kind: TorchBackend) -> list[TorchPrefix]:
+        return [kind.voice(REFERENCE).prefix(tokens, pointer, history) for pointer, history in cases]
+
+    expected = [prefix.condition(0.5, latents(case)) for case, prefix in enumerate(prefixes(backend))]
+    assert_same([prefix.condition(0.5, latents(case)) for case, prefix in enumerate(prefixes(alone))], expected)
+    ready = prefixes(together)
+    with ThreadPoolExecutor(len(cases)) as threads:
+        with together.tails.turn:  # nobody computes before all have come
+            calls = [threads.submit(prefix.condition, 0.5, latents(case)) for case, prefix in enumerate(ready)]
+            while len(together.tails._arrived) < len(cases):
+                time.sleep(0.001)
+        answers = [call.result(60) for call in calls]
+    assert widths == [4]
+    assert max(np.abs(a - b).max() for a, b in zip(answers, expected, strict=True)) < 2e-5
 
 
 def test_the_voice_decides_the_condition(backend: TorchBackend) -> None:
