@@ -40,6 +40,10 @@ class Fidelity:
             self._programme.notice(Notice("FIDELITY_CHANGED", text))
         return steps
 
+    def patience_s(self, due_at: float) -> float:
+        """How long a chunk that is due then may wait for words that are being written: what its steps leave over."""
+        return max(0.0, due_at - self._station.now() - self._full * self._station.pace.step_s)
+
 
 class ChunkTimer:
     """Where the seconds of one chunk go."""
@@ -51,11 +55,12 @@ class ChunkTimer:
         self._flight_began_at = clock()
 
     @contextmanager
-    def direction(self) -> Iterator[None]:
-        """The orchestrator plans, or takes the finished sound."""
+    def direction(self, *, is_counted: bool = True) -> Iterator[None]:
+        """The orchestrator plans, or takes the finished sound; not counted where it may wait, with time to spare."""
         began_at = self._clock()
         yield
-        self._direction_s += self._clock() - began_at
+        if is_counted:
+            self._direction_s += self._clock() - began_at
 
     @contextmanager
     def condition(self) -> Iterator[None]:

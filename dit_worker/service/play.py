@@ -349,7 +349,7 @@ class Play:
             self._pending = None
             return pending
         lines, asking = tuple(self._lines), self._asking()
-        with self._timer.direction():
+        with self._timer.direction(is_counted=not asking.patience_s):
             plan = await self._directed.begin(self.next_chunk_index, asking)
         if plan.action.is_idle and not lines and self._script.config.regime is Regime.SCRIPTED:
             self._is_finished = True
@@ -366,7 +366,10 @@ class Play:
         return inputs
 
     def _asking(self) -> Asking:
-        return Asking(tuple(cue.text for cue in self._lines), tuple(self._prompts), tuple(self._heard))
+        is_awaited = bool(self._heard) or (self._parent is not None and self._parent.is_idle and not self._is_finished)
+        patience_s = self._fidelity.patience_s(self._due_at(self.next_position, 0)) if is_awaited else 0.0
+        say = tuple(cue.text for cue in self._lines)
+        return Asking(say, tuple(self._prompts), tuple(self._heard), patience_s=patience_s)
 
     def _inputs(self, plan: Plan, lines: tuple[Cue, ...], asking: Asking) -> ChunkInputs:
         response_seq = self._response_seq(plan, lines)
