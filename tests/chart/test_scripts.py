@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from gateway.auth.keys import key_line, new_key
 from gateway.process import Gateway
 from services.bundle import Bundle
 from services.settings import GatewaySettings
@@ -22,11 +24,12 @@ FILES = chart.CHART / "files"
 DEADLINE_S = 60
 
 
-async def _run(script: str, *arguments: str) -> tuple[int | None, str]:
+async def _run(script: str, *arguments: str, **variables: str) -> tuple[int | None, str]:
     """Run a script as a pod does, by its text; returns its exit status and all it said."""
     command = [sys.executable, "-c", (FILES / script).read_text(), *arguments]
     streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-    process = await asyncio.create_subprocess_exec(*command, cwd=chart.ROOT, **streams)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("CUELIGHT_")}
+    process = await asyncio.create_subprocess_exec(*command, cwd=chart.ROOT, env=own | variables, **streams)
     async with asyncio.timeout(DEADLINE_S):
         said, _ = await process.communicate()
     return process.returncode, said.decode()
@@ -56,17 +59,23 @@ async def test_another_bundle_or_none_ends_the_start(bundle: Bundle, tmp_path: P
     assert status == 1 and "holds no bundle" in said and "Traceback" not in said
 
 
-async def test_helm_test_reads_three_chunks(bundle: Bundle, store: SessionStore, redis_url: str) -> None:
-    """Against a gateway and a worker the test of the release opens a session and ends well after three chunks."""
-    free = {"gateway_listen": "127.0.0.1:0", "gateway_http_listen": "127.0.0.1:0"}
+async def test_helm_test_reads_three_chunks(
+    bundle: Bundle, store: SessionStore, redis_url: str, tmp_path: Path
+) -> None:
+    """Against a gateway that asks who calls, and a worker, it opens a session and ends well after three chunks."""
+    key, keys = new_key(), tmp_path / "api-keys"
+    keys.write_text(key_line("theatre", key) + "\n")
+    free = {"gateway_listen": "127.0.0.1:0", "gateway_http_listen": "127.0.0.1:0", "api_keys_file": keys}
     settings = GatewaySettings(redis_url=redis_url, bundle=bundle.path, drain_s=1.0, **free)
     worker = FakeWorker(store, bundle.manifest.digest)
     await worker.start()
     try:
         async with Gateway.running(settings) as gateway:
-            status, said = await _run("first_chunks.py", gateway.rpc.address)
+            refused, why = await _run("first_chunks.py", gateway.rpc.address)
+            status, said = await _run("first_chunks.py", gateway.rpc.address, CUELIGHT_API_KEY=key)
     finally:
         await worker.stop()
+    assert refused == 1 and why.startswith("no performance:") and "Traceback" not in why
     assert status == 0, said
     assert all(f"chunk {index}, {track}" in said for index in range(3) for track in ("audio", "video"))
 

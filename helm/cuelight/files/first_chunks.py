@@ -1,6 +1,10 @@
-"""Opens a session and reads its first three chunks: first_chunks.py HOST:PORT. Gives up after two minutes."""
+"""Opens a session and reads its first three chunks: first_chunks.py ADDRESS. Gives up after two minutes.
+
+CUELIGHT_API_KEY and CUELIGHT_CA_CERTIFICATE are what a gateway may ask for.
+"""
 
 import asyncio
+import os
 import sys
 
 import cuelight
@@ -13,8 +17,9 @@ WORDS = "Good evening, and welcome. The house is full, the lights go down, and t
 async def main(address: str) -> None:
     """Counts a chunk when its sound and its picture have both come."""
     parts: dict[int, int] = {}
+    key, ca_certificate = os.environ.get("CUELIGHT_API_KEY", ""), os.environ.get("CUELIGHT_CA_CERTIFICATE")
     async with (
-        cuelight.connect(address) as client,
+        cuelight.connect(address, key=key, ca_certificate=ca_certificate) as client,
         client.create_session(regime="scripted", queue_timeout_s=20) as session,
     ):
         await session.say(WORDS)
@@ -36,5 +41,5 @@ async def limited(address: str) -> None:
 
 try:
     asyncio.run(limited(*sys.argv[1:]))
-except (cuelight.CuelightError, TimeoutError) as fault:
+except (cuelight.CuelightError, OSError, ValueError) as fault:
     sys.exit(f"no performance: {fault or 'nothing came in time'}")
