@@ -23,6 +23,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,24 +63,31 @@ class Bare:
                 states = models.prompts(prompt)[None]
                 self.prompt = self.dit.encode_prompt(states, torch.ones(states.shape[:2], dtype=torch.bool))
 
+    def noise(self, shape: tuple[int, ...], scale: float) -> torch.Tensor:
+        """Scaled noise, wherever the model is."""
+        return torch.randn(1, *shape) * scale
+
+    def draw_video(self) -> torch.Tensor:
+        """Fresh noise for the picture."""
+        return self.noise(self.models.sampling.video_shape, self.models.sampling.video_noise_scale)
+
+    def draw_audio(self) -> torch.Tensor:
+        """Fresh noise for the sound."""
+        return self.noise(self.models.sampling.audio_shape, self.models.sampling.audio_noise_scale)
+
     def chunk(self) -> None:
         """One chunk, and what the next one follows."""
-        sampling, with_models = self.models.sampling, self.models.computing()
-        with with_models:
+        sampling = self.models.sampling
+        with self.models.computing():
             memory = Memory.join([self.before, self.motion])
-            video = torch.randn(1, *sampling.video_shape) * sampling.video_noise_scale
-            audio = torch.randn(1, *sampling.audio_shape) * sampling.audio_noise_scale
+            video, audio = self.draw_video(), self.draw_audio()
             for now, then in pairwise(self.times):
                 v = self.dit.velocity(
                     memory, video, audio, audio.new_tensor([now]), self.condition, self.audio_motion, self.audio_mask,
                     self.prompt,
                 )  # fmt: skip
-                video = sampling.advance(
-                    video, v.video, now, then, lambda: torch.randn_like(video) * sampling.video_noise_scale
-                )
-                audio = sampling.advance(
-                    audio, v.audio, now, then, lambda: torch.randn_like(audio) * sampling.audio_noise_scale
-                )
+                video = sampling.advance(video, v.video, now, then, self.draw_video)
+                audio = sampling.advance(audio, v.audio, now, then, self.draw_audio)
             self.motion = self.dit.encode_condition("motion", video, self.before)
             if self.dit.config.audio_motion:
                 self.audio_motion = audio[:, -self.dit.config.audio_motion :]
@@ -131,17 +139,19 @@ class Uncached:
         self.latents = round(self.tokens / c.patches)
         self.text_width = c.prompt_source_width or c.prompt_width or c.width
         with torch.device(models.device):
-            wan = WanTransformer3DModel(
+            kind: Any = WanTransformer3DModel
+            wan = kind(
                 patch_size=(1, c.patch, c.patch), num_attention_heads=c.heads, attention_head_dim=c.width // c.heads,
                 in_channels=c.video_channels, out_channels=c.video_channels, text_dim=self.text_width,
                 freq_dim=c.time_width, ffn_dim=c.ffn, num_layers=c.layers,
             )  # fmt: skip
-        self.wan = wan.to(next(models.dit.blocks.parameters()).dtype).eval().requires_grad_(requires_grad=False)
+        self.dtype = next(models.dit.blocks.parameters()).dtype
+        self.wan = wan.to(self.dtype).eval().requires_grad_(requires_grad=False)
         self.words = words
 
     def step(self) -> None:
         """One forward pass over everything."""
-        c, dtype = self.models.dit.config, self.wan.dtype
+        c, dtype = self.models.dit.config, self.dtype
         with self.models.computing():
             self.wan(
                 hidden_states=torch.zeros(
@@ -176,7 +186,7 @@ def measure(models: Models, prompt: str, chunks: int, clock: Callable[[], float]
     overhead = median(e / b for e, b in zip(took["engine"], took["bare"], strict=True)) - 1
     saved = median(steps * u / e for u, e in zip(took["uncached_step"], took["engine"], strict=True))
     call_s = performed.batches()
-    caches = performed.engine.caches
+    figures = performed.engine.figures
     return {
         "steps": steps,
         "shapes": {
@@ -197,7 +207,7 @@ def measure(models: Models, prompt: str, chunks: int, clock: Callable[[], float]
             for n, s in call_s.items()
         },
         "batches_that_pay": performed.engine.batches.sizes,
-        "cache_bytes_per_session": caches.bytes_per_session,
+        "cache_bytes_per_session": figures.bytes_per_session,
         "seconds": {name: [round(value, 5) for value in values] for name, values in took.items()},
     }  # fmt: skip
 

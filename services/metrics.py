@@ -70,6 +70,14 @@ class Metrics:
         self.chunk_cost = self._gauge("cuelight_chunk_cost_seconds", "C: what a chunk costs, 95th percentile")
         self.quantum = self._gauge("cuelight_quantum_seconds", "q: the longest piece of work, 95th percentile")
         self.fidelity = self._counter("cuelight_fidelity_chunks_total", "Chunks, by the steps they were given", "steps")
+        self.cache_slots = self._gauge("cuelight_cache_slots", "Sessions whose keys and values have room on the device")
+        self.cache_held = self._gauge("cuelight_cache_slots_held", "Sessions whose keys and values are on the device")
+        self.session_bytes = self._gauge("cuelight_session_cache_bytes", "Keys and values of one session")
+        self.cache_evictions = self._counter("cuelight_cache_evictions_total", "Times an idle session gave its own up")
+        self.cache_rebuild = self._gauge(
+            "cuelight_cache_rebuild_seconds", "Rebuilding one session's from latents, 95th percentile"
+        )
+        self.batched_steps = self._counter("cuelight_batched_steps_total", "Steps that were run together with others")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
         self.drops = self._counter("cuelight_drops_total", "Whatever was dropped, by what it was", "what")
         self.pointer_nudges = self._counter(

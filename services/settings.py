@@ -192,6 +192,12 @@ class WorkerSettings(BundleSettings):
     worker_id: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._-]*$")
     """Name of the pod; empty means the host's name."""
     worker_slots: int = Field(4, ge=1, le=1024)
+    cache_slots: int = Field(0, ge=0, le=1024)
+    """Sessions whose keys and values have room on the device, taken at the start; with fewer than `worker_slots` idle
+    sessions give theirs up and have them rebuilt. 0 means as many as `worker_slots`."""
+    batch_steps: int = Field(2, ge=1, le=64)
+    """Steps of different sessions that may be run as one, where the worker measures at its start that this is cheaper;
+    only sessions whose seed the client did not choose, and only by earliest deadline. 1 runs each alone."""
     orchestrator_address: str = "127.0.0.1:50061"
     run_ahead_chunks: int = Field(2, ge=1, le=64)
     """Chunks made ahead of the playhead in a conversation."""

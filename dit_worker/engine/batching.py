@@ -46,14 +46,19 @@ class Batches:
 
     def measure(self, dit: JointDiT, inputs: StepInputs, clock: Clock) -> None:
         """Time this step alone and together with copies of itself, in powers of two; sizes take turns."""
-        sizes = [2**n for n in range(self._most.bit_length())] if self._most > 1 else []
-        took: dict[int, list[float]] = {size: [] for size in sizes}
-        for _ in range(1 + _REPEATS):  # the first round warms up
-            for size in sizes:
+        took: dict[int, list[float]] = {}
+        for size in [2**n for n in range(self._most.bit_length())] if self._most > 1 else []:
+            try:
+                run_together(dit, [inputs] * size)  # the first call of a size is longer than any other
+            except torch.OutOfMemoryError:
+                break
+            took[size] = []
+        for _ in range(_REPEATS):
+            for size, seconds in took.items():
                 began_at = clock()
                 run_together(dit, [inputs] * size)
-                took[size].append(clock() - began_at)
-        self.learn({size: median(seconds[1:]) for size, seconds in took.items()})
+                seconds.append(clock() - began_at)
+        self.learn({size: median(seconds) for size, seconds in took.items()})
 
     def learn(self, call_s: dict[int, float]) -> None:
         """Seconds of one call by its number of steps, 1 among them."""

@@ -44,15 +44,16 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheFigures:
-    """Slots and how many are held, what a session's keys and values take, how often some were taken off the device, and
-    how long rebuilding them takes (95th percentile; 0 before the first time)."""
+class EngineFigures:
+    """Slots and how many are held, what a session's keys and values take, how often some were taken off the device, how
+    long rebuilding them takes (95th percentile; 0 before the first time), and steps that were run with others."""
 
     slots: int
     held: int
     bytes_per_session: int
     evictions: int
     rebuild_s: float
+    batched_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ class Engine:
             self._slots = Slots(limits.slots, _sizes(models))
         self.batches = Batches(limits.batch)
         self._rebuilds = RecentQuantile()
+        self._batched_steps = 0
         self._portraits = Recent[torch.Tensor](KEPT_REFERENCES)
         self._voices = Recent[Floats](KEPT_REFERENCES)
         self._prompts = Recent[torch.Tensor](KEPT_PROMPTS)
@@ -276,10 +278,12 @@ class Engine:
             self.batches.measure(self._models.dit, stage.inputs(), self._clock)
 
     @property
-    def caches(self) -> CacheFigures:
-        """How the room for keys and values is used. May be read from any thread."""
-        slots = self._slots
-        return CacheFigures(len(slots), slots.held, slots.bytes_per_session, slots.evictions, self._rebuilds.value)
+    def figures(self) -> EngineFigures:
+        """How the room for keys and values is used, and what was run together. May be read from any thread."""
+        slots, rebuild_s = self._slots, self._rebuilds.value
+        return EngineFigures(
+            len(slots), slots.held, slots.bytes_per_session, slots.evictions, rebuild_s, self._batched_steps
+        )
 
     def _next(self) -> list[str]:
         """The session whose turn it is, with others where their steps are cheaper together; [] when none can run."""
@@ -313,6 +317,7 @@ class Engine:
                 self.batches.give_up(len(stages))
             return results
         if all(map(is_finite, velocities)):
+            self._batched_steps += len(stages)
             return [_attempt(functools.partial(s.follow, v)) for s, v in zip(stages, velocities, strict=True)]
         for stage, velocity in zip(stages, velocities, strict=True):
             stage.is_alone |= not is_finite(velocity)

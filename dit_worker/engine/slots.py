@@ -107,6 +107,7 @@ class Slots:
         words = prompts[0]
         self.bytes_per_session = memories[0].nbytes + (Memory(words.keys, words.values).nbytes if words else 0)
         self.evictions = 0
+        """Slots that were taken from one session for another."""
 
     def __len__(self) -> int:
         return self._count
@@ -153,12 +154,12 @@ class Slots:
         assert name not in self._live, "a live session keeps its slot"
         if name in self._held:
             self._free.append(self._held.pop(name))
-            self.evictions += 1
 
     def _evict(self) -> Slot:
         longest_unused = self._longest_unused()
         assert longest_unused is not None, "ask first"
         self.evict(longest_unused)
+        self.evictions += 1
         return self._free.pop()
 
     def _longest_unused(self) -> str | None:

@@ -1,7 +1,8 @@
 """Performs a few chunks for nobody, so that the first client does not wait for what happens once, and times the last.
 
 The first chunk builds the reference's caches, the second the sink's and the motion's; both go through the encoders.
-Those after them are as any other, and what they cost is the first that is known of this device.
+Those after them are as any other, and what they cost is the first that is known of this device. Last are measured what
+it takes to rebuild caches, and whether it pays to run steps together.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def warm_up(engine: Engine, models: Models) -> list[ChunkCost]:
     engine.open(_NAME, 0, np.zeros((geometry.height, geometry.width, 3), np.uint8), Standing())
     try:
         costs = [_perform(engine, models, writer, position) for position in range(_CHUNKS + _TIMED_CHUNKS)]
+        _time_what_is_rare(engine, models, position=len(costs))
     finally:
         engine.close(_NAME)
     return costs[_CHUNKS:]
@@ -49,6 +51,16 @@ def _perform(engine: Engine, models: Models, writer: MediaWriter, position: int)
     writer.write(position, outcome.result.video, outcome.result.audio)
     media_s, spent = time.monotonic() - began_at, outcome.spent
     return ChunkCost(steps, spent.steps_s / steps, 0.0, spent.motion_s, 0.0, media_s, spent.longest_s)
+
+
+def _time_what_is_rare(engine: Engine, models: Models, position: int) -> None:
+    """Caches rebuilt from latents alone, and steps run together."""
+    engine.evict(_NAME)
+    while engine.step():
+        pass
+    request = engine.begin(_NAME, position, models.manifest.sampler.steps, 0.0)
+    engine.supply(_NAME, request.step, np.zeros(models.condition_shape, np.float32))
+    engine.time_batches(_NAME)
 
 
 def _run(engine: Engine) -> Outcome:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dit_worker.engine.arrays import Floats, Pixels
-from dit_worker.engine.engine import CacheFigures, Engine, Outcome, Spent, Standing
+from dit_worker.engine.engine import Engine, EngineFigures, Outcome, Spent, Standing
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 from services.logs import get_logger
 
@@ -66,9 +66,9 @@ class EngineBridge:
         await self._call(lambda: self._engine.open(session_id, seed, portrait, standing, is_repeatable=is_repeatable))
 
     @property
-    def caches(self) -> CacheFigures:
-        """How the room for keys and values is used."""
-        return self._engine.caches
+    def figures(self) -> EngineFigures:
+        """How the engine's room for keys and values is used, and what was run together."""
+        return self._engine.figures
 
     async def voice(self, samples: Floats) -> Floats:
         """Reference latents (R, D) of a voice, samples (S,) at the bundle's rate. Raises BadVoice."""

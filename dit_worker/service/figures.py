@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from dit_worker.engine.admission import Admission, Load
 from dit_worker.engine.costs import Costs
+from dit_worker.engine.engine import EngineFigures
 from services.metrics import Metrics
 
 _RECENT = 256
@@ -23,6 +24,8 @@ class Figures:
         self.ttfc_s: float | None = None
         self._rtfs: deque[float] = deque(maxlen=_RECENT)
         self._in_time: deque[bool] = deque(maxlen=_RECENT)
+        self._counted = 0, 0
+        """Evictions and steps run together, as told so far."""
 
     def chunk_performed(self, *, slack_s: float, is_idle: bool, steps: int) -> None:
         """A chunk was committed; slack is what was left before its deadline, negative when it was missed."""
@@ -51,6 +54,17 @@ class Figures:
         self.metrics.utilisation_bound.set(admission.limits.bound)
         self.metrics.chunk_cost.set(costs.chunk_s)
         self.metrics.quantum.set(costs.quantum_s)
+
+    def engine_stands(self, engine: EngineFigures) -> None:
+        """How the room for keys and values is used, and what was run together since this was told last."""
+        self.metrics.cache_slots.set(engine.slots)
+        self.metrics.cache_held.set(engine.held)
+        self.metrics.session_bytes.set(engine.bytes_per_session)
+        self.metrics.cache_rebuild.set(engine.rebuild_s)
+        evictions, batched_steps = self._counted
+        self.metrics.cache_evictions.inc(engine.evictions - evictions)
+        self.metrics.batched_steps.inc(engine.batched_steps - batched_steps)
+        self._counted = engine.evictions, engine.batched_steps
 
     def dropped(self, what: str) -> None:
         """Work was thrown away."""

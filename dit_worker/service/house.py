@@ -109,6 +109,7 @@ class House:
         station, slots, load = self._station, self.slots, self._load()
         station.figures.metrics.sessions.set(len(self.session_ids))
         station.figures.admission_stands(station.admission, station.costs, load, slots)
+        station.figures.engine_stands(station.bridge.figures)
         self._promise(slots)
         return WorkerReport(
             worker_id=self._station.settings.owner_name,

@@ -166,7 +166,8 @@ class Play:
         if self._is_open:
             await bridge.restore(session_id, standing)
         else:
-            await bridge.open(session_id, self._script.config.seed, self._script.portrait, standing)
+            config, portrait = self._script.config, self._script.portrait
+            await bridge.open(session_id, config.seed, portrait, standing, is_repeatable=config.is_repeatable)
             self._is_open = True
 
     async def _stand_orchestrator(self, snapshot: SessionSnapshot) -> None:

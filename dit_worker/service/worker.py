@@ -18,7 +18,7 @@ from cuelight.v1 import orchestrator_pb2_grpc, worker_pb2_grpc
 from dit_worker.engine.admission import Admission, AdmissionLimits
 from dit_worker.engine.compute import Compute
 from dit_worker.engine.costs import ChunkCost, Costs
-from dit_worker.engine.engine import Engine
+from dit_worker.engine.engine import Engine, EngineLimits
 from dit_worker.engine.errors import EngineError
 from dit_worker.engine.ladder import Pace
 from dit_worker.engine.loader import Models, load_models
@@ -121,8 +121,14 @@ def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine, list[ChunkC
     if settings.verify_bundle:
         bundle.verify()
     models = load_models(bundle, settings.device, _compute(settings))
-    engine = Engine(models, time.monotonic, ORDERS[settings.schedule_order]())
-    return bundle, models, engine, warm_up(engine, models)
+    is_by_deadline = settings.schedule_order == "earliest_deadline"
+    limits = EngineLimits(
+        slots=settings.cache_slots or settings.worker_slots, batch=settings.batch_steps if is_by_deadline else 1
+    )
+    engine = Engine(models, time.monotonic, ORDERS[settings.schedule_order](), limits)
+    costs = warm_up(engine, models)
+    log.info("batches_measured", call_s=engine.batches.call_s, sizes_that_pay=engine.batches.sizes)
+    return bundle, models, engine, costs
 
 
 def _compute(settings: WorkerSettings) -> Compute:

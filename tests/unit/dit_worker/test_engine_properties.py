@@ -169,8 +169,8 @@ class Theatre(RuleBasedStateMachine):
 
     @invariant()
     def no_more_is_held_than_there_is(self) -> None:
-        caches = self.engine.caches
-        assert caches.held <= caches.slots == SLOTS
+        figures = self.engine.figures
+        assert figures.held <= figures.slots == SLOTS
 
 
 def test_no_order_of_calls_changes_a_latent(models: Models) -> None:

@@ -52,8 +52,8 @@ def test_sessions_that_share_one_slot_get_what_each_gets_alone(models: Models) -
                 pass
     for play in plays:
         assert_same_bits(play.chunks, perform(models, play.seed, 3))
-    assert engine.caches.evictions == 5
-    assert engine.caches.rebuild_s > 0
+    assert engine.figures.evictions == 5
+    assert engine.figures.rebuild_s > 0
 
 
 def test_a_live_session_keeps_its_slot(models: Models) -> None:
@@ -67,11 +67,11 @@ def test_a_live_session_keeps_its_slot(models: Models) -> None:
     assert engine.step() == []
     with pytest.raises(ValueError, match="in flight"):
         engine.evict("holder")
-    assert engine.caches.evictions == 0
+    assert engine.figures.evictions == 0
     for _ in performing:
         pass
     assert quanta_until_a_result(engine) == 1
-    assert engine.caches.evictions == 1
+    assert engine.figures.evictions == 1
 
 
 def test_the_one_longest_unused_is_evicted(models: Models) -> None:
@@ -92,7 +92,7 @@ def test_idle_sessions_take_free_slots_only(models: Models) -> None:
         engine.open(name, 1, portrait(1), Standing())
     while engine.step():
         pass
-    assert engine.caches.held == 1 and engine.caches.evictions == 0
+    assert engine.figures.held == 1 and engine.figures.evictions == 0
     engine.close("a")
     [outcome] = engine.step()
     assert outcome.session_id == "b"
