@@ -14,7 +14,14 @@ from tests.chart.conftest import containers, pod_specs
 from tools import chart
 
 DOCKERFILE = chart.ROOT / "deploy" / "Dockerfile"
-IMAGES = ("gateway", "orchestrator", "worker")
+PACKAGES = {
+    "gateway": "gateway",
+    "orchestrator": "orchestrator_llm",
+    "orchestrator-vllm": "orchestrator_llm",
+    "orchestrator-vllm-cuda": "orchestrator_llm",
+    "worker": "dit_worker",
+}
+"""The package whose process an image runs."""
 
 
 def _stages() -> dict[str, list[str]]:
@@ -56,11 +63,11 @@ def test_the_base_is_pinned_by_a_digest_that_must_be_given() -> None:
     assert "ARG PYTHON_DIGEST" in stages[""]
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", PACKAGES)
 def test_images_run_as_the_chart_runs_them(image: str, objects: dict[str, list[dict[str, Any]]]) -> None:
     """Command, ports, user, stop signal and the bundle's place are those that the chart counts on."""
     lines = _lineage(image)
-    pod = pod_specs(objects["laptop"])[image]
+    pod = pod_specs(objects["laptop"])[image.partition("-")[0]]
     container = containers(pod)[-1]
     context = pod["spec"]["securityContext"]
     ports = " ".join(str(port["containerPort"]) for port in sorted(container["ports"], key=_by_name))
@@ -77,21 +84,27 @@ def _by_name(port: dict[str, Any]) -> int:
     return ["grpc", "http", "metrics", "health"].index(port["name"])
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", PACKAGES)
 def test_images_hold_what_their_process_needs_and_no_compiler(image: str) -> None:
-    """Built in a stage of its own with pinned versions and the process's extra; only its environment is copied."""
-    packages = {"gateway": "gateway", "orchestrator": "orchestrator_llm", "worker": "dit_worker"}
+    """Built in a stage of its own from its package and services/; only its environment is copied."""
     built = _lineage(f"build-{image}")
-    assert f"RUN pip install --constraint constraints.txt ./sdk/python '.[{image}]'" in built
-    assert {f"COPY {name} {name}" for name in (packages[image], "services")} <= set(built)
-    assert not [
-        line
-        for line in built
-        if any(f"COPY {other} " in line for other in packages.values() if other != packages[image])
-    ]
-    own = _stages()[image]
-    assert f"COPY --from=build-{image} /opt/cuelight /opt/cuelight" in own
+    copied = {line for line in built if line.startswith("COPY ")}
+    ours = {name for name in (*PACKAGES.values(), "services") if f"COPY {name} {name}" in copied}
+    assert ours == {PACKAGES[image], "services"}
+    assert f"COPY --from=build-{image} /opt/cuelight /opt/cuelight" in _stages()[image]
     assert not [line for line in _lineage(image) if "pip install" in line]
+
+
+@pytest.mark.parametrize("image", PACKAGES)
+def test_images_install_pinned_versions(image: str) -> None:
+    """By constraints.txt and the process's extra; vLLM's by the hashes of requirements/, where there are any."""
+    installs = [line for line in _lineage(f"build-{image}") if "pip install" in line]
+    if "vllm" not in image:
+        assert installs[-1] == f"RUN pip install --constraint constraints.txt ./sdk/python '.[{image}]'"
+    elif image == "orchestrator-vllm":
+        assert all("--require-hashes" in part or "--no-deps ./sdk/python ." in part for part in installs[0].split("&&"))
+    else:
+        assert "--requirement requirements/vllm-cuda.txt" in installs[0]
 
 
 def test_no_image_takes_more_than_it_needs_from_the_tree() -> None:
