@@ -156,8 +156,9 @@ class SessionCache:
     def _audio_tail(self) -> tuple[Tensor, Tensor]:
         """The last audio latents before the chunk, right-aligned; where there are none, zeros under a zero mask."""
         length = self._dit.config.audio_motion
-        motion = torch.zeros(1, length, self._dit.config.audio_channels)
-        mask = torch.zeros(1, length)
+        place = self._reference.device
+        motion = torch.zeros(1, length, self._dit.config.audio_channels, device=place)
+        mask = torch.zeros(1, length, device=place)
         if self._parent is not None and length:
             tail = self._parent.audio[:, -length:]
             motion[:, -tail.shape[1] :], mask[:, -tail.shape[1] :] = tail, 1.0
