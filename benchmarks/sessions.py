@@ -10,7 +10,8 @@ the processors this script may run on: `taskset -c 1 python benchmarks/sessions.
     python benchmarks/sessions.py --out out/benchmarks --add out/benchmarks/sessions.json --seed 1  # more
     python benchmarks/sessions.py --draw benchmarks/results/sessions.json --out docs/images
 
-Writes sessions.json, sessions.png and sessions-slack.png; takes about ten minutes. Ctrl-C stops all that was started.
+Writes sessions.json, sessions.png and sessions-slack.png; takes about ten minutes where nothing else runs. Ctrl-C stops
+all that was started and writes what was measured by then; a second one writes nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import math
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,9 +39,9 @@ from dit_worker.capacity.study import run_all, watch
 from dit_worker.capacity.theatre import Policy
 from evaluation.audience.crowd import Crowd, CrowdError
 from evaluation.audience.house import House, settings_of
-from evaluation.audience.observation import Geometry, Row, observe
+from evaluation.audience.observation import Geometry, Row, Usage, observe
 from evaluation.audience.reference import reference
-from evaluation.report import provenance
+from evaluation.report import commit, provenance
 from services.bundle import load_manifest
 
 matplotlib.use("Agg")
@@ -61,6 +63,10 @@ WARM_S = 8.0
 DISTURBED = 0.05
 """A run beside which others had more than this share of the processors is done again, and counts only if no run of the
 same did better."""
+LOOK_S = 2.0
+"""For as long is looked whether others work."""
+AFTER_S = 4.0
+"""Until the sessions of viewers that were sent home have been let go."""
 LOOPBACK_S = 0.001
 COMPARED = ("clean", "ttfc_p50_s", "ttfc_p95_s", "stall_ratio", "chunks_per_s")
 
@@ -74,6 +80,7 @@ class Bench:
         self.geometry = Geometry(manifest.chunk_seconds, manifest.sampler.steps)
         self.rows: list[Row] = json.loads(options.add.read_text())["rows"] if options.add else []
         self._progress = progress
+        self._commit = commit()
         self._task = progress.add_task("starting", total=None)
 
     def audience(self, sessions: int) -> Audience:
@@ -113,24 +120,47 @@ class Bench:
             self.say(f"{name}: {sessions} sessions" + (f", run {repeat + 1}" if self.options.repeats > 1 else ""))
             seed = 1000 * (self.options.seed + repeat) + sessions
             row = await self._undisturbed(house, crowd, policy, sessions, seed)
-            self.rows.append({"policy": name, **row, "chunks_per_s": round(row["chunks"] / row["wall_s"], 4)})
+            made = {"chunks_per_s": round(row["chunks"] / row["wall_s"], 4), "commit": self._commit}
+            self.rows.append({"policy": name, **row, **made})
             self._progress.console.print(_line(self.rows[-1]), soft_wrap=True)
             shares.append(float(row["clean"]))
         return statistics.fmean(shares)
 
     async def _undisturbed(self, house: House, crowd: Crowd, policy: Policy, sessions: int, seed: int) -> Row:
-        """A run, done again when others took too much of the processors; what is kept says how often."""
-        best: Row = {}
-        tried = 0
-        while tried < self.options.tries:
-            tried += 1
-            row = await observe(house, crowd, policy, self.audience(sessions), self.geometry, seed)
-            if not best or row["others"] < best["others"]:
-                best = row
+        """A run beside which nobody else works, or the last that was tried; it says how many were."""
+        tries = self.options.tries
+        for tried in range(1, tries + 1):
+            await self._wait(house, crowd)
+            observing = asyncio.create_task(observe(house, crowd, policy, self.audience(sessions), self.geometry, seed))
+            if tried < tries and await self._is_disturbed(house, crowd, observing):
+                self.say(f"others came; {sessions} sessions once more")
+                await crowd.dismiss()
+                await crowd.grow(sessions)
+                await asyncio.sleep(AFTER_S)
+                continue
+            row = await observing
             if row["others"] <= DISTURBED:
                 break
-            self.say(f"others had {row['others']:.0%} of the processors; once more")
-        return {**best, "tries": tried}
+        return {**row, "tries": tried}
+
+    async def _wait(self, house: House, crowd: Crowd) -> None:
+        """Wait until others leave the processors alone, but not for ever."""
+        give_up_at = time.monotonic() + self.options.patience_s
+        while time.monotonic() < give_up_at:
+            before = Usage.now(house, crowd)
+            await asyncio.sleep(LOOK_S)
+            if Usage.now(house, crowd).others_s(before) <= DISTURBED * LOOK_S:
+                return
+
+    async def _is_disturbed(self, house: House, crowd: Crowd, observing: asyncio.Task[Row]) -> bool:
+        """Watch a run, and end it when others have taken so much that it will not count."""
+        before, bearable_s = Usage.now(house, crowd), DISTURBED * self.options.run_s
+        while not (await asyncio.wait({observing}, timeout=1.0))[0]:
+            if Usage.now(house, crowd).others_s(before) > bearable_s:
+                observing.cancel()
+                await asyncio.wait({observing})
+                return True
+        return False
 
 
 def _line(row: Row) -> str:
@@ -211,17 +241,20 @@ def memory_a_session(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-async def measure(options: argparse.Namespace, progress: Progress) -> Row:
-    """Run everything."""
-    bench, before = Bench(options, progress), reference()
+async def measure(bench: Bench) -> None:
+    """Run everything that was asked for."""
+    only = bench.options.only
     async with Crowd() as crowd:
         for name, policy in SWEPT.items():
-            if options.only not in name:
-                continue
-            await bench.sweep(crowd, name, policy, 1 if name in (LADDER, PLAIN) else 2)
-        if options.only in ADMITTED:
+            if only in name:
+                await bench.sweep(crowd, name, policy, 1 if name in (LADDER, PLAIN) else 2)
+        if only in ADMITTED:
             await bench.admitted(crowd, kept(bench.rows, PLAIN) + BEYOND)
-    after = reference()
+
+
+def conclude(bench: Bench, before: Row) -> Row:
+    """What all runs say, and the simulator of each. before: the reference then."""
+    options, after = bench.options, reference()
     simulate(bench.rows, Profile.read(options.profile), bench)
     rows = counted(bench.rows)
     manifest = load_manifest(options.bundle)
@@ -321,6 +354,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--least", type=int, default=1, help="go on to so many sessions, however few are clean")
     parser.add_argument("--add", type=Path, help="a sessions.json whose runs count beside those of this run")
     parser.add_argument("--tries", type=int, default=3, help="of a run, as long as others disturb it")
+    parser.add_argument(
+        "--patience-s", type=float, default=20.0, help="wait so long for others to be done, before each"
+    )
     parser.add_argument("--talk-s", type=float, default=4.0, help="mean seconds of an answer")
     parser.add_argument(
         "--listen-s", type=float, default=3.0, help="mean seconds between an answer's end and the next cue"
@@ -328,6 +364,24 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="simulated runs beside each real one")
     parser.add_argument("--draw", type=Path, help="draw the plots of this JSON file and measure nothing")
     return parser.parse_args()
+
+
+def run(bench: Bench, console: Console) -> int:
+    """Measure, and write and draw what was measured, be it all or not."""
+    status, before = 0, reference()
+    try:
+        asyncio.run(measure(bench))
+    except KeyboardInterrupt:
+        if not bench.rows:
+            raise
+        status = 130
+        console.print("Stopped; what was measured is written.")
+    result, path = conclude(bench, before), bench.options.out / "sessions.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, bench.options.out)
+    told = {key: result[key] for key in ("memory_mib_a_session", "simulated_over_real", "reference")}
+    print(json.dumps(told, indent=1), path, sep="\n")
+    return status
 
 
 def main() -> int:
@@ -340,19 +394,13 @@ def main() -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress:
-            result = asyncio.run(measure(options, progress))
+            return run(Bench(options, progress), console)
     except KeyboardInterrupt:
         console.print("Stopped; nothing was written.")
         return 130
     except (CrowdError, StackError, UsageError, ValueError, OSError) as fault:
         console.print(f"sessions.py: {fault}", style="red")
         return 2
-    path = options.out / "sessions.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    draw(result, options.out)
-    told = {key: result[key] for key in ("memory_mib_a_session", "simulated_over_real", "reference")}
-    print(json.dumps(told, indent=1), path, sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

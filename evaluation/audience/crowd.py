@@ -38,7 +38,12 @@ class Crowd:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*map(_stop, self._viewers))
+        await self.dismiss()
+
+    async def dismiss(self) -> None:
+        """Send all home, whatever they do."""
+        viewers, self._viewers = self._viewers, []
+        await asyncio.gather(*map(_stop, viewers))
 
     @property
     def pids(self) -> list[int]:

@@ -53,6 +53,7 @@ def settings_of(policy: Policy, steps: int) -> dict[str, str]:
         "CUELIGHT_WORKER_SLOTS": str(policy.slots),
         "CUELIGHT_MAX_SESSIONS": str(max(256, policy.slots)),
         "CUELIGHT_METRICS_LISTEN": "127.0.0.1:0",
+        "CUELIGHT_DETACH_TTL_S": "2",
         "OMP_NUM_THREADS": "1",
     }
 

@@ -40,13 +40,34 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Processors at one moment: seconds of them that each of our processes has taken, and all together."""
+
+    at_s: float
+    cpu_s: Mapping[str, float]
+    busy_s: float
+
+    @classmethod
+    def now(cls, house: House, crowd: Crowd) -> Usage:
+        """Read them."""
+        used = {**house.cpu_s(), "viewers": sum(map(cpu_s, crowd.pids)), "benchmark": cpu_s(os.getpid())}
+        return cls(time.monotonic(), used, busy_s(frozenset(os.sched_getaffinity(0))))
+
+    def since(self, before: Usage) -> dict[str, float]:
+        """Seconds that each of our processes took."""
+        return {name: value - before.cpu_s.get(name, 0.0) for name, value in self.cpu_s.items()}
+
+    def others_s(self, before: Usage) -> float:
+        """Seconds that others took."""
+        return max(0.0, self.busy_s - before.busy_s - sum(self.since(before).values()))
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Counters at one moment."""
 
-    at_s: float
+    usage: Usage
     metrics: Mapping[str, Samples]
-    cpu_s: Mapping[str, float]
-    busy_s: float
 
 
 async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience, geometry: Geometry, seed: int) -> Row:
@@ -59,7 +80,8 @@ async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience
     )
     await asyncio.sleep(SETTLE_S)
     after = await _read(house, crowd)
-    wall_s = ended_s - before.at_s
+    began_s = before.usage.at_s
+    wall_s = ended_s - began_s
     rows = {name: slacks for name, slacks in house.slacks.items() if name not in known}
     longest = max(rows.values(), key=len, default=[])
     return {
@@ -67,11 +89,11 @@ async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience
         "seed": seed,
         "wall_s": round(wall_s, 3),
         **_clients(seen, policy, audience),
-        **_processes(before, after, chunks=sum(len(each.arrivals) for each in seen)),
+        **_processes(before.usage, after.usage, chunks=sum(len(each.arrivals) for each in seen)),
         "competitors": round(others, 3),
         "middle": middle,
         "agreement": agreement(seen, before.metrics, after.metrics, geometry.steps),
-        "slack": [[round(told.at_s - before.at_s, 2), told.slack_s] for told in longest],
+        "slack": [[round(told.at_s - began_s, 2), told.slack_s] for told in longest],
     }
 
 
@@ -119,8 +141,7 @@ async def _competitors(house: House, crowd: Crowd, seconds: float) -> float:
 
 async def _read(house: House, crowd: Crowd) -> Reading:
     metrics = {name: await house.scrape(name) for name in (WORKER, GATEWAY)}
-    used = {**house.cpu_s(), "viewers": sum(map(cpu_s, crowd.pids)), "benchmark": cpu_s(os.getpid())}
-    return Reading(time.monotonic(), metrics, used, busy_s(frozenset(os.sched_getaffinity(0))))
+    return Reading(Usage.now(house, crowd), metrics)
 
 
 def _clients(seen: Sequence[Seen], policy: Policy, audience: Audience) -> Row:
@@ -153,16 +174,14 @@ def _spread(name: str, values: Sequence[float]) -> Row:
     return {f"{name}_p{round(100 * share)}": round(quantile(values, share), 4) for share in (0.5, 0.95)}
 
 
-def _processes(before: Reading, after: Reading, *, chunks: int) -> Row:
+def _processes(before: Usage, after: Usage, *, chunks: int) -> Row:
     """Where processor time went, a chunk, and what share of the processors others had meanwhile."""
-    used = {name: value - before.cpu_s.get(name, 0.0) for name, value in after.cpu_s.items()}
     span_s = (after.at_s - before.at_s) * len(os.sched_getaffinity(0))
-    busy = after.busy_s - before.busy_s
     return {
         "chunks": chunks,
-        "cpu_s_a_chunk": {name: round(value / max(1, chunks), 5) for name, value in used.items()},
-        "busy": round(busy / span_s, 4),
-        "others": round(max(0.0, busy - sum(used.values())) / span_s, 4),
+        "cpu_s_a_chunk": {name: round(value / max(1, chunks), 5) for name, value in after.since(before).items()},
+        "busy": round((after.busy_s - before.busy_s) / span_s, 4),
+        "others": round(after.others_s(before) / span_s, 4),
     }
 
 
