@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+
+# Read when gRPC is loaded: its own notes would quote what strangers send, past our logs and as it came.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from gateway.process import run
 from services import logs

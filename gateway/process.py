@@ -29,7 +29,7 @@ from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
 from services.metrics import Metrics
-from services.serving import RpcServer, ServingOptions, internal_certificates
+from services.serving import ConnectionLimits, RpcServer, ServingOptions, internal_certificates
 from services.settings import GatewaySettings, is_loopback, split_address
 from services.state import SessionStore
 from services.tls import Certificates
@@ -56,7 +56,7 @@ class Gateway:
         admission = Admission(backstage, self.hostings, lives)
         attachments = Attachments(backstage, self.hostings)
         edge = _edge_certificates(settings)
-        options = replace(ServingOptions.of(settings), certificates=edge)
+        options = replace(ServingOptions.of(settings), certificates=edge, limits=_connection_limits(settings))
         self.doorkeeper = Doorkeeper.of(settings, store)
         doors = Doors(self.doorkeeper, ACCESS, self.metrics.refusals)
         self.rpc = RpcServer(settings.gateway_listen, options, service_names=[SERVICE_NAME], interceptors=[doors])
@@ -125,6 +125,15 @@ def _edge_certificates(settings: GatewaySettings) -> Certificates | None:
         return None
     assert settings.gateway_tls_key is not None, "the settings see to it"
     return Certificates.load(settings.gateway_tls_certificate, settings.gateway_tls_key)
+
+
+def _connection_limits(settings: GatewaySettings) -> ConnectionLimits:
+    return ConnectionLimits(
+        streams=settings.connection_streams,
+        idle_s=settings.connection_idle_s,
+        age_s=settings.connection_age_s,
+        grace_s=settings.connection_grace_s,
+    )
 
 
 async def run(settings: GatewaySettings) -> None:

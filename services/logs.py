@@ -50,9 +50,17 @@ def configure(*, process: str, level: str = "INFO", style: str = "json", stream:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
+    handler.addFilter(_without_bytes_of_strangers)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+
+
+def _without_bytes_of_strangers(record: logging.LogRecord) -> bool:
+    """Leave out what gRPC quotes of metadata that it cannot read: a token may be among it."""
+    if str(record.msg).startswith("Invalid encoding"):
+        record.msg, record.args, record.exc_info = "metadata_is_no_text", (), None
+    return True
 
 
 def _rendering(style: str, *, is_terminal: bool) -> list[Processor]:

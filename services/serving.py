@@ -39,6 +39,7 @@ from services.settings import ProcessSettings, split_address
 from services.tls import Certificates
 
 __all__ = [
+    "ConnectionLimits",
     "RpcServer",
     "ServingOptions",
     "channel_options",
@@ -58,6 +59,35 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one connection from outside may have; connections between services have no such limits."""
+
+    streams: int = 100
+    """Calls at the same time; more wait at the client."""
+    header_bytes: int = 16 * 1024
+    """Metadata of one call."""
+    handshake_s: float = 10.0
+    idle_s: float = 300.0
+    """A connection without a call is closed after this long."""
+    age_s: float = 3600.0
+    """A connection takes no new calls after this long, give or take a tenth; clients make another one."""
+    grace_s: float = 60.0
+    """Calls in progress are then cut after this long more; the SDK attaches again."""
+
+    def as_options(self) -> list[tuple[str, int]]:
+        """Return the server arguments that set these."""
+        return [
+            ("grpc.max_concurrent_streams", self.streams),
+            ("grpc.max_metadata_size", self.header_bytes),
+            ("grpc.absolute_max_metadata_size", self.header_bytes),
+            ("grpc.server_handshake_timeout_ms", round(self.handshake_s * 1000)),
+            ("grpc.max_connection_idle_ms", round(self.idle_s * 1000)),
+            ("grpc.max_connection_age_ms", round(self.age_s * 1000)),
+            ("grpc.max_connection_age_grace_ms", round(self.grace_s * 1000)),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class ServingOptions:
     """What does not differ between the services of a process."""
 
@@ -69,6 +99,8 @@ class ServingOptions:
     """None listens in the clear."""
     health_listen: str = ""
     """host:port of a second port for health alone; empty for none."""
+    limits: ConnectionLimits | None = None
+    """What connections may have where strangers connect."""
 
     @classmethod
     def of(cls, settings: ProcessSettings) -> Self:
@@ -110,7 +142,8 @@ class RpcServer:
         self._names = tuple(service_names)
         self._health = health.aio.HealthServicer()
         guards = [_ErrorInterceptor(), *interceptors]
-        self.grpc = aio.server(interceptors=guards, options=_server_options(options.max_message_bytes))
+        limits = options.limits.as_options() if options.limits else []
+        self.grpc = aio.server(interceptors=guards, options=[*_server_options(options.max_message_bytes), *limits])
         self.port = 0
         self._probed: aio.Server | None = None
         self.health_address = ""

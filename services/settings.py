@@ -219,7 +219,9 @@ class WorkerSettings(BundleSettings):
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for readers that come late."""
     decode_threads: int = Field(1, ge=1, le=64)
-    """Chunks decoded and encoded at the same time, beside the steps."""
+    """Chunks decoded at the same time, beside the steps."""
+    encode_threads: int = Field(2, ge=1, le=64)
+    """Chunks encoded at the same time."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the worker's weights and products; auto is bfloat16 on CUDA and float32 elsewhere."""
     attention: Literal["auto", "sdpa", "flash", "plain"] = "auto"
@@ -259,6 +261,14 @@ class GatewaySettings(PlanningSettings):
     """Claim that names the tenant."""
     gateway_listen: str = Field("127.0.0.1:50051", validate_default=True)
     gateway_http_listen: str = Field("127.0.0.1:8080", validate_default=True)
+    connection_streams: int = Field(100, ge=1, le=10_000)
+    """Calls at a time over one gRPC connection."""
+    connection_idle_s: float = Field(300.0, ge=0.1, le=86_400)
+    """A connection with nothing on it is closed after this long."""
+    connection_age_s: float = Field(3600.0, ge=0.1, le=7 * 86_400)
+    """Clients are told to make another connection after this long."""
+    connection_grace_s: float = Field(60.0, ge=0.1, le=3600)
+    """What is still on an aged connection is cut after this long; the SDK attaches again and loses nothing."""
     session_limit_s: float = Field(4 * 3600, gt=0, le=7 * 86_400)
     """A session ends after this long whatever happens."""
     detach_ttl_s: float = Field(60.0, gt=0, le=86_400)

@@ -12,11 +12,21 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from services.logs import get_logger
 from services.settings import split_address
 from services.tls import Certificates
 
+log = get_logger(__name__)
+
 _START_S = 10.0
+HEADER_BYTES = 16 * 1024
+"""Request line and headers of one request."""
+CONNECTIONS = 2048
+"""More at a time are answered 503."""
+REQUEST_S = 10.0
+"""A connection must bring each request whole within this, or within twice as long after another."""
 
 
 class HttpServer:
@@ -35,6 +45,9 @@ class HttpServer:
             server_header=False,
             ws="websockets-sansio",
             ws_max_size=socket_message_bytes,
+            http=_TimelyHttp,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            limit_concurrency=CONNECTIONS,
             ws_ping_interval=20.0,
             ws_ping_timeout=20.0,
             timeout_graceful_shutdown=5,
@@ -67,6 +80,35 @@ class HttpServer:
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving
+
+
+class _TimelyHttp(H11Protocol):
+    """HTTP/1.1 that waits so long for each request; uvicorn waits for as long as a byte comes now and then."""
+
+    _look: asyncio.TimerHandle | None = None
+    _answered: RequestResponseCycle | None = None
+    """The request that was the newest at the last look."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._look = self.loop.call_later(REQUEST_S, self._close_if_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._look is not None:
+            self._look.cancel()
+
+    def _close_if_late(self) -> None:
+        if self not in self.connections:
+            return  # it has become a WebSocket
+        cycle: RequestResponseCycle | None = self.cycle
+        is_waiting = cycle is None or cycle.response_complete
+        if is_waiting and cycle is self._answered:
+            log.info("late_connection_closed")
+            self.transport.close()
+            return
+        self._answered = cycle
+        self._look = self.loop.call_later(REQUEST_S, self._close_if_late)
 
 
 class _Server(uvicorn.Server):

@@ -37,6 +37,8 @@ log = get_logger(__name__)
 SOCKET_MESSAGE_BYTES = 9 * 1024 * 1024
 """A portrait of 4 MiB and a voice of 2 MiB in base64, and some room."""
 _WAITING_MESSAGES = 64
+SILENCE_S = 30.0
+"""A socket with no stream on it must say something within this."""
 
 _Request = TypeVar("_Request", bound=Message)
 
@@ -73,13 +75,21 @@ class SessionSocket:
         await self._socket.accept()
         try:
             while True:
-                await self._take(await self._socket.receive_text())
+                async with asyncio.timeout(None if self._is_attached else SILENCE_S):
+                    text = await self._socket.receive_text()
+                await self._take(text)
         except WebSocketDisconnect:
             pass
+        except TimeoutError:
+            await self._socket.close(1008, f"nothing was asked for in {SILENCE_S:g} s")
         except KeyError:  # starlette's way to say that a binary message came where text was expected
             await self._socket.close(1003, "messages to the server are JSON text")
         finally:
             await self._detach()
+
+    @property
+    def _is_attached(self) -> bool:
+        return self._attached is not None and not self._attached.sending.done()
 
     async def _take(self, text: str) -> None:
         try:

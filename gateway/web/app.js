@@ -32,6 +32,16 @@ function complain(sentence, kind = "problem") {
 
 const isLive = () => connection !== null;
 
+// The API key, where the gateway asks for one; this tab alone keeps it.
+const key = () => sessionStorage.getItem("key") ?? "";
+
+function askForKey() {
+  const given = window.prompt("This gateway asks who you are. API key:")?.trim();
+  if (!given) return;
+  sessionStorage.setItem("key", given);
+  complain("Press Speak again.");
+}
+
 function choose(character) {
   if (chosen === character) return;
   if (isLive()) leave();
@@ -89,10 +99,11 @@ function enter() {
   on("reconnecting", () => show("waiting", "The connection was lost. Trying again."));
   on("problem", (problem) => {
     complain(problem.message);
+    if (problem.reason === "BAD_CREDENTIALS") askForKey();
     if (problem.isFinal) leave(); else show("waiting", "Trying again.");
   });
   show("waiting", "Setting the stage.");
-  connection.open({ character: chosen.name, regime: "conversation", video: { container: "MEDIA_CONTAINER_FMP4" } });
+  connection.open({ character: chosen.name, regime: "conversation", video: { container: "MEDIA_CONTAINER_FMP4" } }, key());
   at("interrupt").disabled = false;
 }
 

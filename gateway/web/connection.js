@@ -11,6 +11,7 @@ const duration = (value) => `${Math.max(0, value).toFixed(3)}s`;
 export class Connection extends EventTarget {
   #socket = null;
   #session = null;
+  #key = "";           // API key, where the gateway asks for one
   #token = "";
   #resumeToken = "";
   #clientSeq = 0;
@@ -24,8 +25,9 @@ export class Connection extends EventTarget {
   #isOver = false;
 
   /** Admit a session of `config` (a SessionConfig in protobuf JSON) and attach to it. */
-  open(config) {
-    this.#connect(() => this.#send({ create: { config, queueTimeout: "5s" } }));
+  open(config, key) {
+    this.#key = key;
+    this.#connect(() => this.#send({ key, create: { config, queueTimeout: "5s" } }));
   }
 
   say(text) { this.#input({ input: { say: text } }); }
@@ -44,7 +46,7 @@ export class Connection extends EventTarget {
   /** End the session and let its slot go. */
   close() {
     this.#isOver = true;
-    if (this.#session) this.#send({ close: { name: this.#session, immediate: true } });
+    if (this.#session) this.#send({ key: this.#key, close: { name: this.#session, immediate: true } });
     this.#socket?.close(1000);
   }
 

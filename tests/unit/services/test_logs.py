@@ -47,6 +47,18 @@ def test_other_libraries_log_the_same_way() -> None:
     assert json.loads(stream.getvalue())["event"] == "trouble"
 
 
+def test_metadata_that_is_no_text_is_not_quoted() -> None:
+    """What gRPC would show of a stranger's headers, a token among them, stays out of the log."""
+    stream = io.StringIO()
+    logs.configure(process="gateway", stream=stream)
+    try:
+        b"Bearer hidden\xff".decode()
+    except UnicodeDecodeError:
+        logging.getLogger("grpc._cython.cygrpc").exception("Invalid encoding on %s", b"Bearer hidden\xff")
+    assert json.loads(stream.getvalue())["event"] == "metadata_is_no_text"
+    assert "hidden" not in stream.getvalue()
+
+
 def test_exceptions_are_one_line() -> None:
     """A traceback does not break the lines."""
     stream = io.StringIO()

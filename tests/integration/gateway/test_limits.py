@@ -1,0 +1,221 @@
+"""What one connection and one message may have, at the boundary: this much is taken, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+import cuelight
+from cuelight.v1 import session_pb2 as pb
+from cuelight.v1.session_pb2_grpc import SessionServiceStub
+from gateway.http import server as http_server
+from gateway.http import socket as http_socket
+from gateway.process import Gateway
+from gateway.sessions.attachment import MESSAGE_BYTES
+from services.settings import GatewaySettings
+from tests.fakes.worker import FakeWorker
+from tests.fixtures import http2
+from tests.integration.gateway.conftest import Client, created
+
+Altered = Callable[..., GatewaySettings]
+
+
+@pytest.fixture
+def altered(settings: GatewaySettings) -> Altered:
+    """The settings, some of them different."""
+
+    def alter(**changes: Any) -> GatewaySettings:
+        return settings.model_copy(update=changes)
+
+    return alter
+
+
+async def test_a_stream_message_may_be_so_long_and_no_longer(stub: SessionServiceStub, worker: FakeWorker) -> None:
+    """Of 64 KiB to the byte a message is looked at, and its text found too long; one byte more ends the stream."""
+    client = await created(stub, regime="scripted")
+    await client.attached()
+
+    def message(size: int) -> pb.StreamSessionRequest:
+        made = pb.StreamSessionRequest(client_seq=1, input=pb.UserInput(say=""))
+        while made.ByteSize() < size:
+            made.input.say += "x" * (size - made.ByteSize())
+        while made.ByteSize() > size:
+            made.input.say = made.input.say[:-1]
+        return made
+
+    await client.call.write(message(MESSAGE_BYTES))
+    assert "input.say may have 16384 bytes" in (await client.next("error")).error.status.message
+    await client.call.write(message(MESSAGE_BYTES + 1))
+    assert (await client.error()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_metadata_may_be_so_long_and_no_longer(gateway: Gateway) -> None:
+    """Headers just below 16 KiB reach the door, above it they are refused on the way."""
+    async with aio.insecure_channel(gateway.rpc.address, options=[("grpc.max_metadata_size", 1 << 20)]) as channel:
+        stub = SessionServiceStub(channel)
+        await stub.ListSessions(pb.ListSessionsRequest(), metadata=(("x-long", "v" * 15_800),), timeout=30)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.ListSessions(pb.ListSessionsRequest(), metadata=(("x-long", "v" * 16_400),), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_connection_has_so_many_streams(altered: Altered) -> None:
+    """What the settings allow is what the server says, and what it holds a client to that does not listen."""
+    call = http2.headers("/grpc.health.v1.Health/Watch")
+    calls = b"".join(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, call) for stream in (1, 3, 5, 7))
+
+    def converse(address: str) -> tuple[dict[int, int], int]:
+        with http2.dial(address) as connection:
+            connection.sendall(http2.opening())
+            coming = http2.frames(connection)
+            told = http2.settings_of(next(payload for kind, _, payload in coming if kind == http2.SETTINGS))
+            connection.sendall(http2.frame(http2.SETTINGS, http2.ACK) + calls)
+            return told, next(stream for kind, stream, _ in coming if kind == http2.RST_STREAM)
+
+    async with Gateway.running(altered(connection_streams=3)) as gateway:
+        told, refused = await asyncio.to_thread(converse, gateway.rpc.address)
+    assert told[http2.MAX_CONCURRENT_STREAMS] == 3
+    assert told[http2.MAX_HEADER_LIST_SIZE] == 16 * 1024
+    assert refused == 7
+
+
+async def _closed_after(address: str, sent: bytes) -> float:
+    """Seconds until the server closes a connection on which only this was sent."""
+
+    def wait() -> float:
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError), http2.dial(address, timeout_s=60) as connection:
+            connection.sendall(sent)
+            while connection.recv(4096):
+                pass
+        return time.monotonic() - began
+
+    return await asyncio.to_thread(wait)
+
+
+async def test_a_connection_with_nothing_on_it_is_closed(altered: Altered) -> None:
+    """After the idle time the server says goodbye; without the limit it would wait for ever."""
+    async with Gateway.running(altered(connection_idle_s=0.3)) as gateway:
+        assert await _closed_after(gateway.rpc.address, http2.opening()) >= 0.25
+
+
+async def test_an_aged_connection_loses_no_word(altered: Altered, worker: FakeWorker) -> None:
+    """The SDK's stream is cut when its connection is old, and goes on over another with each offset once."""
+    offsets, attached = [], 0
+    aged = altered(connection_age_s=1.0, connection_grace_s=0.5)
+    worker.compute_s = 0.2
+    async with (
+        Gateway.running(aged) as gateway,
+        cuelight.connect(gateway.rpc.address) as client,
+        client.create_session(regime="scripted") as session,
+    ):
+        await session.say(" ".join(f"word{number}" for number in range(45)))
+        await session.end()
+        async for event in session:
+            attached += isinstance(event, cuelight.Attached)
+            if isinstance(event, cuelight.Media):
+                offsets.append(event.offset)
+    assert attached >= 2, "the connection was not cut while it was used"
+    assert offsets == list(range(30))
+
+
+async def test_a_socket_that_asks_for_nothing_is_closed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WebSocket without a stream has so long to say something."""
+    monkeypatch.setattr(http_socket, "SILENCE_S", 0.2)
+    async with connect(f"ws://{gateway.http.address}/ws") as socket:
+        with pytest.raises(ConnectionClosed) as caught:
+            await socket.recv()
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1008
+
+
+async def test_an_attached_socket_may_be_silent(
+    gateway: Gateway, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches says nothing for a long time."""
+    from tests.integration.gateway.test_http import attach, receive, send
+
+    monkeypatch.setattr(http_socket, "SILENCE_S", 0.3)
+    async with connect(f"ws://{gateway.http.address}/ws") as socket:
+        await attach(socket)
+        await asyncio.sleep(0.6)
+        await send(socket, stream={"ping": {}})
+        await receive(socket, "pong")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nX",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET / HTT",
+        b"POST /healthz HTTP/1.1\r\nContent-Length: 9\r\nHost: x\r\n\r\nx",
+    ],
+)
+async def test_a_request_that_never_comes_whole_is_not_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """The first request, a later one, and a body have so long to come."""
+    monkeypatch.setattr(http_server, "REQUEST_S", 0.3)
+    assert await _closed_after(gateway.http.address, sent) >= 0.25
+
+
+async def test_a_steady_drip_is_no_request(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep a connection: what counts is that a request comes whole."""
+    monkeypatch.setattr(http_server, "REQUEST_S", 0.5)
+    reader, writer = await asyncio.open_connection(*gateway.http.address.split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nX: ")
+
+    async def drip() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip())
+    async with asyncio.timeout(30):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    dripping.cancel()
+    await asyncio.wait({dripping})
+    writer.close()
+
+
+async def test_a_request_line_may_be_so_long(gateway: Gateway) -> None:
+    """Headers that do not end are 400, not memory: 16 KiB, and what one read brings more."""
+    for size, status in ((15_000, b"200"), (200_000, b"400")):
+        reader, writer = await asyncio.open_connection(*gateway.http.address.split(":"))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + size * b"v" + b"\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(30):
+            assert (await reader.read(12)).split()[1] == status
+        writer.close()
+
+
+async def test_so_many_inputs_may_wait(client_of_one: Client, worker: FakeWorker) -> None:
+    """512 inputs that nobody took yet are kept; the next one is refused with a delay, and the stream goes on."""
+    client = client_of_one
+    await client.attached()
+    await client.send(input=pb.UserInput(pause=True))
+    await client.next("resume_update")
+    for _ in range(512):
+        await client.say("word")
+    refused = (await client.next("error")).error
+    assert refused.client_seq == 513 and "too many cues" in refused.status.message
+    assert any(detail.type_url.endswith("RetryInfo") for detail in refused.status.details)
+    await client.send(ping=pb.Ping())
+    await client.next("pong")
+
+
+@pytest.fixture
+async def client_of_one(stub: SessionServiceStub, worker: FakeWorker) -> Any:
+    """A client of a scripted session."""
+    return await created(stub, regime="scripted")

@@ -1,0 +1,71 @@
+"""The limits of what a client sends, each at its boundary: this much is taken, and no more."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gateway.sessions import validation
+from services.errors import InvalidInput
+from tests.fakes import bundle as fake_bundle
+
+
+def picture(width: int, height: int, form: str = "PNG") -> bytes:
+    """A grey picture of this size."""
+    stream = io.BytesIO()
+    Image.new("L", (width, height), 128).save(stream, form)
+    return stream.getvalue()
+
+
+PADDED = picture(64, 64).ljust(4 * 1024 * 1024, b"0")
+
+
+@pytest.mark.parametrize(
+    ("check", "taken", "refused"),
+    [
+        (validation.say_text, "x" * 16_384, "x" * 16_385),
+        (validation.say_text, "é" * 8_192, "é" * 8_193),
+        (validation.hear_text, "x" * 4_096, "x" * 4_097),
+        (validation.prompt_text, "x" * 4_096, "x" * 4_097),
+        (validation.check_portrait, picture(4096, 32), picture(4097, 32)),
+        (validation.check_portrait, picture(32, 4096, "WEBP"), picture(32, 4097, "WEBP")),
+        (validation.check_portrait, picture(32, 32, "JPEG"), picture(31, 32, "JPEG")),
+        (validation.check_portrait, PADDED, PADDED + b"0"),
+        (validation.check_voice, fake_bundle.voice(3.0), fake_bundle.voice(2.99)),
+        (validation.check_voice, fake_bundle.voice(15.0), fake_bundle.voice(15.01)),
+        (validation.check_new_id, "x" * 63, "x" * 64),
+    ],
+)
+def test_so_much_is_taken(check: Callable[[Any], object], taken: Any, refused: Any) -> None:
+    """The last value that is accepted, and the first that is not."""
+    check(taken)
+    with pytest.raises(InvalidInput):
+        check(refused)
+
+
+def test_a_picture_is_measured_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some kilobytes that would fill the memory is refused without a pixel of it."""
+
+    def decode(*_: object) -> None:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(Image.Image, "load", decode)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    with pytest.raises(InvalidInput, match="40000 x 2000"):
+        validation.check_portrait(_header_of(40_000, 2_000))
+
+
+def _header_of(width: int, height: int) -> bytes:
+    """A PNG that says it is this large."""
+    import struct
+    import zlib
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(bytes(1000))) + part(b"IEND", b"")
