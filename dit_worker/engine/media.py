@@ -1,4 +1,4 @@
-"""Committed latents to published media: decode, then encode, outside the step loop.
+"""Committed latents to published media: decode, then encode, two stages outside the step loop.
 
 Video decoding starts anew at each chunk. Audio decoding joins to what came before, so a session's sound has a context
 that runs on from chunk to chunk. It knows no session, no generation and no transport.
@@ -45,6 +45,24 @@ class EncodedChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """The timeline goes on at `position`, after these samples (S,) at the source's rate; none are silence."""
+
+    position: int
+    before: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One chunk between the stages: pictures (F, H, W, 3), samples (S,) at the source's rate and those before them."""
+
+    position: int
+    pixels: Pixels
+    before: Floats
+    samples: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class TrackStart:
     """What a decoder needs before the first unit of a track."""
 
@@ -77,7 +95,11 @@ class Decoder:
 
 
 class MediaWriter:
-    """One session's media, chunk after chunk along its timeline. Not for two threads at once."""
+    """One session's media, chunk after chunk along its timeline.
+
+    Two halves that share nothing: `stand` and `decode` carry the sound's context on, `restart` and `encode` what the
+    encoders know. Each half is for one thread at a time; `start` and `write` are both in one.
+    """
 
     def __init__(self, models: Models) -> None:
         geometry = models.manifest.geometry
@@ -90,7 +112,8 @@ class MediaWriter:
         source_samples = geometry.samples_per_audio_latent * geometry.audio_latents_per_chunk
         self._chunk_samples = round(source_samples * 48_000 / geometry.sample_rate)
         self._context = self._decoder.silence()
-        self._next_position: int | None = None
+        self._next_decoded: int | None = None
+        self._next_encoded: int | None = None
 
     def tracks(self) -> tuple[TrackStart, TrackStart]:
         """Starts of the video and of the audio track. The audio's pre-skip makes up for all delays of the path."""
@@ -103,25 +126,45 @@ class MediaWriter:
 
     def start(self, position: int, parent_audio: Floats | None) -> None:
         """Stand before the chunk at `position`, after a parent whose audio latents (A, D) are given, or silence."""
-        self._context, before = self._decoder.silence(), np.zeros(0, np.float32)
-        if parent_audio is not None:
-            before, self._context = self._decoder.samples(parent_audio, self._context)
-        self._opus.start(position, self._chunk_samples, self._upsampler(np.zeros(0, np.float32), before))
-        self._next_position = position
+        self.restart(self.stand(position, parent_audio))
 
     def write(self, position: int, video: Floats, audio: Floats) -> EncodedChunk:
         """Decode and encode the next chunk of the timeline."""
-        if self._next_position is None:
+        if self._next_decoded is None:
             self.start(position, None)
-        assert position == self._next_position, "chunks come in order of the timeline; start anew after a cut"
+        return self.encode(self.decode(position, video, audio))
+
+    def stand(self, position: int, parent_audio: Floats | None) -> Restart:
+        """Decode from the chunk at `position` on, after a parent whose audio latents (A, D) are given, or silence."""
+        self._context, before = self._decoder.silence(), np.zeros(0, np.float32)
+        if parent_audio is not None:
+            before, self._context = self._decoder.samples(parent_audio, self._context)
+        self._next_decoded = position
+        return Restart(position, before)
+
+    def decode(self, position: int, video: Floats, audio: Floats) -> Decoded:
+        """The next chunk's latents, video (C, T, H, W) and audio (A, D), as pictures and samples."""
+        assert position == self._next_decoded, "chunks come in order of the timeline; stand anew after a cut"
         before = self._context.samples
         samples, self._context = self._decoder.samples(audio, self._context)
-        units = self._h264.encode(self._decoder.frames(video))
-        packets = self._opus.encode(self._upsampler(before, samples))
-        self._next_position = position + 1
-        first = packet_span(position, self._chunk_samples).first
+        self._next_decoded = position + 1
+        return Decoded(position, self._decoder.frames(video), before, samples)
+
+    def restart(self, restart: Restart) -> None:
+        """Encode from there on."""
+        before = self._upsampler(np.zeros(0, np.float32), restart.before)
+        self._opus.start(restart.position, self._chunk_samples, before)
+        self._next_encoded = restart.position
+
+    def encode(self, decoded: Decoded) -> EncodedChunk:
+        """The next chunk as access units."""
+        assert decoded.position == self._next_encoded, "chunks come in order of the timeline; restart after a cut"
+        units = self._h264.encode(decoded.pixels)
+        packets = self._opus.encode(self._upsampler(decoded.before, decoded.samples))
+        self._next_encoded = decoded.position + 1
+        first = packet_span(decoded.position, self._chunk_samples).first
         ticks = self._h264.unit_ticks
         return EncodedChunk(
-            EncodedTrack(position * self._frames * ticks, ticks, tuple(units)),
+            EncodedTrack(decoded.position * self._frames * ticks, ticks, tuple(units)),
             EncodedTrack(first * OPUS_PACKET, OPUS_PACKET, tuple(packets)),
         )

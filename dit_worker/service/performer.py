@@ -224,8 +224,8 @@ class Performer:
         self._record = record
         try:
             await _first_of(
-                self._performing(play, keeper), keeper.keep(), stage.inbox.watch(), stage.pipeline.run(),
-                self._watch(record),
+                self._performing(play, keeper), keeper.keep(), stage.inbox.watch(), stage.pipeline.decoding(),
+                stage.pipeline.encoding(), self._watch(record),
             )  # fmt: skip
         finally:
             play.close()
@@ -237,7 +237,7 @@ class Performer:
             keeper=keeper,
             pacing=pacing,
             inbox=Inbox(station.store, self.session_id, self._changed),
-            pipeline=MediaPipeline(self._writer, station.executor, station.figures.metrics, self._publish),
+            pipeline=MediaPipeline(self._writer, station.executors, station.figures.metrics, self._publish),
             programme=self._programme,
             changed=self._changed,
         )

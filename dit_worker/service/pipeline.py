@@ -1,24 +1,30 @@
-"""Committed chunks to published media: a stage of its own, beside the steps.
+"""Committed chunks to published media: two stages of their own, beside the steps.
 
-Chunks are decoded and encoded one after the other in a worker thread, while the next chunk is performed. A short queue
-holds the performer back when decoding is the slower of the two. It knows the order of chunks and nothing of cues.
+    put ─▶ [2] ─▶ decode, in the worker's decoding thread ─▶ [1] ─▶ encode, in a pool ─▶ publish
+
+While a chunk is encoded, the session's next one is decoded, and the one after that is performed. Short queues hold the
+performer back when one of them is the slowest. It knows the order of chunks and nothing of cues.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.costs import ChunkCost
-from dit_worker.engine.media import EncodedChunk, MediaWriter
+from dit_worker.engine.media import Decoded, EncodedChunk, MediaWriter, Restart
 from services.metrics import Metrics
 from services.session import ChunkCommit
 
 _WAITING_CHUNKS = 2
+_DECODED_CHUNKS = 1
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +57,40 @@ class Cut:
     parent_audio: Floats | None
 
 
+class Executors(NamedTuple):
+    """Where the stages run, shared by all sessions."""
+
+    decode: Executor
+    """A thread, or a few: what they call is the device's, beside the steps."""
+    encode: Executor
+    """A pool: encoding takes processors only."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filmed:
+    """A take after decoding, which took so long; nothing was decoded of one that had been retired."""
+
+    take: Take
+    decoded: Decoded | None
+    decode_s: float
+
+
 class MediaPipeline:
-    """One session's takes, in order."""
+    """One session's takes, in order. `decoding` and `encoding` run beside each other."""
 
     def __init__(
         self,
         writer: MediaWriter,
-        executor: Executor,
+        executors: Executors,
         metrics: Metrics,
         publish: Callable[[Take, EncodedChunk, float], Awaitable[None]],
     ) -> None:
         self._writer = writer
         self._metrics = metrics
-        self._executor = executor
+        self._executors = executors
         self._publish = publish
         self._work: asyncio.Queue[Take | Cut] = asyncio.Queue(_WAITING_CHUNKS)
+        self._filmed: asyncio.Queue[_Filmed | Restart] = asyncio.Queue(_DECODED_CHUNKS)
         self._retired: set[int] = set()
         self._newest = -1
         """The chunk that was published, or let go, last: indices only rise."""
@@ -81,31 +106,53 @@ class MediaPipeline:
     async def drain(self) -> None:
         """Wait until everything handed over is published."""
         await self._work.join()
+        await self._filmed.join()
 
-    async def run(self) -> None:
-        """Decode, encode and publish until cancelled."""
-        loop = asyncio.get_running_loop()
+    async def decoding(self) -> None:
+        """Decode until cancelled."""
         while True:
             work = await self._work.get()
-            if isinstance(work, Cut):
-                await loop.run_in_executor(self._executor, self._writer.start, work.position, work.parent_audio)
-            else:
-                await self._take(loop, work)
+            await self._filmed.put(await self._decode(work))
             self._work.task_done()
 
-    async def _take(self, loop: asyncio.AbstractEventLoop, take: Take) -> None:
-        index = take.commit.chunk_index
-        if index not in self._retired:
-            with self._metrics.stage("media"):
-                encoded, media_s = await loop.run_in_executor(self._executor, self._write, take)
+    async def encoding(self) -> None:
+        """Encode and publish until cancelled."""
+        while True:
+            filmed = await self._filmed.get()
+            if isinstance(filmed, Restart):
+                await _run(self._executors.encode, functools.partial(self._writer.restart, filmed))
+            else:
+                await self._encode(filmed)
+            self._filmed.task_done()
+
+    async def _decode(self, work: Take | Cut) -> _Filmed | Restart:
+        executor, writer = self._executors.decode, self._writer
+        if isinstance(work, Cut):
+            return (await _run(executor, lambda: writer.stand(work.position, work.parent_audio)))[0]
+        if work.commit.chunk_index in self._retired:
+            return _Filmed(work, None, 0.0)
+        with self._metrics.stage("decode"):
+            decoded = await _run(executor, lambda: writer.decode(work.commit.position, work.video, work.audio))
+        return _Filmed(work, *decoded)
+
+    async def _encode(self, filmed: _Filmed) -> None:
+        index, decoded = filmed.take.commit.chunk_index, filmed.decoded
+        if decoded is not None and index not in self._retired:
+            with self._metrics.stage("encode"):
+                encoded, encode_s = await _run(self._executors.encode, lambda: self._writer.encode(decoded))
             if index not in self._retired:
-                await self._publish(take, encoded, media_s)
+                await self._publish(filmed.take, encoded, filmed.decode_s + encode_s)
         if index in self._retired:
             self._metrics.drops.labels("retired_chunk").inc()
         self._newest = index
 
-    def _write(self, take: Take) -> tuple[EncodedChunk, float]:
-        """The chunk's media, and the seconds they took without their waiting for other sessions'."""
+
+async def _run(executor: Executor, work: Callable[[], R]) -> tuple[R, float]:
+    """What the work comes to, and the seconds it took without waiting for other sessions'."""
+
+    def timed() -> tuple[R, float]:
         began_at = time.monotonic()
-        encoded = self._writer.write(take.commit.position, take.video, take.audio)
-        return encoded, time.monotonic() - began_at
+        done = work()
+        return done, time.monotonic() - began_at
+
+    return await asyncio.get_running_loop().run_in_executor(executor, timed)

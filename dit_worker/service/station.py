@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from cuelight.v1 import orchestrator_pb2_grpc
@@ -18,6 +17,7 @@ from dit_worker.engine.loader import Models
 from dit_worker.engine.pacing import Pacing, PacingLimits
 from dit_worker.service.bridge import EngineBridge
 from dit_worker.service.figures import Figures
+from dit_worker.service.pipeline import Executors
 from services.bundle import Bundle
 from services.session import ChunkPolicy, Regime, SessionConfig
 from services.settings import WorkerSettings
@@ -36,8 +36,7 @@ class Station:
     bridge: EngineBridge
     store: SessionStore
     orchestrator: orchestrator_pb2_grpc.OrchestratorServiceAsyncStub
-    executor: Executor
-    """Decodes and encodes."""
+    executors: Executors
     figures: Figures
     costs: Costs
     admission: Admission

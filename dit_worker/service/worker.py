@@ -27,6 +27,7 @@ from dit_worker.engine.warmup import warm_up
 from dit_worker.service.bridge import EngineBridge
 from dit_worker.service.figures import Figures
 from dit_worker.service.house import House
+from dit_worker.service.pipeline import Executors
 from dit_worker.service.rehearsal import rehearse
 from dit_worker.service.servicer import WorkerServicer
 from dit_worker.service.station import Station
@@ -71,7 +72,8 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
         trusted = internal_certificates(settings)
         channel = open_channel(settings.orchestrator_address, settings.grpc_max_message_bytes, trusted)
         await stack.enter_async_context(channel)
-        executor = stack.enter_context(ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"))
+        decode = stack.enter_context(ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"))
+        encode = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode"))
         metrics = Metrics("worker")
         stack.callback(metrics.close)
         if settings.metrics_listen:
@@ -85,7 +87,7 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
             bridge=EngineBridge(engine),
             store=store,
             orchestrator=orchestrator_pb2_grpc.OrchestratorServiceStub(channel),
-            executor=executor,
+            executors=Executors(decode, encode),
             figures=Figures(metrics),
             costs=costs,
             admission=Admission(costs, bundle.manifest.chunk_seconds, limits),
