@@ -1,6 +1,6 @@
 """What does the engine add to a bare denoising loop of the same model, and what do its caches and batches save?
 
-Three loops take turns in this process, chunk after chunk, on the same weights, conditions and noise shapes:
+Three loops take turns in this process, chunk after chunk, on the same weights, conditions and shapes:
 
     bare      a hand-written loop: the model's own cached step, the sampler, the motion's keys and values; nothing else
     engine    one session through `Engine`: scheduling, slots, requests and latents that cross its border as arrays
@@ -10,8 +10,9 @@ Three loops take turns in this process, chunk after chunk, on the same weights, 
     python benchmarks/engine_overhead.py --out out/benchmarks [--bundle bundles/pocket] [--chunks 24] [--device cpu]
 
 Figures are medians; ratios are medians of the ratios of neighbours in time. On a CPU a second is one of processor time,
-so that other work on the machine does not count; on an accelerator it is one of the clock. `batches` are seconds of one
-call by the number of steps in it, as the worker measures them at its start. Writes engine_overhead-BUNDLE.json.
+so that other work on the machine does not count; on an accelerator it is one of the clock. `rebuild` brings a session's
+keys and values back from its latents, `batches` are seconds of one call by the number of steps in it, as the worker
+measures them at its start. Writes engine_overhead-BUNDLE.json.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from services.bundle import load_bundle
 NAME = "overhead"
 WARM_CHUNKS = 2
 MOST_BATCHED = 8
+REBUILDS = 9
 
 
 class Bare:
@@ -120,6 +122,12 @@ class Performed:
         self.engine.commit(NAME)
         self.index += 1
 
+    def rebuild(self) -> None:
+        """Everything of the session's on the device, from its latents alone."""
+        self.engine.evict(NAME)
+        while self.engine.step():
+            pass
+
     def batches(self) -> dict[int, float]:
         """Seconds of one call by its number of steps."""
         self.engine.begin(NAME, self.index, self.models.manifest.sampler.steps, 0.0, self.prompt)
@@ -185,6 +193,7 @@ def measure(models: Models, prompt: str, chunks: int, clock: Callable[[], float]
                 took[name].append(seconds)
     overhead = median(e / b for e, b in zip(took["engine"], took["bare"], strict=True)) - 1
     saved = median(steps * u / e for u, e in zip(took["uncached_step"], took["engine"], strict=True))
+    rebuilds = [timed(performed.rebuild, clock) for _ in range(1 + REBUILDS)][1:]
     call_s = performed.batches()
     figures = performed.engine.figures
     return {
@@ -198,6 +207,7 @@ def measure(models: Models, prompt: str, chunks: int, clock: Callable[[], float]
         "median_s": {
             "bare_chunk": round(median(took["bare"]), 5),
             "engine_chunk": round(median(took["engine"]), 5),
+            "rebuild": round(median(rebuilds), 5),
             "uncached_chunk": round(steps * median(took["uncached_step"]), 5),
         },
         "engine_overhead": round(overhead, 4),

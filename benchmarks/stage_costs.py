@@ -31,7 +31,7 @@ from dit_worker.capacity.profile import Profile
 from dit_worker.capacity.theatre import Policy
 from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.loader import Models, load_models
-from dit_worker.engine.media import Decoder, MediaWriter
+from dit_worker.engine.media import MediaWriter
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 from dit_worker.engine.portrait import load_portrait
 from dit_worker.engine.voice import read_voice
@@ -74,8 +74,8 @@ class Rehearsal:
             backend, RulePlanner(backend.vowels, PlannerOptions(6.0, 2 * self.manifest.chunk_seconds))
         )
         self.engine = Engine(self.models, time.monotonic)
-        self.writer, self.decoder = MediaWriter(self.models), Decoder(self.models)
-        self.sound = self.decoder.silence()
+        self.writer = MediaWriter(self.models)
+        self.writer.start(0, None)
         self.times: Times = defaultdict(list)
         self._clock: Callable[[], float] = time.process_time if device == "cpu" else time.perf_counter
         character = self.manifest.characters[0]
@@ -125,13 +125,11 @@ class Rehearsal:
                 return outcome.result
 
     def media(self, position: int, latents: ChunkLatents) -> None:
-        """Decode and encode; decoding is done once more by itself, to tell the two apart."""
+        """Decode, then encode."""
         with self.stage("decode"):
-            self.decoder.frames(latents.video)
-            _, self.sound = self.decoder.samples(latents.audio, self.sound)
-        with self.stage("both"):
-            self.writer.write(position, latents.video, latents.audio)
-        self.times["encode"].append(max(1e-4, self.times["both"].pop() - self.times["decode"][-1]))
+            decoded = self.writer.decode(position, latents.video, latents.audio)
+        with self.stage("encode"):
+            self.writer.encode(decoded)
 
 
 async def commit_costs(latents: ChunkLatents, chunk_s: float, chunks: int) -> list[float]:
@@ -213,7 +211,6 @@ def main() -> None:
     for chunk in range(WARM_CHUNKS, WARM_CHUNKS + options.chunks):
         latents = rehearsal.perform(chunk)
     manifest, times = rehearsal.manifest, dict(rehearsal.times)
-    times.pop("both")
     times["commit"] = asyncio.run(commit_costs(latents, manifest.chunk_seconds, options.chunks))
     means, stack = {name: fmean(values) for name, values in times.items()}, {}
     if options.stack_s:
