@@ -52,8 +52,14 @@ class Gateway:
         backstage = Backstage(store, self._lines, manifest, policy, self.metrics)
         self.hostings = Hostings(backstage, settings.max_sessions)
         planners = PlannerNames(tuple(settings.planners), settings.planner)
-        lives = AdmissionPolicy(settings.session_limit_s, settings.detach_ttl_s, planners)
-        admission = Admission(backstage, self.hostings, lives)
+        admitting = AdmissionPolicy(
+            limit_s=settings.session_limit_s,
+            detach_ttl_s=settings.detach_ttl_s,
+            planners=planners,
+            tenant_sessions=settings.tenant_sessions,
+            tenant_creations_per_minute=settings.tenant_creations_per_minute,
+        )
+        admission = Admission(backstage, self.hostings, admitting)
         attachments = Attachments(backstage, self.hostings)
         edge = _edge_certificates(settings)
         options = replace(ServingOptions.of(settings), certificates=edge, limits=_connection_limits(settings))

@@ -276,6 +276,10 @@ class GatewaySettings(PlanningSettings):
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for clients that resume."""
     max_sessions: int = Field(256, ge=1, le=65_536)
+    tenant_sessions: int = Field(0, ge=0, le=4096)
+    """Sessions that one tenant may have at a time; 0 sets no limit."""
+    tenant_creations_per_minute: int = Field(0, ge=0, le=100_000)
+    """Sessions that one tenant may create in a minute, all at once if it likes; 0 sets no limit."""
 
     @property
     def asks_for_credentials(self) -> bool:

@@ -15,9 +15,16 @@ from gateway.sessions.convert import session_message
 from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.tokens import attach_token, new_secret
-from services.errors import CuelightError, NoCapacity, SessionClosed, WorkerUnavailable
+from services.errors import (
+    CuelightError,
+    NoCapacity,
+    QuotaExceeded,
+    SessionClosed,
+    SessionNotFound,
+    WorkerUnavailable,
+)
 from services.logs import get_logger
-from services.session import Cue, CueKind, SessionRecord, token_digest
+from services.session import Cue, CueKind, SessionRecord, SessionState, token_digest
 
 log = get_logger(__name__)
 
@@ -31,6 +38,9 @@ class AdmissionPolicy:
     limit_s: float = 4 * 3600.0
     detach_ttl_s: float = 60.0
     planners: validation.PlannerNames = field(default_factory=validation.PlannerNames)
+    tenant_sessions: int = 0
+    """Sessions that a tenant may have at a time; 0 sets no limit."""
+    tenant_creations_per_minute: int = 0
 
 
 class Admission:
@@ -56,6 +66,9 @@ class Admission:
         validation.check_new_id(request.session_id)
         validation.check_request_id(request.request_id)
         queue_s = validation.queue_timeout_s(request)
+        if self._policy.tenant_creations_per_minute:
+            # First of all: what is refused for this must cost next to nothing.
+            await self._store.take_creation(caller.tenant, a_minute=self._policy.tenant_creations_per_minute)
         # Decoding a large portrait takes a while: not on the loop that carries the streams.
         config = await asyncio.to_thread(
             validation.session_config, request.config, self._manifest, self._policy.planners
@@ -73,6 +86,7 @@ class Admission:
         )
         if record.state.is_final:
             raise SessionClosed("the session that this request_id created has ended; use a new request_id")
+        await self._hold_place(record)
         if self._hostings.find(record.session_id) is None:
             # Before the wait for a slot: the client may be gone by its end, and nobody else would close the session.
             self._hostings.expect(record.session_id, queue_s + record.detach_ttl_s)
@@ -116,6 +130,29 @@ class Admission:
         if record.tenant != caller.tenant:
             raise validation.unknown_session()
         return record
+
+    async def _hold_place(self, record: SessionRecord) -> None:
+        """Count the session among its tenant's; one that is too many is closed again. Raises QuotaExceeded."""
+        if not self._policy.tenant_sessions:
+            return
+        try:
+            await self._store.hold_place(
+                record.tenant,
+                record.session_id,
+                most=self._policy.tenant_sessions,
+                life_s=self._policy.limit_s,
+                has_ended=self._has_ended,
+            )
+        except QuotaExceeded:
+            if record.state is SessionState.PENDING:  # else it is somebody's repeat of what goes on already
+                await self._store.close(record.session_id)
+            raise
+
+    async def _has_ended(self, session_id: str) -> bool:
+        try:
+            return (await self._store.get(session_id)).state.is_final
+        except SessionNotFound:
+            return True
 
     async def _reserve(self, record: SessionRecord, queue_s: float) -> None:
         """Reserve a slot, waiting for one up to `queue_s`; a session that gets none is closed again."""

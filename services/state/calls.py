@@ -48,6 +48,7 @@ SESSION_SCRIPTS = (
     "cut",
 )
 FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker")
+QUOTA_SCRIPTS = ("take_creation", "hold_place")
 
 _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
     "GONE": (SessionNotFound, "there is no such session, or it ended long ago"),
@@ -69,7 +70,7 @@ class RedisCalls:
         lua = files("services.state") / "lua"
         prelude = (lua / "prelude.lua").read_text()
         sources = {name: prelude + (lua / f"{name}.lua").read_text() for name in SESSION_SCRIPTS}
-        sources |= {name: (lua / f"{name}.lua").read_text() for name in FLEET_SCRIPTS}
+        sources |= {name: (lua / f"{name}.lua").read_text() for name in (*FLEET_SCRIPTS, *QUOTA_SCRIPTS)}
         self._scripts = {name: client.register_script(source) for name, source in sources.items()}
 
     @classmethod

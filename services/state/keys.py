@@ -1,7 +1,7 @@
 """Every key in Redis, with its type, its life and who writes it.
 
-Keys of one session share the hash tag `{session_id}`, those of the fleet the tag `{fleet}`, so that each script touches
-one slot of a cluster.
+Keys of one session share the hash tag `{session_id}`, those of a tenant's quotas `{tenant/TENANT}`, those of the fleet
+`{fleet}`, so that each script touches one slot of a cluster.
 
 | key                             | type   | life                          | written by |
 |---------------------------------|--------|-------------------------------|----|
@@ -15,6 +15,8 @@ one slot of a cluster.
 | cuelight:{ID}:latents           | hash   | as record; retired by commits | worker: k:epoch:v, k:epoch:a, k:heard |
 | cuelight:request:TENANT:REQUEST | string | 24 h                          | gateway: session id of a CreateSession |
 | cuelight:tenant:TENANT:sessions | zset   | pruned when listed, created   | gateway: ids by creation time (ms) |
+| cuelight:{tenant/TENANT}:live   | zset   | longest session               | gateway: ids by time limit |
+| cuelight:{tenant/TENANT}:rate   | hash   | 2 min                         | gateway: creations left |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:placements     | hash   | pruned by heartbeats          | gateway reserves, worker confirms |
@@ -25,7 +27,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["BEATS", "PLACEMENTS", "WORKERS", "SessionKeys", "request_key", "session_keys", "tenant_key"]
+__all__ = ["BEATS", "PLACEMENTS", "WORKERS", "SessionKeys", "quota_keys", "request_key", "session_keys", "tenant_key"]
 
 WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
@@ -67,3 +69,8 @@ def request_key(tenant: str, request_id: str) -> str:
 def tenant_key(tenant: str) -> str:
     """Return the key that lists one tenant's sessions."""
     return f"cuelight:tenant:{tenant}:sessions"
+
+
+def quota_keys(tenant: str) -> tuple[str, str]:
+    """Return the keys of one tenant's quotas: its live sessions, and the creations it has left."""
+    return f"cuelight:{{tenant/{tenant}}}:live", f"cuelight:{{tenant/{tenant}}}:rate"

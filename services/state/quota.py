@@ -1,0 +1,56 @@
+"""What a tenant may have: sessions at a time, and creations a minute, counted over all gateways.
+
+A session that ended leaves the count when the tenant has used its quota up and somebody asks again: nobody has to tell.
+Knows nothing of sessions but their ids and whether they have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from services.errors import QuotaExceeded
+from services.state.calls import RedisCalls
+from services.state.keys import quota_keys
+
+PLACES_MOST = 4096
+"""The largest quota: all of a tenant's sessions are looked at when it is used up."""
+_LOOKS = 32
+"""Sessions that are looked at together."""
+
+
+class QuotaStore(RedisCalls):
+    """The tenants' quotas."""
+
+    async def take_creation(self, tenant: str, *, a_minute: int) -> None:
+        """Use up one creation. Raises QuotaExceeded, which says when there is another."""
+        answer = await self._script("take_creation", quota_keys(tenant), a_minute)
+        if answer[0] == b"WAIT":
+            raise QuotaExceeded(
+                f"{tenant} creates more than {a_minute} sessions a minute", retry_after_s=int(answer[1]) / 1000
+            )
+
+    async def hold_place(
+        self, tenant: str, session_id: str, *, most: int, life_s: float, has_ended: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        """Count a session among the tenant's, of which there may be `most`. Idempotent. Raises QuotaExceeded."""
+        ended: list[str] = []
+        for _ in range(2):
+            answer = await self._script(
+                "hold_place", quota_keys(tenant), session_id, most, round(life_s * 1000), *ended
+            )
+            if answer[0] == b"OK":
+                return
+            ended = await _those_that_ended([name.decode() for name in answer[1:]], has_ended)
+            if not ended:
+                break
+        raise QuotaExceeded(f"{tenant} has {most} sessions, which is all it may have; close one")
+
+
+async def _those_that_ended(names: Sequence[str], has_ended: Callable[[str], Awaitable[bool]]) -> list[str]:
+    found: list[str] = []
+    for first in range(0, len(names), _LOOKS):
+        some = names[first : first + _LOOKS]
+        answers = await asyncio.gather(*(has_ended(name) for name in some))
+        found += [name for name, is_over in zip(some, answers, strict=True) if is_over]
+    return found
