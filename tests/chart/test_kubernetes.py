@@ -112,6 +112,8 @@ def _assert_pod_is_coherent(pod: dict[str, Any]) -> None:
         assert len({port["name"] for port in ports}) == len({port["containerPort"] for port in ports}) == len(ports)
         assert all(port["protocol"] == "TCP" for port in ports)
         assert len(set(names)) == len(names)
+        # A sleep of no time is refused before 1.33, and no schema says so.
+        assert each.get("lifecycle", {"preStop": {"sleep": {"seconds": 1}}})["preStop"]["sleep"]["seconds"] > 0
         requests, limits = each["resources"]["requests"], each["resources"]["limits"]
         assert all(isinstance(quantity, str) for quantity in (*requests.values(), *limits.values()))
         assert _bytes(requests["memory"]) <= _bytes(limits["memory"])

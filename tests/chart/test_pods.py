@@ -155,7 +155,7 @@ def test_a_pod_has_more_time_than_its_drain(objects: OBJECTS, monkeypatch: pytes
     """The grace period covers preStop and drain_s with some seconds to spare, and stays within an hour."""
     for name, component, pod in _processes(objects):
         drain_s = _read(component, pod, monkeypatch).drain_s
-        wait_s = _container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        wait_s = _container(pod).get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})["preStop"]["sleep"]["seconds"]
         grace_s = pod["spec"]["terminationGracePeriodSeconds"]
         assert wait_s + drain_s + 15 <= grace_s <= 3600, name
 

@@ -39,10 +39,12 @@ spec:
           protocol: TCP
         {{- end }}
       {{- include "cuelight.probes" . | nindent 6 }}
+      {{- with $block.preStopSeconds }}
       lifecycle:
         preStop:
           sleep:
-            seconds: {{ $block.preStopSeconds }}
+            seconds: {{ . }}
+      {{- end }}
       resources:
         {{- include "cuelight.resources" $block | nindent 8 }}
       securityContext:
