@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from orchestrator_llm.engine.backend import Geometry
 from orchestrator_llm.model.conditioner import ConditionerConfig
+from orchestrator_llm.model.subwords import SubwordFrontEnd
 from orchestrator_llm.model.text import TextFrontEnd
 from services.bundle import Bundle
 from services.errors import BundleInvalid
@@ -42,9 +43,13 @@ def geometry(bundle: Bundle, config: ConditionerConfig) -> Geometry:
     )
 
 
-def load_front_end(bundle: Bundle) -> TextFrontEnd:
-    """What turns text into tokens. Raises BundleInvalid."""
+def load_front_end(bundle: Bundle) -> TextFrontEnd | SubwordFrontEnd:
+    """What turns text into tokens: phones, or a language model's own. Raises BundleInvalid."""
     try:
+        if "tokenizer" in bundle.manifest.text:
+            return SubwordFrontEnd.load(bundle.file(bundle.manifest.text["tokenizer"]))
         return TextFrontEnd.load(bundle.path, bundle.manifest.text)
+    except ImportError as fault:
+        raise BundleInvalid("this bundle's text is read by a tokenizer, which needs: pip install tokenizers") from fault
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as fault:
         raise BundleInvalid(f"the bundle's text front-end cannot be loaded: {fault!r}") from fault

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dit_worker.engine.compute import Compute
 from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.loader import Models, load_models
 from dit_worker.engine.media import Decoder, EncodedChunk, MediaWriter
-from dit_worker.engine.performance import ChunkLatents, StepRequest
+from dit_worker.engine.performance import ChunkLatents
 from dit_worker.engine.portrait import load_portrait
 from dit_worker.engine.voice import read_voice
 from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS
-from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, Prefix
+from orchestrator_llm.engine.backend_torch import TorchBackend
 from services.bundle import Bundle, load_bundle
+from services.session import HistoryChunk
 from tests.fixtures import public_checkpoints as public
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 from training import init
@@ -84,43 +84,21 @@ def test_a_begun_bundle_is_whole(begun: Bundle) -> None:
     assert "audio_in.weight" in untrained["dit"] and not untrained["audio_vae"]
 
 
-class Director:
-    """The bundle's conditioner as the orchestrator uses it, for one session with one text."""
-
-    def __init__(self, bundle: Bundle, voice: np.ndarray) -> None:
-        self.conditioner = Conditioner(ConditionerConfig(**bundle.manifest.conditioner))
-        self.conditioner.load_state_dict(load_file(bundle.file("conditioner.safetensors")))
-        self.cache = self.conditioner.reference_cache(torch.from_numpy(voice.copy())[None])
-
-    def begin(self, history: np.ndarray) -> Prefix:
-        """What the steps of the chunk after `history` (A, D) share."""
-        window = self.conditioner.window([5, 6, 7, 8], 0.0)
-        self.start = window.start
-        return self.conditioner.prefix(
-            self.cache, window.ids, torch.from_numpy(history)[None], torch.ones(1, len(history))
-        )
-
-    def condition(self, prefix: Prefix, request: StepRequest) -> np.ndarray:
-        """c_a of one step."""
-        noisy, t = torch.from_numpy(request.noisy)[None], torch.tensor([request.timestep])
-        return self.conditioner.tail(prefix, noisy, t, self.start).condition[0].numpy()
-
-
-@torch.inference_mode()
 def perform(bundle: Bundle, models: Models, chunks: int) -> tuple[list[ChunkLatents], list[EncodedChunk]]:
-    """A session's first chunks, conditioned by the bundle's own body, as latents and as media."""
+    """A session's first chunks, conditioned by the orchestrator's own backend, as latents and as media."""
     geometry, character = bundle.manifest.geometry, bundle.manifest.character("")
     engine, writer = Engine(models, lambda: 0.0), MediaWriter(models)
     voice = engine.voice(read_voice(bundle.file(character.voice).read_bytes(), geometry.sample_rate))
-    director = Director(bundle, voice)
+    backend = TorchBackend(bundle)
+    tokens = backend.front_end.tokenize("good evening and welcome", 0).tokens
+    speaker, said = backend.voice(voice), list[HistoryChunk]()
     engine.open("s", 3, load_portrait(bundle.file(character.portrait), geometry.width, geometry.height), Standing())
     made: list[ChunkLatents] = []
     media: list[EncodedChunk] = []
     for index in range(chunks):
-        history = made[-1].audio if made else np.zeros(geometry.audio_shape, np.float32)
-        prefix, request = director.begin(history), engine.begin("s", index, 2, 0.0, "smiles blue")
+        prefix, request = speaker.prefix(tokens, 0.0, said), engine.begin("s", index, 2, 0.0, "smiles blue")
         while len(made) == index:
-            engine.supply("s", request.step, director.condition(prefix, request))
+            engine.supply("s", request.step, prefix.condition(request.timestep, request.noisy))
             result = None
             while result is None:
                 [outcome] = engine.step()
@@ -131,6 +109,7 @@ def perform(bundle: Bundle, models: Models, chunks: int) -> tuple[list[ChunkLate
             else:
                 request = result
         engine.commit("s")
+        said.append(HistoryChunk(0.0, made[-1].audio))
         media.append(writer.write(index, made[-1].video, made[-1].audio))
     return made, media
 
