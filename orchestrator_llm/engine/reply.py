@@ -13,7 +13,7 @@ from orchestrator_llm.engine.campaign import LETTERS, MARKS
 MAX_REPLY_BYTES = 8 * 1024
 LONG_WORDS = 16
 """A piece of so many words is not kept waiting for its end."""
-_UNSPEAKABLE = re.compile(f"[^{LETTERS}$€£°+=@\"“”…—–{MARKS}]+")
+_UNSPEAKABLE = re.compile(f'[^{LETTERS}$€£°+=@"“”…—–{MARKS}]+')
 _DIRECTION = re.compile(r"\*[^*]{0,200}\*|\[[^\]]{0,200}\]|<[^>]{0,200}>")
 """Stage directions and tags, which are not to be said."""
 _END = re.compile(r"[.!?…,;:][\"”’)]*\s")

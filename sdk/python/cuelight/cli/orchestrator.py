@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cuelight.cli.console import StackError, UsageError, out, run_async
 from cuelight.cli.server import check_planner, read_manifest
-from cuelight.cli.stack import state_file
+from cuelight.cli.stack import state_file as default_state_file
 from cuelight.client import DEFAULT_ADDRESS
 from cuelight.rpc import call
 from cuelight.v1 import orchestrator_admin_pb2 as pb
@@ -32,6 +32,7 @@ app = typer.Typer(help="What plans sessions: show it, check it, swap it while th
 Orchestrator = Annotated[
     str, typer.Option(help="host:port of the orchestrator; by default that of the stack at --address.")
 ]
+StateFile = Annotated[Path | None, typer.Option(help="As given to `cuelight up`.")]
 Address = Annotated[str, typer.Option(envvar="CUELIGHT_ADDRESS", help="host:port of the stack's gateway.")]
 
 
@@ -43,11 +44,12 @@ def swap(
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Move sessions without checks before.")] = False,
     orchestrator: Orchestrator = "",
     address: Address = DEFAULT_ADDRESS,
+    state_file: StateFile = None,
 ) -> None:
     """Put another planner, or conditioner, in use under live sessions: warmed, checked, and back if it fails."""
     if bool(to) == bool(conditioner):
         raise UsageError("give one of --to and --conditioner")
-    reached = orchestrator or _orchestrator_of(address)
+    reached = orchestrator or _orchestrator_of(address, state_file)
     folder = str(Path(conditioner).resolve())
 
     async def ask() -> pb.SwapProgress | None:
@@ -69,10 +71,11 @@ def swap(
 def status(
     orchestrator: Orchestrator = "",
     address: Address = DEFAULT_ADDRESS,
+    state_file: StateFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the planners and the conditioner of a running orchestrator."""
-    reached = orchestrator or _orchestrator_of(address)
+    reached = orchestrator or _orchestrator_of(address, state_file)
 
     async def ask() -> pb.GetPlannersResponse:
         async with grpc.aio.insecure_channel(reached) as channel:
@@ -143,10 +146,10 @@ def _name(phase: pb.SwapPhase.ValueType) -> str:
     return pb.SwapPhase.Name(phase).removeprefix("SWAP_PHASE_").lower()
 
 
-def _orchestrator_of(address: str) -> str:
+def _orchestrator_of(address: str, file: Path | None) -> str:
     """The orchestrator of the stack that was started here with its gateway at this address."""
     try:
-        state = json.loads(state_file(address).read_text())
+        state = json.loads((file or default_state_file(address)).read_text())
         return next(str(entry["address"]) for entry in state["processes"] if entry["name"] == "orchestrator")
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise UsageError(
