@@ -25,6 +25,8 @@ __all__ = ["Bundle", "Character", "Geometry", "Manifest", "Prompts", "Sampler", 
 MANIFEST_NAME = "manifest.json"
 MOST_VOCABULARY_BYTES = 4 << 20
 """A vocabulary file is refused beyond it, before it is read."""
+PICKLES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".npy", ".npz"})
+"""Files that run what their maker wants when they are loaded; nothing here loads them, and no bundle brings them."""
 
 
 class _Frozen(BaseModel):
@@ -177,6 +179,8 @@ class Manifest(_Frozen):
             pure = PurePosixPath(path)
             if pure.is_absolute() or ".." in pure.parts or not pure.parts:
                 raise ValueError(f"path {path!r} leads out of the bundle")
+            if pure.suffix.lower() in PICKLES:
+                raise ValueError(f"{path!r} may hold code: weights are safetensors")
         for path in named:
             if path not in self.files:
                 raise ValueError(f"{path!r} of a character has no digest under files")

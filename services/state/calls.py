@@ -26,6 +26,7 @@ from services.errors import (
     SessionNotFound,
     StaleEpoch,
     StaleGeneration,
+    StateCorrupt,
     StoreUnavailable,
 )
 from services.logs import get_logger
@@ -161,3 +162,7 @@ class RedisCalls:
             raise StoreUnavailable("the session store cannot be reached") from fault
         except exceptions.OutOfMemoryError as fault:
             raise StoreUnavailable("the session store is full") from fault
+        except exceptions.ResponseError as fault:
+            if "WRONGTYPE" not in str(fault):
+                raise
+            raise StateCorrupt("a key in Redis is of another type than it must be") from fault

@@ -1,17 +1,19 @@
 """How the session's dataclasses are laid down in Redis: JSON for what is small, raw float32 with its shape for latents.
 
-Knows the form, not the keys.
+What cannot be read is StateCorrupt: it says what it was and never what stands there. Knows the form, not the keys.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from services.errors import StateCorrupt
 from services.session import (
     ChunkCommit,
     ChunkInputs,
@@ -24,10 +26,21 @@ from services.session import (
 )
 
 Fields = Mapping[bytes, bytes]
+MOST_AXES = 8
 
 _COMMIT = TypeAdapter(ChunkCommit)
 _INPUTS = TypeAdapter(ChunkInputs)
 _CONFIG = TypeAdapter(SessionConfig)
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside, or in the function this decorates, into StateCorrupt."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, struct.error):
+        # Without its cause, which would quote users' words in a log.
+        raise StateCorrupt(f"what Redis holds as {what} cannot be that") from None
 
 
 def commit_to_json(commit: ChunkCommit) -> bytes:
@@ -35,6 +48,7 @@ def commit_to_json(commit: ChunkCommit) -> bytes:
     return _COMMIT.dump_json(commit)
 
 
+@reading("a commit")
 def commit_from_json(data: bytes) -> ChunkCommit:
     """Read a commit."""
     return _COMMIT.validate_json(data)
@@ -45,6 +59,7 @@ def inputs_to_json(inputs: ChunkInputs) -> bytes:
     return _INPUTS.dump_json(inputs)
 
 
+@reading("a chunk's inputs")
 def inputs_from_json(data: bytes) -> ChunkInputs:
     """Read a chunk's inputs."""
     return _INPUTS.validate_json(data)
@@ -63,9 +78,12 @@ def latents_to_bytes(latents: Latents) -> bytes:
     return struct.pack(f"<I{array.ndim}I", array.ndim, *array.shape) + array.tobytes()
 
 
+@reading("latents")
 def latents_from_bytes(data: bytes) -> Latents:
     """Read an array that `latents_to_bytes` laid down."""
     (axes,) = struct.unpack_from("<I", data)
+    if axes > MOST_AXES:
+        raise ValueError(f"{axes} axes")
     shape = struct.unpack_from(f"<{axes}I", data, 4)
     return np.frombuffer(data, dtype="<f4", offset=4 + 4 * axes).reshape(shape).astype(np.float32)
 
@@ -76,6 +94,7 @@ def cue_to_fields(cue: Cue) -> list[str]:
     return ["kind", cue.kind.value, "text", cue.text, "playhead_s", playhead, "barge_in", "1" if cue.barge_in else "0"]
 
 
+@reading("a cue")
 def cue_from_entry(entry_id: bytes, fields: Fields) -> Cue:
     """Read a cue."""
     playhead = fields[b"playhead_s"]
@@ -88,6 +107,7 @@ def cue_from_entry(entry_id: bytes, fields: Fields) -> Cue:
     )
 
 
+@reading("a session's record")
 def record_from_fields(session_id: str, fields: Fields) -> SessionRecord:
     """Read a record; portrait and voice stay empty."""
 

@@ -95,6 +95,7 @@ class StoredSession:
         return None if data is None else codec.latents_from_bytes(data)
 
 
+@codec.reading("a session")
 def build_snapshot(session_id: str, stored: StoredSession) -> SessionSnapshot:
     """Return what a worker needs to go on."""
     now = stored.position()

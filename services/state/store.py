@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.errors import InvalidInput, SessionNotFound, StaleGeneration
+from services.errors import InvalidInput, SessionNotFound, StaleGeneration, StateCorrupt
+from services.logs import get_logger
 from services.session import (
     ChunkCommit,
     ChunkInputs,
@@ -33,6 +34,8 @@ from services.state.lease import LEASE_S, Lease
 from services.state.quota import QuotaStore
 from services.state.snapshot import StoredSession, build_snapshot
 from services.state.timeline import Cut, cut_idle, cut_where_heard
+
+log = get_logger(__name__)
 
 MAX_WAITING_CUES = 512
 REQUEST_LIFE_S = 24 * 3600
@@ -139,6 +142,8 @@ class SessionStore(FleetStore, QuotaStore):
                 found.append(await self.get(name))
             except SessionNotFound:
                 gone.append(name)
+            except StateCorrupt as fault:
+                log.warning("session_left_out", session_id=name, detail=fault.message)
         if gone:
             await self._together(lambda pipe: pipe.zrem(tenant_key(tenant), *gone))
         return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,28 @@ def test_a_file_that_is_no_file_of_weights_is_refused(bundle: Bundle) -> None:
     (bundle.path / "video_vae.safetensors").unlink()
     with pytest.raises(BadBundle, match=r"video_vae\.safetensors"):
         load_models(bundle)
+
+
+class _Burglar:
+    """What a pickle can be: loading it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._mark,)
+
+
+def test_a_pickle_in_the_clothes_of_weights_runs_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    """A pickle under the name of a file of weights is refused, and what it wanted to do is not done."""
+    mark = tmp_path / "was-here"
+    for raw in (pickle.dumps(_Burglar(mark)), pickle.dumps({"w": _Burglar(mark)}, protocol=0)):
+        (bundle.path / "dit.safetensors").write_bytes(raw)
+        with pytest.raises(BadBundle, match=r"dit\.safetensors"):
+            load_models(bundle)
+    assert not mark.exists()
+    pickle.loads(raw)
+    assert mark.exists(), "the pickle does nothing, so the test shows nothing"
 
 
 def test_a_device_that_is_not_there_is_refused(bundle: Bundle) -> None:

@@ -98,6 +98,8 @@ def _geometry(**changes: int) -> Callable[[dict[str, Any]], None]:
         (_geometry(frames_per_chunk=34), "s of audio"),
         (lambda m: m["files"].update({"../escape": "0"}), "leads out of the bundle"),
         (lambda m: m["files"].update({"/etc/passwd": "0"}), "leads out of the bundle"),
+        (lambda m: m["files"].update({"dit.PT": "0"}), "may hold code"),
+        (lambda m: m["files"].update({"text/pytorch_model.bin": "0"}), "may hold code"),
         (lambda m: m["characters"][0].update(portrait="other.png"), "no digest"),
         (lambda m: m.update(characters=m["characters"] * 2), "same name"),
         (lambda m: m.update(name="Not A Name"), "name"),
