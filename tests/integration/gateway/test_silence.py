@@ -138,7 +138,4 @@ def test_what_may_not_be_logged_is_found(line: str) -> None:
     """The search sees what it is there to see."""
     with pytest.raises(AssertionError, match="the log holds"):
         check_silence(f"first\n{line}\n", WORDS)
-    check_silence(
-        "2026-11-20T17:00:00.123456Z session_id=0123456789abcdef0123456789abcdef dit_worker.service.performer"
-    )
-    assert SECRETS
+    check_silence("17:00:00.123456Z session_id=0123456789abcdef0123456789abcdef dit_worker.service.performer", WORDS)
