@@ -1,7 +1,7 @@
 """The worker's engine: many sessions on one device, a step at a time.
 
 Synchronous and single-threaded; runs from a script with no network. Whoever drives it opens sessions, begins chunks,
-supplies conditions and calls `step` until it returns None. It knows no lease, no store, no media and no event loop.
+supplies conditions and calls `step` until nothing comes of it. It knows no lease, no store, no media and no event loop.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,17 +17,15 @@ from dit_worker.engine.arrays import Floats, Pixels, to_array, to_tensor
 from dit_worker.engine.batching import Batches, is_finite, run_together
 from dit_worker.engine.cache import Latents, SessionCache
 from dit_worker.engine.costs import RecentQuantile
-from dit_worker.engine.errors import NonFiniteLatents, SessionNotOpen
+from dit_worker.engine.errors import SessionNotOpen
 from dit_worker.engine.loader import Models
-from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performance, StepInputs, StepRequest
+from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performance, StepRequest
 from dit_worker.engine.recent import Recent
 from dit_worker.engine.scheduler import Clock, Order, Scheduler, Seat, earliest_deadline
 from dit_worker.engine.slots import Slots, SlotSizes
+from dit_worker.engine.stage import NOTHING, Result, Stage
 from dit_worker.engine.voice import encode_voice
-from dit_worker.model.dit import Velocity
 
-Result: TypeAlias = StepRequest | ChunkLatents | None
-"""What a quantum of one session comes to: its next request, its finished chunk, or a block of its caches."""
 KEPT_REFERENCES = 64
 """Portraits, and voices, whose latents are kept: characters are used again and again."""
 KEPT_PROMPTS = 16
@@ -69,22 +66,6 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """Seconds of device time that a chunk took: caches, steps, and the longest piece of both."""
-
-    motion_s: float = 0.0
-    steps_s: float = 0.0
-    longest_s: float = 0.0
-
-    def add(self, took_s: float, *, is_step: bool, sessions: int = 1) -> Spent:
-        """The same with one quantum more, which was done for so many sessions at once."""
-        longest_s, share_s = max(self.longest_s, took_s), took_s / sessions
-        if is_step:
-            return Spent(self.motion_s, self.steps_s + share_s, longest_s)
-        return Spent(self.motion_s + share_s, self.steps_s, longest_s)
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What one quantum came to: the next request, the finished chunk, nothing to tell, or a fault."""
 
@@ -92,51 +73,8 @@ class Outcome:
     result: Result = None
     slack_s: float | None = None
     error: Exception | None = None
-    spent: Spent = Spent()
+    spent: Spent = NOTHING
     """What a finished chunk took."""
-
-
-class Stage:
-    """One session on the device: its caches, the chunk in flight and the condition that has come for it."""
-
-    def __init__(self, seed: int, cache: SessionCache, *, is_alone: bool) -> None:
-        """is_alone: its steps are not run together with others'."""
-        self.seed = seed
-        self.cache = cache
-        self.is_alone = is_alone
-        self.performance: Performance | None = None
-        self.condition: Floats | None = None
-        self.spent = Spent()
-        self.rebuilding_s: float | None = None
-        """Seconds spent on caches since there were none; None when there are some."""
-
-    def advance(self) -> Result:
-        """Run one quantum: a block of the caches that is missing, else one step."""
-        if self.cache.is_stale:
-            self.cache.refresh()
-            return None
-        assert self.performance is not None
-        return self.follow(self.performance.velocity(self.inputs()))
-
-    def inputs(self) -> StepInputs:
-        """What the step whose condition has come depends on; caches must be up to date."""
-        assert self.performance is not None and self.condition is not None
-        return self.performance.inputs(self.cache.conditions(), to_tensor(self.condition))
-
-    def follow(self, velocity: Velocity) -> StepRequest | ChunkLatents:
-        """The rest of a step, once its velocity is known."""
-        performance, self.condition = self.performance, None
-        assert performance is not None
-        performance.advance(velocity)
-        return self._finish(performance) if performance.is_finished else performance.request()
-
-    def _finish(self, performance: Performance) -> ChunkLatents:
-        latents = performance.latents()
-        if not (torch.isfinite(latents.video).all() and torch.isfinite(latents.audio).all()):
-            raise NonFiniteLatents(performance.chunk_index)
-        self.performance = None
-        self.cache.hold(latents)
-        return ChunkLatents(performance.chunk_index, to_array(latents.video), to_array(latents.audio))
 
 
 class Engine:
@@ -155,6 +93,7 @@ class Engine:
             self._slots = Slots(limits.slots, _sizes(models))
         self.batches = Batches(limits.batch)
         self._rebuilds = RecentQuantile()
+        self._rebuild_s = 0.0
         self._batched_steps = 0
         self._portraits = Recent[torch.Tensor](KEPT_REFERENCES)
         self._voices = Recent[Floats](KEPT_REFERENCES)
@@ -280,10 +219,9 @@ class Engine:
     @property
     def figures(self) -> EngineFigures:
         """How the room for keys and values is used, and what was run together. May be read from any thread."""
-        slots, rebuild_s = self._slots, self._rebuilds.value
-        return EngineFigures(
-            len(slots), slots.held, slots.bytes_per_session, slots.evictions, rebuild_s, self._batched_steps
-        )
+        slots = self._slots
+        room = len(slots), slots.held, slots.bytes_per_session, slots.evictions
+        return EngineFigures(*room, self._rebuild_s, self._batched_steps)
 
     def _next(self) -> list[str]:
         """The session whose turn it is, with others where their steps are cheaper together; [] when none can run."""
@@ -327,7 +265,7 @@ class Engine:
         if isinstance(result, Exception):  # its session's alone: it is let go, the others go on
             self.close(session_id)
             return Outcome(session_id, error=result)
-        stage, slack_s, spent = self._stages[session_id], None, Spent()
+        stage, slack_s, spent = self._stages[session_id], None, NOTHING
         if result is None:
             self._rebuilt(stage, took_s)
         if isinstance(result, ChunkLatents):
@@ -342,6 +280,7 @@ class Engine:
             stage.rebuilding_s += took_s
             if not stage.cache.is_stale:
                 self._rebuilds.add(stage.rebuilding_s)
+                self._rebuild_s = self._rebuilds.value
                 stage.rebuilding_s = None
 
     def _land(self, session_id: str) -> float:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dit_worker.engine.arrays import Floats, Pixels
-from dit_worker.engine.engine import Engine, EngineFigures, Outcome, Spent, Standing
+from dit_worker.engine.engine import Engine, EngineFigures, Outcome, Standing
 from dit_worker.engine.performance import ChunkLatents, StepRequest
+from dit_worker.engine.stage import Spent
 from services.logs import get_logger
 
 log = get_logger(__name__)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dit_worker.engine.costs import ChunkCost
-from dit_worker.engine.engine import Spent
 from dit_worker.engine.ladder import Ladder, Rungs
 from dit_worker.engine.scheduler import Clock
+from dit_worker.engine.stage import Spent
 from dit_worker.service.programme import Programme
 from dit_worker.service.station import Station
 from services.session import Notice, Regime, SessionConfig

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from dit_worker.engine.costs import ChunkCost
-from dit_worker.engine.engine import Spent
 from dit_worker.engine.performance import StepRequest
+from dit_worker.engine.stage import Spent
 from dit_worker.service.direction import Asking, Direction, Opening
 from dit_worker.service.fidelity import ChunkTimer
 from dit_worker.service.station import Station

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from dit_worker.engine.engine import Engine, Stage, Standing
+from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.errors import NonFiniteLatents, SessionNotOpen
 from dit_worker.engine.loader import Models
 from dit_worker.engine.performance import StepRequest
+from dit_worker.engine.stage import Stage
 from dit_worker.service.bridge import EngineBridge, Settled
 
 PORTRAIT = np.zeros((128, 128, 3), np.uint8)
