@@ -23,7 +23,7 @@ from dit_worker.engine.performance import ChunkAddress, ChunkLatents, Performanc
 from dit_worker.engine.recent import Recent
 from dit_worker.engine.scheduler import Clock, Order, Scheduler, Seat, earliest_deadline
 from dit_worker.engine.slots import Slots, SlotSizes
-from dit_worker.engine.stage import NOTHING, Result, Stage
+from dit_worker.engine.stage import NOTHING, Result, Spent, Stage
 from dit_worker.engine.voice import encode_voice
 
 KEPT_REFERENCES = 64
