@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from dit_worker.engine.compute import Compute, check_device, compile_blocks
 from dit_worker.engine.cuda_graphs import GraphedDiT
@@ -133,15 +133,18 @@ def load_models(bundle: Bundle, device: str = "cpu", compute: Compute | None = N
 
 
 def _dit(bundle: Bundle, device: str, dtype: torch.dtype, compute: Compute) -> JointDiT:
-    """The transformer, made without memory and filled on its device."""
-    path, kind = bundle.path / DIT_FILE, GraphedDiT if compute.uses_graphs else JointDiT
+    """The transformer, made without memory and filled on its device, from one file or several."""
+    kind = GraphedDiT if compute.uses_graphs else JointDiT
     with torch.device("meta"):
         dit = kind(_config(DiTConfig, bundle.manifest.dit, "dit"), compute.choose_attention(device))
-    with _naming(path), safe_open(path, "pt") as file:
-        weights = {
-            name: file.get_tensor(name).to(device, JointDiT.precision_of(name, dtype), copy=True)
-            for name in file.keys()  # noqa: SIM118  (it is no mapping)
-        }
+    whole, weights = bundle.path / DIT_FILE, dict[str, Tensor]()
+    for path in sorted(whole.parent.glob(f"{whole.stem}-*{whole.suffix}")) or [whole]:
+        with _naming(path), safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                if name in weights:
+                    raise BadBundle(f"{path.name} has {name} a second time")
+                weights[name] = file.get_tensor(name).to(device, JointDiT.precision_of(name, dtype), copy=True)
+    with _naming(whole):
         dit.load_state_dict(weights, strict=True, assign=True)
     if compute.is_compiled:
         compile_blocks(dit)

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from dit_worker.engine.compute import Compute
 from dit_worker.engine.errors import BadBundle, BadDevice
 from dit_worker.engine.loader import load_models
+from dit_worker.model.attention import plain_attention
 from services.bundle import Bundle, load_bundle
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 
@@ -149,3 +152,52 @@ def test_a_prompt_encoder_that_does_not_fit_is_refused(
     path.write_text(json.dumps(manifest))
     with pytest.raises(BadBundle, match=said):
         load_models(load_bundle(path.parent))
+
+
+def test_a_transformer_may_lie_in_several_files(bundle: Bundle) -> None:
+    """All of them together are the weights; one that is in two files is refused."""
+    whole = bundle.path / "dit.safetensors"
+    expected, tensors = load_models(bundle).dit.state_dict(), load_file(whole)
+    whole.unlink()
+    names = sorted(tensors)
+    for index, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, bundle.path / f"dit-0000{index}-of-00002.safetensors")
+    found = load_models(bundle).dit.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    save_file({names[0]: tensors[names[0]]}, bundle.path / "dit-00001-of-00002.safetensors")
+    with pytest.raises(BadBundle, match="a second time"):
+        load_models(bundle)
+
+
+def test_a_backend_of_attention_that_cannot_compute_is_refused(bundle: Bundle) -> None:
+    """A setting that cannot be followed stops the start with the reason."""
+    with pytest.raises(BadDevice, match=r"flash.*CUDA devices"):
+        load_models(bundle, compute=Compute(attention="flash"))
+    assert load_models(bundle, compute=Compute(attention="plain")).dit.blocks[0].attention is plain_attention
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda m: m.update(video_vae={"diffusers": "AutoencoderKLWan", "folder": "vae"}),
+            "vae holds no AutoencoderKL",
+        ),
+        (lambda m: m.update(video_vae={"diffusers": "Palantir", "folder": "vae"}), "'Palantir' of diffusers"),
+        (lambda m: m.update(video_vae={"diffusers": "AutoencoderKLWan", "folder": "../x"}), "a folder of the bundle"),
+        (
+            lambda m: m.update(audio_codec={"diffusers": "AutoencoderOobleck", "folder": "a"}),
+            "a holds no AutoencoderOob",
+        ),
+    ],
+)
+def test_vaes_that_are_not_there_are_refused(
+    bundle: Bundle, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    """Class and folder are named; nothing is looked for outside the bundle or downloaded."""
+    path = bundle.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadBundle, match=said):
+        load_models(load_bundle(bundle.path))
