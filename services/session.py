@@ -194,6 +194,9 @@ class Action:
     music: str = ""
     """What changes in the music; empty when nothing does."""
     transition: Transition = Transition.SOFT
+    description: str = ""
+    """All of the chunk as one text, speech first, for a bundle whose sounds are made from text; empty when nothing in
+    it has changed, and for any other bundle."""
     memory: str | None = None
     """What the planner remembers from this chunk on; None when that has not changed."""
     planner: str = ""

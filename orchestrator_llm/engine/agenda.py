@@ -126,6 +126,11 @@ class Agenda:
             if words and not self._hears(words):
                 self._notices.append(Notice(NOT_ANSWERED, "Nobody answers what was heard: no model writes here."))
 
+    def tell(self, notice: Notice) -> None:
+        """Something of the planning that the client is to know."""
+        with self._lock:
+            self._notices.append(notice)
+
     def draw(self, say: Sequence[str], wishes: Sequence[str], backlog_s: float) -> Drawn:
         """What the chunk that begins now takes. `backlog_s` is how long what is left to say will take."""
         with self._lock:

@@ -84,7 +84,7 @@ class Director:
         self._briefs: list[Brief] = []
         self._reference: NDArray[np.float32] | None = None
         self._asked = ""
-        self._described_last = ""
+        self._description = ""
         self._geometry = backend.geometry
         self._voice: Voice | None = None
         self._chunk: _Chunk | None = None
@@ -170,7 +170,8 @@ class Director:
             is_idle=plan.is_idle,
             words_total=self._transcript.words_total,
             notices=notices,
-            prompt=self._described(plan.text, drawn.action, prompt),
+            prompt=prompt,
+            description=self._described(plan.text, drawn.action),
             prompt_notices=(*prompt_notices, *unperformed(drawn.action, self._performs), *drawn.notices),
             written=drawn.written,
             speaker=drawn.action.speaker,
@@ -207,15 +208,12 @@ class Director:
         last = self._transcript.words(plan.end_word - 1, plan.end_word)[0]
         return tokens[: last.end - offset], offset
 
-    def _described(self, text: str, action: PlannedAction, prompt: str | None) -> str | None:
-        """The prompt of a chunk: of a body that takes its sounds from text, with all that is heard in it."""
+    def _described(self, text: str, action: PlannedAction) -> str:
+        """All of a chunk as one text, where a bundle makes its sounds of it; the same is not sent twice."""
         if not self._performs & {"ambience", "music"}:
-            return prompt
-        described = describe(text, action, self._asked)
-        if described == self._described_last:
-            return None
-        self._described_last = described
-        return described
+            return ""
+        before, self._description = self._description, describe(text, action, self._asked)
+        return self._description if self._description != before else ""
 
     def denoise(self, chunk_index: int, timestep: float, noisy: NDArray[np.float32]) -> NDArray[np.float32]:
         """The condition (T, D) of one step, for the noisy latents (T, C) at flow time 1 (noise) to 0 (clean)."""

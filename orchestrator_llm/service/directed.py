@@ -16,6 +16,7 @@ from orchestrator_llm.service.planners import RULE, Planner
 from orchestrator_llm.service.stream import DirectStream, Task
 from services.errors import CuelightError
 from services.logs import bound, get_logger
+from services.session import Notice
 from services.wire import seconds_from_duration
 
 log = get_logger(__name__)
@@ -32,6 +33,7 @@ class Directed:
         self._director, self._agenda = house.director()
         self._stream = DirectStream(self._director, self._agenda, house.manifest)
         self._author = Author(self._agenda, self._metrics, timeout_s=house.planner_timeout_s)
+        self._planned_by: Planner | None = None
 
     @property
     def is_in_chunk(self) -> bool:
@@ -91,9 +93,20 @@ class Directed:
         except PlannerFailed:
             self._metrics.planner_fallbacks.labels(wanted or RULE).inc()
             planner = planners.assign(self._stream.session_id, RULE)
+        if planner is not self._planned_by:
+            self._tell_of(planner)
         self._agenda.can_ask = planner.has_model
         self._agenda.latency_s = planner.latency_s
         return planner
+
+    def _tell_of(self, planner: Planner) -> None:
+        """The session has another planner than before."""
+        planners, wanted = self._house.planners, self._stream.planner
+        if self._planned_by is None and not planners.is_known(wanted):
+            text = f"There is no planner called {wanted[:64]!r} here; {planner.name} plans instead."
+            self._agenda.tell(Notice("PLANNER_NOT_KNOWN", text))
+        self._planned_by = planner
+        self._house.count_planners()
 
     async def _run(self, task: Task) -> pb.DirectResponse:
         return await self._bridge.run(self._timed(task))

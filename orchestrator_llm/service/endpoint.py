@@ -19,7 +19,7 @@ CONNECT_S = 3.0
 READ_S = 15.0
 """Longest wait for the next piece of an answer."""
 MAX_LINE_BYTES = 64 * 1024
-MAX_ANSWER_BYTES = 256 * 1024
+MAX_ANSWER_BYTES = 1024 * 1024
 """Of the protocol, not of the text: an event for each token."""
 TEMPERATURE = 0.7
 
@@ -32,7 +32,9 @@ class Endpoint:
         self._model = model
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(READ_S, connect=CONNECT_S)
-        self._http = httpx.AsyncClient(base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout)
+        self._http = httpx.AsyncClient(
+            base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=False
+        )
 
     async def stream(self, question: Question) -> AsyncGenerator[str]:
         """The answer's text, piece by piece. Raises PlannerFailed."""

@@ -69,7 +69,14 @@ class House:
     def forget(self, session_id: str) -> None:
         """The session has left."""
         self.planners.forget(session_id)
+        self.count_planners()
         self.conditioned_by.pop(session_id, None)
+
+    def count_planners(self) -> None:
+        """Shows how many sessions each planner has."""
+        sessions = self.planners.sessions()
+        for planner in self.planners.known():
+            self.metrics.planner_sessions.labels(planner.name).set(sessions[planner.name])
 
     def _count(self, what: str, number: int) -> None:
         if number:

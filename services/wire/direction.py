@@ -73,6 +73,7 @@ def action_to_proto(action: Action, chunk_index: int) -> pb.Action:
         ambience=action.ambience,
         music=action.music,
         transition=_TRANSITIONS[action.transition],
+        description=action.description,
         memory=action.memory,
         planner=action.planner,
     )
@@ -95,6 +96,7 @@ def action_from_proto(message: pb.Action) -> Action:
         ambience=message.ambience,
         music=message.music,
         transition=Transition.RECACHE if message.transition == pb.TRANSITION_RECACHE else Transition.SOFT,
+        description=message.description,
         memory=message.memory if message.HasField("memory") else None,
         planner=message.planner,
     )

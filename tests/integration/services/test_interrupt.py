@@ -235,3 +235,19 @@ async def test_what_is_asked_of_the_picture_outlives_a_cut(teller: Teller) -> No
     await teller.store.interrupt(teller.lease, 0.1, cue_cursor=3, prompt="smiles, looks left")
     snapshot = await (await teller.handed_to("other")).store.load_snapshot("s1")
     assert (snapshot.prompt, snapshot.for_orchestrator().prompt) == ("smiles, looks left", "smiles, looks left")
+
+
+async def test_an_interrupt_marks_what_the_planner_remembers(teller: Teller) -> None:
+    """Memory is committed with a chunk, marked by an interrupt and not by a discard, and fresh with the next commit."""
+    remembered = replace(await teller.prepare("one two three"), memory='{"turns": 1}')
+    await teller.store.commit(teller.lease, remembered)
+    await teller.store.commit(teller.lease, replace(await teller.prepare(), memory='{"turns": 2}'))
+    await teller.store.discard_idle(teller.lease, 0.0)
+    kept = (await teller.store.load_snapshot("s1")).for_orchestrator()
+    assert (kept.memory, kept.is_interrupted) == ('{"turns": 2}', False)
+    await teller.store.interrupt(teller.lease, 0.0, cue_cursor=2)
+    marked = (await teller.store.load_snapshot("s1")).for_orchestrator()
+    assert (marked.memory, marked.is_interrupted) == ('{"turns": 2}', True)
+    await teller.tell("four")
+    fresh = (await teller.store.load_snapshot("s1")).for_orchestrator()
+    assert (fresh.memory, fresh.is_interrupted) == ("", False)

@@ -308,3 +308,24 @@ def test_a_hard_budget_shows_the_model_no_word_beyond_it() -> None:
     action = director.begin(0, ["banana is a fruit of note"])
     assert action.text == "banana is"
     assert backend.windows[-1] == [ord(letter) for letter in "bananais"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(campaigns, max_size=3), st.lists(st.floats(0.5, 30), min_size=1, max_size=6))
+def test_adjacent_chunks_never_have_the_same_description(offered: list[Campaign], walk: list[float]) -> None:
+    """For a bundle whose sounds are made from text, no description follows itself, and speech stands before sounds."""
+    backend = ScriptedBackend.walking(walk)
+    agenda = agenda_of(Regime.WORLD)
+    director = Director(backend, RulePlanner(VOWELS), None, agenda, ("ambience", "music", "narrator", "recache"))
+    director.open(Snapshot((), 0.0, 0, ()), REFERENCE)
+    last, plans = "", list(offered)
+    for index in range(12):
+        action = director.begin(index, ["hello there. a bee."] if index == 0 else [])
+        assert not action.description or action.description != last
+        last = action.description or last
+        if action.description and action.text and action.ambience:
+            assert action.description.index(action.text) < action.description.rindex(action.ambience.rstrip("."))
+        for brief in director.take_briefs():
+            if plans:
+                agenda.offer(brief.ticket, plans.pop(0))
+        director.end(index, LATENTS)

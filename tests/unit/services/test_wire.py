@@ -23,6 +23,7 @@ from services.session import (
     SessionState,
     Snapshot,
     TimedWord,
+    Transition,
     media_offset,
 )
 
@@ -67,7 +68,7 @@ def test_bad_tensors_are_refused(message: Tensor, said: str) -> None:
 def test_snapshots_survive_the_wire() -> None:
     """Transcript, pointer and history come back; how much was heard does not travel."""
     history = (HistoryChunk(2.5, np.ones((3, 2), np.float32)),)
-    snapshot = Snapshot(("one two", "grüße"), 3.5, 2, history)
+    snapshot = Snapshot(("one two", "grüße"), 3.5, 2, history, "smiles", '{"turns": []}', is_interrupted=True)
     back = wire.snapshot_from_proto(wire.snapshot_to_proto(snapshot), audio_shape=(3, 2))
     assert (back.transcript, back.pointer_token, back.pointer_word) == (("one two", "grüße"), 3.5, 2)
     np.testing.assert_array_equal(back.history[0].latents, history[0].latents)
@@ -80,6 +81,11 @@ def test_actions_and_progress_survive_the_wire() -> None:
     action = Action(2, 5, "three four five", is_idle=False, words_total=9, notices=("'xq' is spelled out",))
     asked = replace(action, prompt="", prompt_notices=(Notice("PROMPT_WORDS_UNKNOWN", "It knows no rain.", 3),))
     assert wire.action_from_proto(wire.action_to_proto(asked, 4)) == asked
+    planned = replace(
+        action, written=("Well,", "yes."), speaker="Ada", is_disembodied=True, ambience="rain, louder", music="a cello",
+        transition=Transition.RECACHE, description="Ada says", memory="{}", planner="small",
+    )  # fmt: skip
+    assert wire.action_from_proto(wire.action_to_proto(planned, 4)) == planned
     message = wire.action_to_proto(action, 7)
     assert message.chunk_index == 7
     assert wire.action_from_proto(message) == action

@@ -379,6 +379,7 @@ class Action(_message.Message):
     TRANSITION_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
     PLANNER_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
     chunk_index: _builtins.int
     """Index of the chunk, as in begin."""
     first_word: _builtins.int
@@ -407,6 +408,10 @@ class Action(_message.Message):
     """What the planner remembers from this chunk on; unset when that has not changed."""
     planner: _builtins.str
     """Name of the planner that planned it."""
+    description: _builtins.str
+    """All of the chunk as one text, speech first and sounds last, for a bundle whose sounds are made from text; empty when
+    nothing in it has changed, and for any other bundle.
+    """
     @_builtins.property
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Notice]:
         """What was done with words that could not be taken literally, for the pieces and prompts given in begin."""
@@ -436,10 +441,11 @@ class Action(_message.Message):
         transition: Global___Transition.ValueType = ...,
         memory: _builtins.str | None = ...,
         planner: _builtins.str = ...,
+        description: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_prompt", b"_prompt", "memory", b"memory", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_prompt", b"_prompt", "ambience", b"ambience", "chunk_index", b"chunk_index", "end_word", b"end_word", "first_word", b"first_word", "is_disembodied", b"is_disembodied", "is_idle", b"is_idle", "memory", b"memory", "music", b"music", "notices", b"notices", "planner", b"planner", "prompt", b"prompt", "speaker", b"speaker", "text", b"text", "transition", b"transition", "words_total", b"words_total", "written", b"written"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_prompt", b"_prompt", "ambience", b"ambience", "chunk_index", b"chunk_index", "description", b"description", "end_word", b"end_word", "first_word", b"first_word", "is_disembodied", b"is_disembodied", "is_idle", b"is_idle", "memory", b"memory", "music", b"music", "notices", b"notices", "planner", b"planner", "prompt", b"prompt", "speaker", b"speaker", "text", b"text", "transition", b"transition", "words_total", b"words_total", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
     _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
