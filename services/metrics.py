@@ -83,6 +83,10 @@ class Metrics:
         self.pointer_nudges = self._counter(
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )
+        self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
+        self._add_planners()
+
+    def _add_planners(self) -> None:
         self.planner_seconds = self._histogram(
             "cuelight_planner_seconds",
             "A planner's answer, from asking to its end",
@@ -97,7 +101,6 @@ class Metrics:
             "cuelight_planner_fallbacks_total", "Times the rules planned in a planner's place", "planner"
         )
         self.planner_sessions = self._labelled_gauge("cuelight_planner_sessions", "Sessions, by planner", "planner")
-        self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
 
     def serve(self, listen: str) -> int:
         """Serve /metrics on host:port (0 picks one) from a thread; returns the port. Raises OSError."""
