@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,11 +103,10 @@ async def test_a_killed_orchestrator_on_vllm_costs_at_most_its_chunk(
         worker = house.worker("faithful", lost)
         await audience.follow(worker.address, until=lambda so_far: so_far.next_offset == 4)
         lost.kill()
-        await audience.follow(
-            worker.address, until=lambda so_far: "RECOVERING" in so_far.states, media_offset=audience.next_offset
-        )
-        house.orchestrator("found", "vllm", listen=lost.address)
-        await audience.follow(worker.address, media_offset=audience.next_offset)
+        waiting = asyncio.create_task(audience.follow(worker.address, media_offset=audience.next_offset))
+        await asyncio.to_thread(house.orchestrator, "found", "vllm", lost.address)
+        await waiting
+        assert "RECOVERING" in audience.states
 
         assert [media.offset for media in audience.media] == list(range(len(audience.media)))
         assert audience.words == calm.words == TEXT.split()
