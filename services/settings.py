@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import socket
 import sys
 import uuid
@@ -25,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSetting
 
 __all__ = [
     "BundleSettings",
@@ -363,6 +365,10 @@ def read(kind: type[_Settings]) -> _Settings:
     _refuse_unknown_variables()
     try:
         return kind()
+    except UnreadableSetting as fault:  # a value that should be JSON and is none; the library says only which
+        found = re.search(r'field "(\w+)"', str(fault))
+        variable = PREFIX + (found.group(1).upper() if found else "*")
+        raise SettingsError(f"{variable}: the value is not JSON") from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         variable = PREFIX + (".".join(map(str, first["loc"])) or "planner").upper()

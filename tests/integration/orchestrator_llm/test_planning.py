@@ -14,12 +14,13 @@ from grpc import aio
 from cuelight.v1 import orchestrator_pb2 as pb
 from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 from orchestrator_llm.service.process import Orchestrator
-from services.bundle import Manifest
+from services.bundle import Manifest, load_manifest
 from services.serving import channel_options
 from services.session import ChunkProgress, Snapshot
 from services.settings import OrchestratorSettings, SettingsError
 from services.wire import duration_from_seconds, snapshot_to_proto
 from tests.fakes.llm_server import NARRATED, REPLY, LlmServer, llm_server
+from tests.fixtures.tiny_bundle import build_tiny_bundle
 from tests.integration.orchestrator_llm.conftest import WorkerStream, committed, latents
 
 PATIENT_S = 2.0
@@ -126,6 +127,27 @@ async def test_a_narrator_tells_and_the_client_learns_what_is_not_heard(tiny_bun
                     break
                 await asyncio.sleep(0.02)
             assert written[0] in NARRATED
+
+
+async def test_what_is_planned_to_be_seen_joins_what_is_asked(tmp_path: Path) -> None:
+    """On a bundle that reads prompts a planned look is asked of the picture, and a client's own prompt outlasts it."""
+    bundle = build_tiny_bundle(tmp_path / "tiny", reads_prompts=True)
+    with llm_server("good") as server:
+        async with running(bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            stream = WorkerStream(stub, load_manifest(bundle))
+            await stream.open(regime="speakerless")
+            asked = ""
+            index = 0
+            async with asyncio.timeout(20):
+                while "smiles" not in asked:
+                    action, _ = await chunk(stream, index)
+                    assert not action.written
+                    asked = action.prompt if action.HasField("prompt") else asked
+                    index += 1
+                    await asyncio.sleep(0.02)
+            action, _ = await chunk(stream, index, prompts=["frowns"])
+            assert "frowns" in action.prompt
+            assert "smiles" not in action.prompt
 
 
 @pytest.mark.parametrize("behaviour", ["broken", "gone"])

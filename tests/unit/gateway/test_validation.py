@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from cuelight.v1 import session_pb2 as pb
 from gateway.sessions import validation
 from services.errors import InvalidInput
 from tests.fakes import bundle as fake_bundle
@@ -69,3 +71,17 @@ def _header_of(width: int, height: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(bytes(1000))) + part(b"IEND", b"")
+
+
+def test_the_planners_of_the_deployment_can_be_asked_for(tmp_path: Path) -> None:
+    """By name, or none; guidance goes to those that follow it; another name is refused with those that are known."""
+    manifest = fake_bundle.write_bundle(tmp_path).manifest
+    planners = validation.PlannerNames(("small",), "small")
+    config = pb.SessionConfig(planner="small", regime="narrator", instructions="A keeper of lights.")
+    made = validation.session_config(config, manifest, planners)
+    assert (made.planner, made.regime, made.instructions) == ("small", "narrator", "A keeper of lights.")
+    assert validation.session_config(pb.SessionConfig(instructions="x"), manifest, planners).planner == ""
+    with pytest.raises(InvalidInput, match="'rule' or 'small'"):
+        validation.session_config(pb.SessionConfig(planner="large"), manifest, planners)
+    with pytest.raises(InvalidInput, match="follows none"):
+        validation.session_config(pb.SessionConfig(planner="rule", instructions="x"), manifest, planners)

@@ -61,6 +61,23 @@ def test_bad_variables_are_named(monkeypatch: pytest.MonkeyPatch, name: str, val
         read(WorkerSettings)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CUELIGHT_PLANNER", "small", "'small' is neither rule nor a name in planners"),
+        ("CUELIGHT_PLANNERS", "openai:m@http://x", "CUELIGHT_PLANNERS"),
+        ("CUELIGHT_PLANNERS", '{"Big One": "openai:m@http://x"}', "CUELIGHT_PLANNERS"),
+        ("CUELIGHT_PLANNERS", '{"rule": "openai:m@http://x"}', "cannot name another planner rule"),
+    ],
+)
+def test_bad_planners_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    """Gateway and orchestrator refuse planners that cannot be, alike."""
+    monkeypatch.setenv(name, value)
+    for kind in (GatewaySettings, OrchestratorSettings):
+        with pytest.raises(SettingsError, match=said):
+            read(kind)
+
+
 def test_load_ends_the_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A process with bad settings ends at once with one line on stderr."""
     monkeypatch.setenv("CUELIGHT_REDIS_CALL_TIMEOUT_MS", "soon")
