@@ -154,6 +154,8 @@ class VllmBackend:
         self._names = itertools.count()
         self._running: dict[str, Ticket[_Step, Tensor]] = {}
         self.engine = start_engine(bundle, self.config, self.options)
+        self.close = weakref.finalize(self, self.engine.engine_core.shutdown)
+        """Ends the engine; done as well when nobody has this backend any more."""
         self.steps: Turnstile[_Step, Tensor] = Turnstile(self._advance, CALL_TIMEOUT_S)
 
     def voice(self, reference: NDArray[np.float32]) -> VllmVoice:
@@ -169,10 +171,6 @@ class VllmBackend:
         with self.steps.turn:
             texts, tails = self.engine.collective_rpc("texts_held")[0]
         return texts, tails
-
-    def close(self) -> None:
-        """Ends the engine."""
-        self.engine.engine_core.shutdown()
 
     def _advance(self, arrived: deque[Ticket[_Step, Tensor]]) -> None:
         """Gives the engine what has arrived and takes it one pass further."""
