@@ -77,6 +77,7 @@ async def test_helm_test_reads_three_chunks(
         await worker.stop()
     assert refused == 1 and why.startswith("no performance:") and "Traceback" not in why
     assert status == 0, said
+    assert "could not be closed" not in said
     assert all(f"chunk {index}, {track}" in said for index in range(3) for track in ("audio", "video"))
 
 

@@ -216,9 +216,8 @@ class Session:
         """
         if not self._is_closed and not self.state.is_final:
             request = pb.CloseSessionRequest(name=self.name, immediate=immediate)
-            closing = self._stub.CloseSession(
-                request, timeout=self._timeouts.call_s, metadata=(("authorization", f"Bearer {self._token}"),)
-            )
+            # Whoever holds the connection's key may close it; a token beside that key would be taken for a wrong one.
+            closing = self._stub.CloseSession(request, timeout=self._timeouts.call_s)
             try:
                 await call(closing, "close the session")
             finally:
