@@ -228,10 +228,10 @@ async def test_a_session_that_stands_again_and_makes_nothing_fails_in_the_end(
 
 
 async def test_several_sessions_share_the_worker_and_none_knows(theatre: Theatre) -> None:
-    """Two sessions at once get the pictures that each gets alone."""
+    """Two sessions whose seeds are promises get at once the pictures that each gets alone, bit for bit."""
     alone = {}
     for name in ("first-alone", "second-alone"):
-        await theatre.session(name, seed=len(name))
+        await theatre.session(name, seed=len(name), is_repeatable=True)
         await theatre.cue(name, CueKind.SAY, SHORT)
         async with theatre.audience(name) as audience:
             await until(lambda audience=audience: len(audience.of("response_ended")) == 1)
@@ -239,7 +239,7 @@ async def test_several_sessions_share_the_worker_and_none_knows(theatre: Theatre
         await theatre.store.close(name)
         await until(lambda: theatre.worker.house.session_ids == ())
     for name in ("first-share", "second-share"):
-        await theatre.session(name, seed=len(name))
+        await theatre.session(name, seed=len(name), is_repeatable=True)
         await theatre.cue(name, CueKind.SAY, SHORT)
     async with theatre.audience("first-share") as one, theatre.audience("second-share") as two:
         await until(lambda: bool(one.of("response_ended") and two.of("response_ended")))
