@@ -49,7 +49,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 EVERYBODY = Policy(utilisation_bound=None, fidelity_floor_steps=None, slots=256)
-LADDER, PLAIN, ADMITTED = "earliest deadline, ladder", "earliest deadline", "as shipped, with admission"
+LADDER, PLAIN, ADMITTED = "earliest deadline, ladder", "earliest deadline, all steps", "as shipped, with admission"
 SWEPT = {
     LADDER: replace(EVERYBODY, fidelity_floor_steps=2),
     PLAIN: EVERYBODY,
