@@ -283,14 +283,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if has_vllm:
             backends["vllm"] = VllmBackend(bundle, VllmOptions(sessions=16))
         results["in_process"] = measure(backends, options.repeats)
-        kinds = {
+        kinds: dict[str, dict[str, str]] = {
             "torch": {},
-            "torch, tails together": {"CUELIGHT_ORCHESTRATOR_TAIL_BATCH": str(max(SESSIONS))},
             "vllm": {"CUELIGHT_ORCHESTRATOR_BACKEND": "vllm", "CUELIGHT_ORCHESTRATOR_MAX_SESSIONS": "16"},
         }
         results["grpc"] = [
             row
-            for name in backends
+            for name in kinds.keys() & backends.keys()
             for row in asyncio.run(serve_and_measure(name, bundle, kinds[name], options.repeats))
         ]
     if has_vllm:
