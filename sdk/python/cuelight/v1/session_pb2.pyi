@@ -398,7 +398,7 @@ class CreateSessionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Tenant that will own it, tenants/{tenant}; empty is tenants/local."""
+    """Tenant that will own it, tenants/{tenant}: the caller's own, as empty is."""
     session_id: _builtins.str
     """Id wanted, [a-z0-9-]{1,63}; the server picks one when empty."""
     request_id: _builtins.str
@@ -512,7 +512,7 @@ class ListSessionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Tenant, tenants/{tenant}; empty is tenants/local."""
+    """Tenant, tenants/{tenant}: the caller's own, as empty is."""
     page_size: _builtins.int
     """At most this many sessions, up to 1000; 0 is 50."""
     page_token: _builtins.str

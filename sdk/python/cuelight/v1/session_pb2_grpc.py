@@ -32,7 +32,9 @@ class SessionServiceStub:
     StreamSession attachments (control and media, one writer at a time), zero or more ReadMedia readers, and
     CloseSession. A stream that breaks is an attachment that ended, never a session that ended.
 
-    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED.
+    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED. Where the
+    gateway asks who calls, the other methods need `authorization: Bearer <API key or JWT>`; sessions of other tenants are
+    NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -80,7 +82,9 @@ class SessionServiceServicer:
     StreamSession attachments (control and media, one writer at a time), zero or more ReadMedia readers, and
     CloseSession. A stream that breaks is an attachment that ended, never a session that ended.
 
-    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED.
+    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED. Where the
+    gateway asks who calls, the other methods need `authorization: Bearer <API key or JWT>`; sessions of other tenants are
+    NOT_FOUND.
     """
 
     def CreateSession(self, request, context):
@@ -177,7 +181,9 @@ class SessionService:
     StreamSession attachments (control and media, one writer at a time), zero or more ReadMedia readers, and
     CloseSession. A stream that breaks is an attachment that ended, never a session that ended.
 
-    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED.
+    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED. Where the
+    gateway asks who calls, the other methods need `authorization: Bearer <API key or JWT>`; sessions of other tenants are
+    NOT_FOUND.
     """
 
     @staticmethod

@@ -37,7 +37,9 @@ class SessionServiceStub:
     StreamSession attachments (control and media, one writer at a time), zero or more ReadMedia readers, and
     CloseSession. A stream that breaks is an attachment that ended, never a session that ended.
 
-    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED.
+    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED. Where the
+    gateway asks who calls, the other methods need `authorization: Bearer <API key or JWT>`; sessions of other tenants are
+    NOT_FOUND.
     """
 
     @_typing.overload
@@ -72,7 +74,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     StreamSession attachments (control and media, one writer at a time), zero or more ReadMedia readers, and
     CloseSession. A stream that breaks is an attachment that ended, never a session that ended.
 
-    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED.
+    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED. Where the
+    gateway asks who calls, the other methods need `authorization: Bearer <API key or JWT>`; sessions of other tenants are
+    NOT_FOUND.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -103,7 +107,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     StreamSession attachments (control and media, one writer at a time), zero or more ReadMedia readers, and
     CloseSession. A stream that breaks is an attachment that ended, never a session that ended.
 
-    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED.
+    StreamSession and ReadMedia need the metadata `authorization: Bearer <attach_token>`, else UNAUTHENTICATED. Where the
+    gateway asks who calls, the other methods need `authorization: Bearer <API key or JWT>`; sessions of other tenants are
+    NOT_FOUND.
     """
 
     @_abc_1.abstractmethod
