@@ -5,6 +5,7 @@ It knows no bundle and no session; the defaults are what a CPU needs.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from dit_worker.model.dit import JointDiT
 
 _SHAPES = 32
 """Compilations of a block that are kept: blocks of condition, first and later steps, with and without a prompt."""
+COMPILERS = ("g++", "clang++", "c++")
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -64,6 +66,8 @@ def check_device(device: str, compute: Compute) -> None:
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         reason = str(error).partition("\n")[0]
         raise BadDevice(f"device {device!r} cannot be used: {reason}") from error
+    if compute.is_compiled and not any(map(shutil.which, COMPILERS)):
+        raise BadDevice("torch.compile needs a C++ compiler, and none is on the PATH")
     if compute.uses_graphs and compute.is_autocast:
         raise BadDevice("CUDA graphs cannot be used with autocast, whose copies of weights they would outlive")
     if compute.uses_graphs and torch.device(device).type != "cuda":

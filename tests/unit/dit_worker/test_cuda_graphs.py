@@ -122,6 +122,13 @@ def test_graphs_are_for_cuda_and_weights_of_their_own_precision() -> None:
         check_device("cpu", Compute(uses_graphs=True, is_autocast=True))
 
 
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one a worker does not start, rather than fail in its first step."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BadDevice, match=r"C\+\+ compiler"):
+        check_device("cpu", Compute(is_compiled=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_captured_step_is_the_step() -> None:
