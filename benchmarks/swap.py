@@ -4,7 +4,7 @@ Starts one orchestrator process with the bundle and plays the worker's part for 
 begun, denoised and ended each chunk period, with the worker's own time left out, for 8 whole sessions of the pocket
 are more than two cores perform. Planners are models on loopback that answer at a model's pace; the conditioner is
 swapped for a copy of the bundle with other weights. What an answer of the orchestrator takes, and how long after the
-one before a session's chunk is done, are told for the same run before, during and after each swap.
+one before a session's chunk is done, are told for the seconds before each swap and for those from its beginning on.
 
     python benchmarks/swap.py --out out/benchmarks [--bundle bundles/pocket] [--sessions 8] [--runs 3]
 """
@@ -49,6 +49,7 @@ TEXT = "The play is about to begin, and every word you hear was made a moment ag
 MODEL_DELAY_S, TOKEN_S = 0.3, 0.02
 """A small model's pace: its first words, and twelve letters after that."""
 SETTLE_S = 8.0
+HISTORY_CHUNKS = 10
 
 
 @dataclass
@@ -165,7 +166,8 @@ def pieces_of(asked: dict[str, Any]) -> list[str]:
 
 async def swap(stub: OrchestratorAdminServiceAsyncStub, sessions: list[Session], **wanted: str) -> dict[str, object]:
     """Makes one swap; returns its times and what the sessions saw."""
-    began = time.monotonic()
+    await asyncio.sleep(SETTLE_S)
+    before_from, began = time.monotonic() - SETTLE_S, time.monotonic()
     if "to" in wanted:
         call = stub.SwapPlanner(admin_pb.SwapPlannerRequest(to=wanted["to"]))
     else:
@@ -178,7 +180,8 @@ async def swap(stub: OrchestratorAdminServiceAsyncStub, sessions: list[Session],
         "until_ready_s": round(ready_s, 3),
         "moving_s": round(moved_s - ready_s, 3),
         "sessions_moved": phases[-2][2].split()[0],
-        **seen(sessions, began, began + moved_s + SETTLE_S / 2),
+        "before": seen(sessions, before_from, began),
+        "meanwhile": seen(sessions, began, began + moved_s + SETTLE_S / 2),
     }
 
 
@@ -216,13 +219,13 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
                 asyncio.create_task(drive(session, stub, manifest, number * spacing_s))
                 for number, session in enumerate(sessions)
             ]
-            await asyncio.sleep(SETTLE_S)
-            began = time.monotonic()
-            await asyncio.sleep(SETTLE_S)
-            found: dict[str, object] = {"undisturbed": seen(sessions, began, time.monotonic())}
-            found["rules_to_model"] = await swap(admin, sessions, to=model)
-            found["model_to_rules"] = await swap(admin, sessions, to="rule")
-            found["conditioner"] = await swap(admin, sessions, conditioner=str(other))
+            while min(len(session.done_at) for session in sessions) <= HISTORY_CHUNKS:
+                await asyncio.sleep(0.1)  # until then every chunk costs more than the one before
+            found: dict[str, object] = {
+                "rules_to_model": await swap(admin, sessions, to=model),
+                "model_to_rules": await swap(admin, sessions, to="rule"),
+                "conditioner": await swap(admin, sessions, conditioner=str(other)),
+            }
             for task in driving:
                 assert not task.done(), task.exception()
                 task.cancel()
