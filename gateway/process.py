@@ -63,7 +63,7 @@ class Gateway:
         attachments = Attachments(backstage, self.hostings)
         edge = _edge_certificates(settings)
         options = replace(ServingOptions.of(settings), certificates=edge, limits=_connection_limits(settings))
-        self.doorkeeper = Doorkeeper.of(settings, store)
+        self.doorkeeper = Doorkeeper.of(settings, store, self.metrics.refusals)
         doors = Doors(self.doorkeeper, ACCESS, self.metrics.refusals)
         self.rpc = RpcServer(settings.gateway_listen, options, service_names=[SERVICE_NAME], interceptors=[doors])
         SessionService(admission, attachments, Reading(backstage, self.hostings)).serve_on(self.rpc.grpc)

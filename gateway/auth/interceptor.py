@@ -64,7 +64,6 @@ class Doors(aio.ServerInterceptor):
         try:
             caller = await self._admit(method, _credentials(handler_call_details))
         except CuelightError as fault:
-            self._refusals.labels(fault.reason).inc()
             return _refusing(fault)
         if caller is not None:
             set_caller(caller)
@@ -78,6 +77,7 @@ class Doors(aio.ServerInterceptor):
             return await self._doorkeeper.admit(credentials)
         if access is Access.SESSION:
             return await self._doorkeeper.admit_to_session(credentials)
+        self._refusals.labels(NotAllowed.reason).inc()
         raise NotAllowed("this gateway does not offer that method")
 
 

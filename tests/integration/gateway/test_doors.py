@@ -258,8 +258,11 @@ async def test_refusals_are_counted_by_reason(gateway: Gateway, channel: aio.Cha
     method = next(method for method in METHODS if method.name == "CreateSession")
     for credentials in ("", "wrong"):
         await refusal(channel, method, pb.CreateSessionRequest(), credentials)
+    async with connect(f"ws://{gateway.http.address}/ws") as socket:
+        await send(socket, create={})
+        await receive(socket, "error")
     counted = gateway.metrics.registry.get_sample_value("cuelight_refusals_total", {"reason": "BAD_CREDENTIALS"})
-    assert counted == 2
+    assert counted == 3
 
 
 async def test_health_asks_for_nothing(channel: aio.Channel) -> None:

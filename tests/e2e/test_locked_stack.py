@@ -1,0 +1,72 @@
+"""The whole stack behind locked doors: certificates between its services, TLS and keys at its edge, production mode."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cuelight.v1 import worker_pb2
+from cuelight.v1.worker_pb2_grpc import WorkerServiceStub
+from gateway.auth.keys import key_line, new_key
+from tests.fixtures.certificates import Authority
+from tests.fixtures.stack import run_stack
+from tests.fixtures.tiny_bundle import build_tiny_bundle
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_a_locked_stack_performs_for_whom_it_knows(tmp_path: Path) -> None:
+    """With key and certificate a character speaks; without either nobody gets in, at the edge or behind it."""
+    inside, edge = Authority.found(tmp_path / "inside"), Authority.found(tmp_path / "edge")
+    service, front = inside.certify("cuelight"), edge.certify("gateway")
+    key, keys = new_key(), tmp_path / "keys"
+    keys.write_text(key_line("acme", key) + "\n")
+    settings = {
+        "CUELIGHT_PRODUCTION": "true",
+        "CUELIGHT_TLS_CERTIFICATE": str(service.certificate),
+        "CUELIGHT_TLS_KEY": str(service.key),
+        "CUELIGHT_TLS_CA": str(inside.ca),
+        "CUELIGHT_GATEWAY_TLS_CERTIFICATE": str(front.certificate),
+        "CUELIGHT_GATEWAY_TLS_KEY": str(front.key),
+        "CUELIGHT_API_KEYS_FILE": str(keys),
+        "CUELIGHT_API_KEY": key,
+        "CUELIGHT_CA_CERTIFICATE": str(edge.ca),
+    }
+    bundle, film = build_tiny_bundle(tmp_path / "tiny"), tmp_path / "film.mp4"
+    with run_stack(tmp_path / "stack", bundle, settings=settings) as stack:
+        address = f"https://{stack.address}"
+        said = stack.cuelight("say", "Good evening, dear audience.", "-o", str(film), "--address", address)
+        assert said.returncode == 0, said.stdout + said.stderr
+        assert film.stat().st_size > 0 and stack.page.startswith("https://")
+        told = stack.cuelight("status", "--json", "--state-file", str(stack.state_file), "--address", address)
+        processes = json.loads(told.stdout)["processes"]
+        ready = {process["name"] for process in processes if process["is_ready"]}
+        assert ready == {"redis", "orchestrator", "worker-0", "gateway"}
+        stranger = replace(stack, environment={**stack.environment, "CUELIGHT_API_KEY": ""})
+        refused = stranger.cuelight("say", "Let me in, I am nobody.", "-o", str(film), "--address", address)
+        assert refused.returncode == 1 and "CUELIGHT_API_KEY" in refused.stderr
+        _check_inside(stack.state_file, edge.certify("stranger").ca)
+
+
+def _check_inside(state_file: Path, foreign_ca: Path | None) -> None:
+    """Worker and orchestrator answer nobody without a certificate, and their probes answer everybody."""
+    state = json.loads(state_file.read_text())
+    hidden = [process for process in state["processes"] if process["name"] in ("worker-0", "orchestrator")]
+    assert len(hidden) == 2 and foreign_ca is not None
+    for process in hidden:
+        foreign = grpc.ssl_channel_credentials(foreign_ca.read_bytes())
+        for channel in (
+            grpc.insecure_channel(process["address"]),
+            grpc.secure_channel(process["address"], foreign),
+        ):
+            with channel, pytest.raises(grpc.RpcError) as caught:
+                WorkerServiceStub(channel).GetStatus(worker_pb2.GetStatusRequest(), timeout=10)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        with grpc.insecure_channel(process["health"]) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
