@@ -19,9 +19,9 @@ from dit_worker.model.attention import Attention, fused_attention
 from dit_worker.model.dit import DiTConfig, JointDiT, Memory, PromptMemory, Velocity
 
 Run = Callable[[], Velocity]
-KEPT = 8
+KEPT = 16
 """Recordings at most; steps of other shapes run as they are."""
-WORDS_AT_ONCE = 64
+WORDS_AT_ONCE = 128
 """Prompts are padded under their mask to a multiple of this many tokens, so that few lengths are recorded."""
 _WARM_UPS = 2
 
