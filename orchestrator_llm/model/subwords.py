@@ -26,6 +26,8 @@ class SubwordFrontEnd:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.phones: list[str] = []
+        """None: tokens are no phones."""
         written = tokenizer.get_vocab().items()
         self.vowels = frozenset(FIRST_TOKEN + index for token, index in written if _VOWEL.search(token))
 
