@@ -16,6 +16,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +165,11 @@ class VllmBackend:
 
     def take_ended(self) -> tuple[str, ...]:
         """Texts to be forgotten, told once."""
-        return tuple(self.ended.popleft() for _ in range(len(self.ended)))
+        found: list[str] = []
+        with suppress(IndexError):  # whichever thread comes first takes it
+            while True:
+                found.append(self.ended.popleft())
+        return tuple(found)
 
     def texts_held(self) -> tuple[int, int]:
         """How many texts and unfinished tails the worker holds."""

@@ -6,6 +6,7 @@ chunks of history beside their text, and none of the pocket's options.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig
 from services.bundle import Bundle, load_bundle
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 
-pytest.importorskip("vllm", reason="these tests run in .venv-vllm: make test-vllm")
+if importlib.util.find_spec("vllm") is None:
+    raise pytest.UsageError("these tests run in .venv-vllm: make test-vllm")
 
 PAPER: dict[str, Any] = {
     "vocabulary": 44,
