@@ -114,7 +114,7 @@ def resized(manifest: Manifest, options: argparse.Namespace) -> Manifest:
     body |= {
         "hidden_size": HEAD * body_heads,
         "num_attention_heads": body_heads,
-        "num_hidden_layers": options.layers + 6,
+        "num_hidden_layers": max(1, round(options.layers * 1.2)),
     }
     body |= {"num_key_value_heads": min(2, body_heads), "intermediate_size": round(body["intermediate_size"] * share)}
     if share < 1:
@@ -396,11 +396,14 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder for the JSON file")
     made.add_argument("--device", default="", help="left out: the CUDA device; without one nothing is measured")
+    made.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as a worker's"
+    )
     made.add_argument("--attention", choices=("auto", "sdpa", "flash", "plain"), default="auto")
     made.add_argument("--compile", action="store_true", help="measure torch.compile too; takes minutes")
     made.add_argument("--repeats", type=int, default=10)
     made.add_argument("--heads", type=int, default=24, help="heads of the transformer; all widths follow")
-    made.add_argument("--layers", type=int, default=30, help="its layers; the body has six more")
+    made.add_argument("--layers", type=int, default=30, help="its layers; the body has a fifth more")
     made.add_argument("--side", type=int, default=512, help="pixels, a multiple of 32")
     made.add_argument("--vae-width", type=int, default=0, help="of both VAEs; 0 leaves them as they are")
     return made
@@ -415,7 +418,8 @@ def main() -> None:
             return
         options.device = "cuda"
     try:
-        device = Device(options.device, Compute(attention=options.attention), options.repeats)
+        compute = Compute(options.precision, attention=options.attention)
+        device = Device(options.device, compute, options.repeats)
     except BadDevice as fault:
         parser().exit(2, f"{fault}\n")
     manifest = resized(load_manifest(BUNDLE), options)

@@ -31,6 +31,7 @@ def test_every_stage_is_timed_and_counted(
 ) -> None:
     """The table and the file have each stage with its products, and chunks that are the sums of their stages."""
     small = ["--heads", "1", "--layers", "1", "--side", "32", "--vae-width", "4", "--repeats", "1", "--device", "cpu"]
+    small += ["--precision", "bfloat16"]
     assert run(monkeypatch, *small, "--out", str(tmp_path)) == 0
     assert "condition prefill: motion" in capsys.readouterr().out
     found = json.loads((tmp_path / "stage_5b.json").read_text())
