@@ -69,13 +69,20 @@ class Author:
             await asyncio.wait(tasks)
 
     async def _do(self, brief: Brief, planner: Planner) -> None:
-        model = planner.model
-        assert model is not None, "the rules are not asked"
+        try:
+            await self._ask(brief, planner)
+        except Exception:
+            log.exception("planner_broke", planner=planner.name)
+            self._agenda.fail(brief.ticket)  # or the session would wait for it for ever
+            self._metrics.planner_fallbacks.labels(planner.name).inc()
+
+    async def _ask(self, brief: Brief, planner: Planner) -> None:
         began = time.monotonic()
         attempt = self._reply if brief.ticket.work is Work.REPLY else self._campaign
         for _ in range(TRIES):
             planner.asked += 1
-            result = await attempt(brief, model)
+            model = planner.model
+            result = "gone" if model is None else await attempt(brief, model)
             self._metrics.planner_answers.labels(planner.name, result).inc()
             if result == "good":
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from grpc import aio
 
 from cuelight.v1 import orchestrator_pb2 as pb
 from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
+from orchestrator_llm.engine.brief import Question
 from orchestrator_llm.service.process import Orchestrator
 from services.bundle import Manifest, load_manifest
 from services.serving import channel_options
@@ -257,3 +258,29 @@ async def test_a_key_that_cannot_be_read_is_named(tiny_bundle: Path, tmp_path: P
     with pytest.raises(SettingsError, match="PLANNER_KEY_FILE"):
         async with running(tiny_bundle, planner_key_file=tmp_path / "none"):
             pass
+
+
+class Faulty:
+    """A model with a fault of its own, as no endpoint has."""
+
+    async def stream(self, question: Question) -> AsyncGenerator[str]:
+        """Breaks in a way nobody foresaw."""
+        raise ZeroDivisionError
+        yield ""
+
+    async def close(self) -> None:
+        """Holds nothing."""
+
+
+async def test_a_fault_of_ours_leaves_no_session_waiting(tiny_bundle: Path, manifest: Manifest) -> None:
+    """Whatever breaks in a planner, the user is told and the session goes on by the rules."""
+    with llm_server("good") as server:
+        async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
+            assert orchestrator.house is not None
+            orchestrator.house.planners.find("scripted").model = Faulty()
+            stream = WorkerStream(stub, manifest)
+            await stream.open()
+            action, _ = await chunk(stream, 0, PATIENT_S, hear=["Hello?"])
+            assert "HEARD_NOT_ANSWERED" in {notice.code for notice in action.notices}
+            _, progress = await chunk(stream, 1)
+            assert progress.is_finished

@@ -92,6 +92,7 @@ async def test_a_vllm_server_plans(folder: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore")  # what vLLM and torch say of one another while they are loaded
 async def test_an_engine_in_this_process_plans(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same from an engine of one's own."""
     for name, value in ENVIRONMENT.items():
