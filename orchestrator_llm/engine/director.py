@@ -265,18 +265,21 @@ class Director:
     def _ask(self, prompts: Sequence[str], planned: Sequence[str]) -> tuple[str | None, tuple[Notice, ...]]:
         """Adds prompts to what is asked of the picture; None when it is the same as before, which is not sent twice.
 
-        What was planned comes first, so that a client's prompt of the same moment holds. Of words that the bundle does
-        not know only the client's are told.
+        What was planned comes first, so that a client's prompt of the same moment holds.
         """
         if self._prompts is None:
             if prompts:
                 raise ValueError("this bundle reads no prompts")
-            told = f"This bundle has no text-driven picture; this was planned: {', '.join(planned)}"
-            return None, (Notice(VISUAL_NOT_PERFORMED, told),) if planned else ()
+            text = f"This bundle has no text-driven picture; this was planned: {', '.join(planned)}"
+            return None, (Notice(VISUAL_NOT_PERFORMED, text),) if planned else ()
         before = self._asked
+        told: tuple[Notice, ...] = ()
         if planned:
-            self._asked = self._prompts.add(self._asked, planned).text
+            self._asked, unknown = self._prompts.add(self._asked, planned)
+            text = f"The bundle does not know all of what was planned to be seen: {', '.join(planned)}"
+            told = (Notice(VISUAL_NOT_PERFORMED, text),) if unknown else ()
         self._asked, notices = self._prompts.add(self._asked, prompts)
+        notices = (*told, *notices)
         return None if self._asked == before else self._asked, notices
 
     def _move(self, chunk: _Chunk, clean: NDArray[np.float32]) -> NDArray[np.float64]:

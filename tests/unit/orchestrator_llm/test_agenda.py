@@ -15,7 +15,9 @@ from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.memory import MAX_BYTES, Memory
 from orchestrator_llm.engine.pace import SpeakingRate
 from orchestrator_llm.engine.planner import PlannerOptions, RulePlanner
+from orchestrator_llm.engine.prompts import PromptPlanner
 from orchestrator_llm.engine.syllables import SyllableCounter
+from services.bundle import Prompts
 from services.session import Regime, Snapshot
 from tests.fakes.direction import VOWELS, ScriptedBackend
 from tests.unit.orchestrator_llm.test_director import LATENTS, REFERENCE
@@ -329,3 +331,19 @@ def test_adjacent_chunks_never_have_the_same_description(offered: list[Campaign]
             if plans:
                 agenda.offer(brief.ticket, plans.pop(0))
         director.end(index, LATENTS)
+
+
+def test_what_is_planned_and_cannot_be_shown_is_told() -> None:
+    """Words a bundle does not know are no reason for silence: the client learns what was planned."""
+    prompts = PromptPlanner(Prompts(encoder={}, words=("smiles",), slots={"smiles": "expression"}))
+    agenda = agenda_of(Regime.SPEAKERLESS)
+    director = Director(ScriptedBackend.walking([1.0]), RulePlanner(VOWELS), prompts, agenda)
+    director.open(Snapshot((), 0.0, 0, ()), REFERENCE)
+    planned = (PlannedAction(emotion="smiles"), PlannedAction(visual="a storm of feathers"))
+    agenda.offer(brief_of(agenda, Work.CAMPAIGN).ticket, Campaign(actions=planned))
+    codes = []
+    for index in range(2):
+        action = director.begin(index, ())
+        director.end(index, LATENTS)
+        codes.append([(notice.code, notice.text.rpartition(": ")[2]) for notice in action.prompt_notices])
+    assert codes == [[], [("VISUAL_NOT_PERFORMED", "a storm of feathers")]]
