@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("helm_python", reason="the development extra is not installed")
-
 from tools import chart
 
 Values = Mapping[str, Any]
