@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Dialog
 
+from gateway.auth.keys import key_line, new_key
 from gateway.process import Gateway
 from services.settings import GatewaySettings
 from services.state import SessionStore
@@ -148,3 +150,37 @@ async def test_a_prompt_is_asked_and_what_holds_is_shown(url: str) -> None:
         await page.page.click("#prompting button")
         assert "what the picture shall show" in await page.text("problem")
         assert page.faults == []
+
+
+async def test_a_key_is_asked_for_once(redis_url: str, tmp_path: Path, worker: FakeWorker) -> None:
+    """Where the gateway asks who calls, the page asks its viewer, keeps the answer, and the words are spoken."""
+    key, keys = new_key(), tmp_path / "keys"
+    keys.write_text(key_line("acme", key))
+    settings = GatewaySettings(
+        redis_url=redis_url,
+        bundle=tmp_path,
+        gateway_listen="127.0.0.1:0",
+        gateway_http_listen="127.0.0.1:0",
+        redis_call_timeout_ms=5000,
+        api_keys_file=keys,
+        drain_s=0.5,
+    )
+    asked: list[str] = []
+
+    async def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        await dialog.accept(key)
+
+    async with Gateway.running(settings) as gateway, open_page(f"http://{gateway.http.address}/") as page:
+        page.page.on("dialog", answer)
+        await page.speak("Let me in.")
+        await page.until("sessionStorage.getItem('key') !== null")
+        await page.speak(LONG)
+        await page.until_playing()
+        await page.page.reload()
+        await page.until("document.querySelectorAll('#gallery button').length > 0")
+        await page.speak(LONG)
+        await page.until_playing()
+        assert len(asked) == 1 and "API key" in asked[0]
+        records = (await worker.store.list_sessions("acme")).sessions
+        assert len(records) == 2
