@@ -44,7 +44,9 @@ def test_a_locked_stack_performs_for_whom_it_knows(tmp_path: Path) -> None:
         assert said.returncode == 0, said.stdout + said.stderr
         assert film.stat().st_size > 0 and stack.page.startswith("https://")
         told = stack.cuelight("status", "--json", "--state-file", str(stack.state_file), "--address", address)
-        processes = json.loads(told.stdout)["processes"]
+        status = json.loads(told.stdout)
+        assert [worker["slots"] for worker in status["workers"]], "the command line has the services' certificates"
+        processes = status["processes"]
         ready = {process["name"] for process in processes if process["is_ready"]}
         assert ready == {"redis", "orchestrator", "worker-0", "gateway"}
         stranger = replace(stack, environment={**stack.environment, "CUELIGHT_API_KEY": ""})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import grpc
 
 from cuelight.cli.child import readable
 from cuelight.cli.console import UsageError, err, out
@@ -45,6 +48,24 @@ def open_client(address: str, timeouts: Timeouts | None = None) -> Client:
         return connect(address, key=papers.key, ca_certificate=ca_certificate, timeouts=timeouts)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def open_service(address: str) -> grpc.aio.Channel:
+    """A channel to a service behind the gateway, with the certificates of its processes where CUELIGHT_TLS_* name any.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    files = [os.environ.get(f"CUELIGHT_TLS_{name}", "") for name in ("CA", "KEY", "CERTIFICATE")]
+    if not all(files):
+        return grpc.aio.insecure_channel(address)
+    try:
+        credentials = grpc.ssl_channel_credentials(*(Path(file).read_bytes() for file in files))
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+    name = os.environ.get("CUELIGHT_TLS_PEER_NAME", "")
+    options = [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 @asynccontextmanager

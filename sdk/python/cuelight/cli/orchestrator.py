@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from cuelight.cli.console import StackError, UsageError, out, run_async
+from cuelight.cli.house import open_service
 from cuelight.cli.server import check_planner, read_manifest
 from cuelight.cli.stack import state_file as default_state_file
 from cuelight.client import DEFAULT_ADDRESS
@@ -53,7 +54,7 @@ def swap(
     folder = str(Path(conditioner).resolve())
 
     async def ask() -> pb.SwapProgress | None:
-        async with grpc.aio.insecure_channel(reached) as channel:
+        async with open_service(reached) as channel:
             stub: OrchestratorAdminServiceAsyncStub = OrchestratorAdminServiceStub(channel)
             if to:
                 request = pb.SwapPlannerRequest(to=to, percent=percent, unchecked=unchecked)
@@ -78,7 +79,7 @@ def status(
     reached = orchestrator or _orchestrator_of(address, state_file)
 
     async def ask() -> pb.GetPlannersResponse:
-        async with grpc.aio.insecure_channel(reached) as channel:
+        async with open_service(reached) as channel:
             stub: OrchestratorAdminServiceAsyncStub = OrchestratorAdminServiceStub(channel)
             return await call(stub.GetPlanners(pb.GetPlannersRequest(), timeout=_ASK_S), "ask for the planners")
 

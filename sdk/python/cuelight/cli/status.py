@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from cuelight.cli.health import is_serving
-from cuelight.cli.house import open_client
+from cuelight.cli.house import open_client, open_service
 from cuelight.cli.stack import state_file
 from cuelight.convert import seconds
 from cuelight.events import SessionInfo
@@ -121,7 +121,7 @@ async def _process(entry: dict[str, object]) -> ProcessStatus:
 
 
 async def _load(address: str) -> WorkerLoad | None:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_service(address) as channel:
         try:
             answer = await WorkerServiceStub(channel).GetStatus(worker_pb2.GetStatusRequest(), timeout=_ASK_S)
         except grpc.aio.AioRpcError:
