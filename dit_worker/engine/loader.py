@@ -155,8 +155,10 @@ def _video_vae(bundle: Bundle, dtype: torch.dtype) -> VideoVAE | WanVideoVAE:
     """The pocket's, or Wan's from its folder."""
     section, geometry = bundle.manifest.video_vae, bundle.manifest.geometry
     if "diffusers" not in section:
-        vae = VideoVAE(_config(VideoVAEConfig, section, "video_vae"))
-        return _fill(vae, bundle.path / VIDEO_VAE_FILE)
+        vae = _fill(VideoVAE(_config(VideoVAEConfig, section, "video_vae")), bundle.path / VIDEO_VAE_FILE)
+        vae.encoder.to(dtype)
+        vae.decoder.to(dtype)
+        return vae
     wan = _from_diffusers(bundle, section, "AutoencoderKLWan", lambda folder: WanVideoVAE.load(folder, dtype))
     expected = (geometry.video_latent_channels, geometry.width // geometry.video_latent_width)
     if (wan.channels, wan.stride) != expected:

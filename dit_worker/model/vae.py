@@ -92,16 +92,22 @@ class VideoVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(c.channels))
         self.register_buffer("deviation", torch.ones(c.channels))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the convolutions; latents and their normalisation are float32."""
+        return next(self.decoder.parameters()).dtype
+
     def encode_groups(self, frames: Tensor) -> Tensor:
         """Raw latents of groups of frames: (N, frames_per_latent, 3, H, W) -> (N, C, H / 16, W / 16)."""
-        pixels = F.pixel_unshuffle(frames.flatten(1, 2), 2)
-        raw = self.encoder(pixels.contiguous(memory_format=torch.channels_last))
+        pixels = F.pixel_unshuffle(frames.flatten(1, 2), 2).to(self.dtype)
+        raw = self.encoder(pixels.contiguous(memory_format=torch.channels_last)).float()
         return self.config.bound * torch.tanh(raw / self.config.bound)
 
     def decode_groups(self, latents: Tensor) -> Tensor:
         """Raw latents (N, C, h, w) -> frames (N, frames_per_latent, 3, H, W)."""
         # Channels last is the faster layout of these convolutions, on the CPU too.
-        frames = F.pixel_shuffle(self.decoder(latents.contiguous(memory_format=torch.channels_last)), 2)
+        fast = latents.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        frames = F.pixel_shuffle(self.decoder(fast), 2)
         return frames.unflatten(1, (self.config.frames_per_latent, 3))
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -126,7 +132,7 @@ class VideoVAE(nn.Module):
         raw = latents * self._channels(self.deviation) + self._channels(self.mean)
         groups = raw.transpose(1, 2)
         frames = self.decode_groups(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])
-        return frames.flatten(1, 2)[:, self.config.frames_per_latent - 1 :].transpose(1, 2).clamp(-1, 1)
+        return frames.flatten(1, 2)[:, self.config.frames_per_latent - 1 :].transpose(1, 2).float().clamp(-1, 1)
 
     @staticmethod
     def _channels(x: Tensor) -> Tensor:

@@ -201,3 +201,15 @@ def test_vaes_that_are_not_there_are_refused(
     path.write_text(json.dumps(manifest))
     with pytest.raises(BadBundle, match=said):
         load_models(load_bundle(bundle.path))
+
+
+@torch.inference_mode()
+def test_the_pockets_pictures_are_decoded_in_half_precision_where_products_are(bundle: Bundle) -> None:
+    """Frames come out in float32, a level or two of 255 apart."""
+    exact, half = load_models(bundle), load_models(bundle, compute=Compute(precision="bfloat16"))
+    latents = torch.randn(1, *bundle.manifest.geometry.video_shape, generator=torch.Generator().manual_seed(0))
+    frames, rounded = (models.video_vae.decode(latents) for models in (exact, half))
+    assert half.video_vae.mean.dtype == rounded.dtype == torch.float32
+    assert 0 < (rounded - frames).abs().mean() < 2 / 127.5
+    again = half.video_vae.encode(frames)
+    assert again.dtype == torch.float32 and (again - exact.video_vae.encode(frames)).abs().mean() < 0.05
