@@ -418,7 +418,7 @@ def main() -> None:
             return
         options.device = "cuda"
     try:
-        compute = Compute(options.precision, attention=options.attention)
+        compute = Compute(options.precision, attention=options.attention, is_compiled=options.compile)
         device = Device(options.device, compute, options.repeats)
     except BadDevice as fault:
         parser().exit(2, f"{fault}\n")
