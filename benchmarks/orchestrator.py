@@ -180,6 +180,10 @@ class Client:
             answer = await self._call.read()
         assert isinstance(answer, pb.DirectResponse), "the orchestrator ended the stream"
 
+    def close(self) -> None:
+        """Lets the session go."""
+        self._call.cancel()
+
     async def stand(self, chunks: int, turn: int) -> None:
         """Opens the session, or sets it anew, after so many chunks."""
         history = tuple(HistoryChunk(9.0 * k, drawn(self._session, turn, k)) for k in range(chunks))
@@ -247,6 +251,8 @@ async def over_grpc(name: str, clients: list[Client], pid: int, length: int, rep
         wall, cpu = time.perf_counter(), processor_s(pid)
         await asyncio.gather(*(client.chunk() for client in clients))
         took.append(Took(time.perf_counter() - wall, processor_s(pid) - cpu))
+    for client in clients:
+        client.close()
     cpu_mean = sum(t.cpu for t in took[1:]) / repeats  # ticks of 10 ms are too coarse for a median
     chunk = {**summary(took[1:], len(clients)), "cpu_ms": round(cpu_mean * 1e3 / len(clients), 2)}
     row = {"backend": name, "prefix": length, "sessions": len(clients), "chunk": chunk}
@@ -285,7 +291,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         results["in_process"] = measure(backends, options.repeats)
         kinds: dict[str, dict[str, str]] = {
             "torch": {},
-            "vllm": {"CUELIGHT_ORCHESTRATOR_BACKEND": "vllm", "CUELIGHT_ORCHESTRATOR_MAX_SESSIONS": "16"},
+            "vllm": {"CUELIGHT_ORCHESTRATOR_BACKEND": "vllm", "CUELIGHT_ORCHESTRATOR_MAX_SESSIONS": "32"},
         }
         results["grpc"] = [
             row

@@ -156,7 +156,9 @@ class VllmBackend:
         self._running: dict[str, Ticket[_Step, Tensor]] = {}
         self.engine = start_engine(bundle, self.config, self.options)
         self.close = weakref.finalize(self, self.engine.engine_core.shutdown)
-        """Ends the engine; done as well when nobody has this backend any more."""
+        """Ends the engine; done as well when nobody has this backend any more, but not on leaving the process, which takes
+        care of itself sooner."""
+        self.close.atexit = False
         self.steps: Turnstile[_Step, Tensor] = Turnstile(self._advance, CALL_TIMEOUT_S)
 
     def voice(self, reference: NDArray[np.float32]) -> VllmVoice:
