@@ -156,8 +156,7 @@ class VllmBackend:
         self._running: dict[str, Ticket[_Step, Tensor]] = {}
         self.engine = start_engine(bundle, self.config, self.options)
         self.close = weakref.finalize(self, self.engine.engine_core.shutdown)
-        """Ends the engine; done as well when nobody has this backend any more, but not on leaving the process, which takes
-        care of itself sooner."""
+        """Ends the engine; done as well when nobody has this backend any more. A process that ends frees it sooner."""
         self.close.atexit = False
         self.steps: Turnstile[_Step, Tensor] = Turnstile(self._advance, CALL_TIMEOUT_S)
 
