@@ -131,24 +131,28 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.inference_mode()
 def test_a_captured_step_is_the_step() -> None:
     """The same with real graphs, in bfloat16."""
     plain, _ = pair()
     graphed = GraphedDiT(CONFIG, recorder=CudaRecorder())
     graphed.load_state_dict(plain.state_dict())
+    steps = [_moved(step_of(plain, seed=i, kinds=(1, 3)[i % 2], words=i)) for i in range(4)]
     for dit in (plain, graphed):
         for name, parameter in dit.named_parameters():
             parameter.data = parameter.data.to("cuda", JointDiT.precision_of(name, torch.bfloat16))
-    with torch.inference_mode(), torch.device("cuda"):
-        for seed in range(4):
-            step = {k: _moved(v) for k, v in step_of(pair()[0].cpu(), seed=seed, kinds=3, words=seed).items()}
-            for ours, theirs in zip(graphed.velocity(**step), plain.velocity(**step), strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+    found = [graphed.velocity(**step) for step in steps]
+    assert graphed.recordings == 2
+    for step, velocity in zip(steps, found, strict=True):
+        for ours, theirs in zip(velocity, plain.velocity(**step), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=5e-2, atol=5e-2)
 
 
-def _moved(value: Any) -> Any:
-    """Tensors of a step on the GPU; keys, values and prompts in bfloat16."""
-    if isinstance(value, torch.Tensor):
-        return value.cuda()
-    keys, values = (tuple(x.cuda().bfloat16() for x in part) for part in (value.keys, value.values))
-    return Memory(keys, values) if isinstance(value, Memory) else PromptMemory(keys, values, value.mask.cuda())
+def _moved(step: Step) -> Step:
+    """A step's inputs on the GPU; keys, values and prompts in bfloat16."""
+
+    def half(value: Memory | PromptMemory) -> Memory | PromptMemory:
+        keys, values = (tuple(x.cuda().bfloat16() for x in part) for part in (value.keys, value.values))
+        return Memory(keys, values) if isinstance(value, Memory) else PromptMemory(keys, values, value.mask.cuda())
+
+    return {name: value.cuda() if isinstance(value, torch.Tensor) else half(value) for name, value in step.items()}
