@@ -280,7 +280,7 @@ def draw_sweep(rows: Sequence[Row], path: Path) -> None:
     shown = (
         ("clean", "share of clean sessions"),
         ("ttfc_p95_s", "time to first chunk, p95, s"),
-        ("rtf_p95", "real-time factor at the client, p95"),
+        ("chunks_per_s", "chunks made a second"),
     )
     for axes, (what, title) in zip(panels, shown, strict=True):
         for colour, name in enumerate(SWEPT):
@@ -320,7 +320,7 @@ def draw_slack(rows: Sequence[Row], result: Row, path: Path) -> None:
                 at, slack = zip(*mine[0]["simulated"]["slack"], strict=True)
                 axes.plot(at, slack, linestyle="--", linewidth=1, color=f"C{colour}", alpha=0.5)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(xlabel="seconds", title=f"slack of one session's chunks beside {sessions - 1} others, s")
+        axes.set(xlabel="seconds", title=f"slack of one session's chunks, s; {sessions} at a time")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
