@@ -60,7 +60,8 @@ class Gateway:
             tenant_creations_per_minute=settings.tenant_creations_per_minute,
         )
         admission = Admission(backstage, self.hostings, admitting)
-        attachments = Attachments(backstage, self.hostings)
+        text_a_minute = settings.tenant_text_bytes_per_minute
+        attachments = Attachments(backstage, self.hostings, tenant_text_bytes_per_minute=text_a_minute)
         edge = _edge_certificates(settings)
         options = replace(ServingOptions.of(settings), certificates=edge, limits=_connection_limits(settings))
         self.doorkeeper = Doorkeeper.of(settings, store, self.metrics.refusals)

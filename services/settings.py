@@ -282,6 +282,15 @@ class GatewaySettings(PlanningSettings):
     """Sessions that one tenant may have at a time; 0 sets no limit."""
     tenant_creations_per_minute: int = Field(0, ge=0, le=100_000)
     """Sessions that one tenant may create in a minute, all at once if it likes; 0 sets no limit."""
+    tenant_text_bytes_per_minute: int = Field(0, ge=0, le=1 << 30)
+    """Bytes of text that all sessions of one tenant may send in a minute; 0 sets no limit."""
+
+    @field_validator("tenant_text_bytes_per_minute")
+    @classmethod
+    def _a_message_fits(cls, value: int) -> int:
+        if 0 < value < 16 * 1024:
+            raise ValueError("one message may have 16384 bytes of text, so no less can be allowed in a minute")
+        return value
 
     @property
     def asks_for_credentials(self) -> bool:

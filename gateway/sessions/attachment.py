@@ -52,8 +52,10 @@ _FIELDS: dict[type[Item | Urgent], str] = {
 class Attachments:
     """Opens attachments; of one session the newest holds the stage and the older one is told so."""
 
-    def __init__(self, backstage: Backstage, hostings: Hostings) -> None:
+    def __init__(self, backstage: Backstage, hostings: Hostings, *, tenant_text_bytes_per_minute: int = 0) -> None:
+        """Let the sessions of a tenant send so much text; 0 sets no limit."""
         self.store = backstage.store
+        self.tenant_text_bytes_per_minute = tenant_text_bytes_per_minute
         self.geometry = backstage.manifest.geometry
         self._refusals = backstage.metrics.refusals
         self._hostings = hostings
@@ -118,6 +120,7 @@ class Attachment:
     ) -> None:
         self._store = attachments.store
         self._geometry = attachments.geometry
+        self._text_a_minute = attachments.tenant_text_bytes_per_minute
         self._hosting = hosting
         self._subscription = subscription
         self._record = record
@@ -199,6 +202,9 @@ class Attachment:
 
     async def _cue(self, request: pb.StreamSessionRequest) -> None:
         cue, is_cleaned = _cue_from(request, self._playhead_s)
+        if self._text_a_minute and cue.text and cue.client_seq > self._durable_seq:
+            size = len(cue.text.encode())
+            await self._store.take_text(self._record.tenant, size, a_minute=self._text_a_minute)
         is_new = await self._store.append_cue(self._record.session_id, cue)
         self._hosting.nudge()
         if is_new and is_cleaned:

@@ -49,7 +49,7 @@ SESSION_SCRIPTS = (
     "cut",
 )
 FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker")
-QUOTA_SCRIPTS = ("take_creation", "hold_place")
+QUOTA_SCRIPTS = ("take", "hold_place")
 
 _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
     "GONE": (SessionNotFound, "there is no such session, or it ended long ago"),

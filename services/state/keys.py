@@ -16,7 +16,8 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:request:TENANT:REQUEST | string | 24 h                          | gateway: session id of a CreateSession |
 | cuelight:tenant:TENANT:sessions | zset   | pruned when listed, created   | gateway: ids by creation time (ms) |
 | cuelight:{tenant/TENANT}:live   | zset   | longest session               | gateway: ids by time limit |
-| cuelight:{tenant/TENANT}:rate   | hash   | 2 min                         | gateway: creations left |
+| cuelight:{tenant/TENANT}:made   | hash   | 2 min                         | gateway: creations left |
+| cuelight:{tenant/TENANT}:text   | hash   | 2 min                         | gateway: bytes of text left |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:placements     | hash   | pruned by heartbeats          | gateway reserves, worker confirms |
@@ -27,7 +28,17 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["BEATS", "PLACEMENTS", "WORKERS", "SessionKeys", "quota_keys", "request_key", "session_keys", "tenant_key"]
+__all__ = [
+    "BEATS",
+    "PLACEMENTS",
+    "WORKERS",
+    "QuotaKeys",
+    "SessionKeys",
+    "quota_keys",
+    "request_key",
+    "session_keys",
+    "tenant_key",
+]
 
 WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
@@ -47,6 +58,14 @@ class SessionKeys(NamedTuple):
     transcript: str
     inputs: str
     latents: str
+
+
+class QuotaKeys(NamedTuple):
+    """The keys of one tenant's quotas: its live sessions, and what is left of creations and of text."""
+
+    live: str
+    made: str
+    text: str
 
 
 def is_session_id(text: str) -> bool:
@@ -71,6 +90,6 @@ def tenant_key(tenant: str) -> str:
     return f"cuelight:tenant:{tenant}:sessions"
 
 
-def quota_keys(tenant: str) -> tuple[str, str]:
-    """Return the keys of one tenant's quotas: its live sessions, and the creations it has left."""
-    return f"cuelight:{{tenant/{tenant}}}:live", f"cuelight:{{tenant/{tenant}}}:rate"
+def quota_keys(tenant: str) -> QuotaKeys:
+    """Return the keys of one tenant's quotas."""
+    return QuotaKeys(*(f"cuelight:{{tenant/{tenant}}}:{name}" for name in QuotaKeys._fields))

@@ -1,4 +1,4 @@
-"""What a tenant may have: sessions at a time, and creations a minute, counted over all gateways.
+"""What a tenant may have: sessions at a time, creations and text a minute, counted over all gateways.
 
 A session that ended leaves the count when the tenant has used its quota up and somebody asks again: nobody has to tell.
 Knows nothing of sessions but their ids and whether they have ended.
@@ -24,11 +24,18 @@ class QuotaStore(RedisCalls):
 
     async def take_creation(self, tenant: str, *, a_minute: int) -> None:
         """Use up one creation. Raises QuotaExceeded, which says when there is another."""
-        answer = await self._script("take_creation", quota_keys(tenant), a_minute)
+        said = f"{tenant} creates more than {a_minute} sessions a minute"
+        await self._take(quota_keys(tenant).made, 1, a_minute, said)
+
+    async def take_text(self, tenant: str, size: int, *, a_minute: int) -> None:
+        """Use up `size` bytes of text. Raises QuotaExceeded, which says when there is room for as much."""
+        said = f"{tenant} sends more than {a_minute} bytes of text a minute"
+        await self._take(quota_keys(tenant).text, size, a_minute, said)
+
+    async def _take(self, key: str, amount: int, a_minute: int, said: str) -> None:
+        answer = await self._script("take", (key,), amount, a_minute)
         if answer[0] == b"WAIT":
-            raise QuotaExceeded(
-                f"{tenant} creates more than {a_minute} sessions a minute", retry_after_s=int(answer[1]) / 1000
-            )
+            raise QuotaExceeded(said, retry_after_s=int(answer[1]) / 1000)
 
     async def hold_place(
         self, tenant: str, session_id: str, *, most: int, life_s: float, has_ended: Callable[[str], Awaitable[bool]]
@@ -37,7 +44,7 @@ class QuotaStore(RedisCalls):
         ended: list[str] = []
         for _ in range(2):
             answer = await self._script(
-                "hold_place", quota_keys(tenant), session_id, most, round(life_s * 1000), *ended
+                "hold_place", (quota_keys(tenant).live,), session_id, most, round(life_s * 1000), *ended
             )
             if answer[0] == b"OK":
                 return

@@ -1,5 +1,5 @@
 -- Count a session among its tenant's live ones. Idempotent by session.
--- KEYS 1 live  2 rate
+-- KEYS 1 live
 -- ARGV 1 session id  2 most sessions  3 ms it lives at most  4... sessions that are known to have ended
 -- Answers {'OK'} or {'FULL', ids of the live ones}
 redis.replicate_commands()

@@ -19,7 +19,7 @@ from services.errors import QuotaExceeded
 from services.settings import GatewaySettings
 from services.state import SessionStore
 from tests.fakes.worker import FakeWorker
-from tests.integration.gateway.conftest import details
+from tests.integration.gateway.conftest import Client, details
 
 ACME, GLOBEX = new_key(), new_key()
 Create = Callable[..., Any]
@@ -27,10 +27,11 @@ Create = Callable[..., Any]
 
 @pytest.fixture
 def settings(settings: GatewaySettings, tmp_path: Path) -> GatewaySettings:
-    """Two tenants, two sessions each, and four creations a minute."""
+    """Two tenants, two sessions each, four creations and 16 KiB of text a minute."""
     keys = tmp_path / "keys"
     keys.write_text(f"{key_line('acme', ACME)}\n{key_line('globex', GLOBEX)}\n")
-    return settings.model_copy(update={"api_keys_file": keys, "tenant_sessions": 2, "tenant_creations_per_minute": 4})
+    quotas = {"tenant_sessions": 2, "tenant_creations_per_minute": 4, "tenant_text_bytes_per_minute": 16 * 1024}
+    return settings.model_copy(update={"api_keys_file": keys, **quotas})
 
 
 @pytest.fixture
@@ -95,6 +96,27 @@ async def test_a_tenant_creates_so_many_a_minute(create: Create, gateway: Gatewa
     await create(GLOBEX)
     counted = gateway.metrics.registry.get_sample_value("cuelight_refusals_total", {"reason": "QUOTA_EXCEEDED"})
     assert counted == 3
+
+
+async def test_a_tenant_sends_so_much_text(create: Create, gateway: Gateway) -> None:
+    """What all its sessions say counts together; a message that is too much is refused, and the stream goes on."""
+    async with aio.insecure_channel(gateway.rpc.address) as channel:
+        stub = SessionServiceStub(channel)
+        made = [await create(key) for key in (ACME, ACME, GLOBEX)]
+        *clients, untouched = [Client(stub, each.session.name, each.attach_token) for each in made]
+        for client in clients:
+            await client.attached()
+            await client.say("x " * 4_000)
+            while (await client.next("resume_update")).resume_update.durable_client_seq < 1:
+                pass
+        await clients[0].say("x " * 4_000)
+        refused = (await clients[0].next("error")).error
+        assert refused.client_seq == 2 and "acme sends more than 16384 bytes" in refused.status.message
+        assert any(detail.type_url.endswith("RetryInfo") for detail in refused.status.details)
+        await clients[0].send(input=pb.UserInput(pause=True))  # has no text
+        await untouched.attached()
+        await untouched.say("x " * 4_000)
+        await untouched.next("media")
 
 
 async def test_the_bucket_fills_again(store: SessionStore) -> None:
