@@ -50,7 +50,8 @@ class VllmCompletion:
 
     async def close(self) -> None:
         """Ends the engine."""
-        self._engine.shutdown()
+        engine, self._engine = self._engine, None  # it ends for good while vLLM is still there to end it
+        engine.shutdown()
 
     def _prompt(self, question: Question) -> str:
         messages = [{"role": message.role, "content": message.content} for message in question.messages]
