@@ -27,6 +27,11 @@ class Entry:
     chunk_index: int | None
     message: worker_pb2.HostResponse
 
+    @property
+    def is_of_a_chunk(self) -> bool:
+        """Whether it tells of a chunk, and not of the session."""
+        return self.message.WhichOneof("message") in ("media", "progress", "response_started")
+
 
 class MediaRing:
     """The log of one session. Belongs to one event loop."""
@@ -73,13 +78,17 @@ class MediaRing:
         self._wake()
 
     async def read(self, offset: int | None) -> AsyncGenerator[worker_pb2.HostResponse, None]:
-        """Messages from a media offset on; None is the live edge. Raises OffsetExpired when they are gone."""
+        """Messages from a media offset on; None is the live edge. Raises OffsetExpired when they are gone.
+
+        A worker that took the session over publishes anew what its reader may have already: that is not told again.
+        """
         number = self._start(offset)
         while True:
             entry = self._at_or_after(number)
             if entry is not None:
                 number = entry.number + 1
-                yield entry.message
+                if offset is None or entry.offset >= offset or not entry.is_of_a_chunk:
+                    yield entry.message
             elif self._is_closed:
                 break
             else:

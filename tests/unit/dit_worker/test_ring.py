@@ -33,7 +33,8 @@ async def read_all(ring: MediaRing, offset: int | None) -> list[str]:
     found = []
     async for message in ring.read(offset):
         kind = message.WhichOneof("message")
-        found.append(f"m{message.media.offset}" if kind == "media" else f"p{message.progress.chunk_index}")
+        told = {"media": f"m{message.media.offset}", "progress": f"p{message.progress.chunk_index}"}
+        found.append(told.get(kind or "", kind or ""))
     return found
 
 
@@ -47,6 +48,18 @@ async def test_readers_begin_where_they_ask_to() -> None:
     ring.close()
     whole = ["p0", "m0", "m1", "p1", "m2", "m3", "p2", "m4", "m5"]
     assert [await reader for reader in readers] == [whole, whole[3:], whole[5:], whole[6:]]
+
+
+async def test_a_reader_is_not_told_again_what_it_has() -> None:
+    """It comes before a new worker has published old chunks anew: it gets what it lacks, and what is of the session."""
+    ring = MediaRing(10)
+    reader = asyncio.create_task(read_all(ring, 4))
+    await asyncio.sleep(0)
+    publish(ring, 0)
+    ring.publish(worker_pb2.HostResponse(state=session_pb2.StateChanged()))
+    publish(ring, 1, 2)
+    ring.close()
+    assert await reader == ["state", "p2", "m4", "m5"]
 
 
 async def test_what_is_gone_is_refused_with_the_oldest_offset() -> None:
