@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -81,6 +82,7 @@ class Campaign(BaseModel):
             raise CampaignInvalid(f"{place}: {first['type']}") from None
 
 
+@cache
 def schema(actions: int = MAX_ACTIONS) -> dict[str, Any]:
     """The JSON schema that structured output is held to, for so many actions: each field there, and nothing else."""
     field = {

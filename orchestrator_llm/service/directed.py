@@ -10,9 +10,8 @@ from collections.abc import Callable
 from cuelight.v1 import orchestrator_pb2 as pb
 from orchestrator_llm.service.author import Author
 from orchestrator_llm.service.bridge import Bridge
-from orchestrator_llm.service.completion import PlannerFailed
 from orchestrator_llm.service.house import House
-from orchestrator_llm.service.planners import RULE, Planner
+from orchestrator_llm.service.planners import Planner
 from orchestrator_llm.service.stream import DirectStream, Task
 from services.errors import CuelightError
 from services.logs import bound, get_logger
@@ -86,13 +85,9 @@ class Directed:
         return answer
 
     def _planner(self) -> Planner:
-        """The planner for the chunk that begins now; the rules when it cannot be had."""
+        """The planner for the chunk that begins now; the rules while another cannot be had."""
         planners, wanted = self._house.planners, self._stream.planner
-        try:
-            planner = planners.assign(self._stream.session_id, wanted)
-        except PlannerFailed:
-            self._metrics.planner_fallbacks.labels(wanted or RULE).inc()
-            planner = planners.assign(self._stream.session_id, RULE)
+        planner = planners.assign(self._stream.session_id, wanted)
         if planner is not self._planned_by:
             self._tell_of(planner)
         self._agenda.can_ask = planner.has_model

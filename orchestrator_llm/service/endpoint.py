@@ -33,7 +33,11 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(READ_S, connect=CONNECT_S)
         self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=False
+            base_url=base_url.rstrip("/") + "/",
+            headers=headers,
+            timeout=timeout,
+            trust_env=False,
+            verify=base_url.startswith("https"),  # reading the authorities takes a while, and plain HTTP has none
         )
 
     async def stream(self, question: Question) -> AsyncGenerator[str]:

@@ -9,6 +9,7 @@ It knows how to come by a model, not what models are asked.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ from statistics import median
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from orchestrator_llm.service.completion import Completion
+from orchestrator_llm.service.completion import Completion, PlannerFailed
 from orchestrator_llm.service.rollout import Rollout
+from services.logs import get_logger
 
+log = get_logger(__name__)
 RULE = "rule"
 MEASURED = 64
 """Answers of a planner that its latency is told from."""
@@ -93,12 +96,18 @@ class Planners:
         self.assigned: dict[str, Planner] = {}
         """The planner of each live session, as of its last chunk."""
         self._following: set[str] = set()
+        self._making: dict[str, asyncio.Task[None]] = {}
 
     def assign(self, session_id: str, wanted: str = "") -> Planner:
-        """The planner of a session for the chunk that begins now: the one it asks for if that is known."""
+        """The planner of a session for the chunk that begins now: the one it asks for if that is known.
+
+        While its model is being made the rules plan: nobody waits for it.
+        """
         planner = self._known.get(wanted) if wanted else None
         planner = planner or self.in_use.choose(session_id)
-        self.ready(planner)
+        if planner.has_model and planner.model is None:
+            self._begin_making(planner)
+            planner = self._known[RULE]
         self.assigned[session_id] = planner
         if not wanted:
             self._following.add(session_id)
@@ -125,11 +134,26 @@ class Planners:
             raise ValueError(f"a planner's specification has at most {MAX_SPEC_LETTERS} letters")
         return self._known.setdefault(name_or_spec, Planner(name_or_spec, PlannerSpec.parse(name_or_spec)))
 
-    def ready(self, planner: Planner) -> Planner:
-        """With its model made. Raises PlannerFailed when that cannot be."""
+    async def ready(self, planner: Planner) -> Planner:
+        """With its model made, on a thread: that may take minutes. Raises PlannerFailed when it cannot be."""
         if planner.has_model and planner.model is None:
-            planner.model = self._make(planner.spec)
+            await asyncio.shield(self._begin_making(planner))
         return planner
+
+    def _begin_making(self, planner: Planner) -> asyncio.Task[None]:
+        """Makes a model in the background, each once at a time."""
+        making = self._making.get(planner.name)
+        if making is None or making.done():
+            making = self._making[planner.name] = asyncio.create_task(self._make_model(planner))
+            making.add_done_callback(_retrieve)
+        return making
+
+    async def _make_model(self, planner: Planner) -> None:
+        try:
+            planner.model = await asyncio.to_thread(self._make, planner.spec)
+        except PlannerFailed as fault:
+            log.warning("planner_not_made", planner=planner.name, why=fault.message)
+            raise
 
     def known(self) -> list[Planner]:
         """All of them."""
@@ -141,5 +165,14 @@ class Planners:
 
     async def close(self) -> None:
         """Lets all models go."""
+        making = [task for task in self._making.values() if not task.done()]
+        if making:
+            await asyncio.wait(making)  # a thread cannot be cancelled
         for planner in self._known.values():
             await planner.close()
+
+
+def _retrieve(making: asyncio.Task[None]) -> None:
+    """Whoever waits for it is told; nobody may wait."""
+    if not making.cancelled():
+        making.exception()

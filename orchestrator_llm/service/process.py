@@ -6,7 +6,7 @@ It knows every part and does the work of none. It needs no Redis: what a session
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from cuelight.v1 import orchestrator_admin_pb2, orchestrator_pb2
@@ -22,6 +22,7 @@ from orchestrator_llm.engine.syllables import SyllableCounter
 from orchestrator_llm.engine.warmup import warm_up
 from orchestrator_llm.service.admin import OrchestratorAdminServicer
 from orchestrator_llm.service.bridge import Bridge
+from orchestrator_llm.service.completion import PlannerFailed
 from orchestrator_llm.service.house import Conditioner, House
 from orchestrator_llm.service.models import make_completion, read_key
 from orchestrator_llm.service.planners import Planners
@@ -86,6 +87,8 @@ class Orchestrator:
 
     async def _start(self) -> None:
         backend = await self.bridge.run(self._load, timeout_s=LOAD_TIMEOUT_S)
+        with suppress(PlannerFailed):  # it is logged; the rules plan until it can be had
+            await self._planners.ready(self._planners.in_use.current)
         self.house = House(
             manifest=self._bundle.manifest,
             metrics=self.metrics,

@@ -49,7 +49,7 @@ class Swaps:
         before = (planner.asked, planner.failed)
 
         async def warm() -> Planner:
-            model = self._house.planners.ready(planner).model
+            model = (await self._house.planners.ready(planner)).model
             if model is not None:
                 await answer(model, WARM_UP, timeout_s=WARM_UP_S, most_bytes=WARM_UP_BYTES)
             return planner
