@@ -92,3 +92,13 @@ async def test_what_a_call_raises_reaches_its_caller(bridge: Bridge) -> None:
     """Errors travel as they are."""
     with pytest.raises(ZeroDivisionError):
         await bridge.run(lambda: 1 // 0)
+
+
+async def test_calls_meet_where_there_are_threads_for_them() -> None:
+    """With two threads two calls run at the same time: each waits for the other, and both end."""
+    together = threading.Barrier(2, timeout=20)
+    opened = Bridge(waiting_limit=3, timeout_s=30, on_wait=lambda _: None, threads=2)
+    try:
+        assert sorted(await asyncio.gather(opened.run(together.wait), opened.run(together.wait))) == [0, 1]
+    finally:
+        await opened.close()
