@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes bundles/pocket from nothing: about five hours on two CPU cores, with one thread for each training that has a core
+# Makes bundles/pocket from nothing: about seven hours on two CPU cores, with one thread for each training that has a core
 # to itself. Each stage resumes where it stopped. Lines that end with & do not need one another.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,5 +15,5 @@ $python -m training.train_audio --threads 1 --samples 230000 &
 speech=$!
 $python -m training.make_video --passages 50 --processes 1
 wait $speech
-$python -m training.train_joint --samples 60000
+$python -m training.train_joint --threads 1 --samples 130000 --hold 0.5
 $python -m training.package_bundle
