@@ -129,11 +129,12 @@ async def test_an_aged_connection_loses_no_word(altered: Altered, worker: FakeWo
         client.create_session(regime="scripted") as session,
     ):
         await session.say(" ".join(f"word{number}" for number in range(45)))
-        await session.end()
         async for event in session:
             attached += isinstance(event, cuelight.Attached)
             if isinstance(event, cuelight.Media):
                 offsets.append(event.offset)
+                if event.offset == 29:
+                    break
     assert attached >= 2, "the connection was not cut while it was used"
     assert offsets == list(range(30))
 
