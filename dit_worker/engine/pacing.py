@@ -54,6 +54,12 @@ class Pacing:
         self.acknowledged_s = min(max(playhead_s, 0.0), self.delivered_s)
         self._has_heard, self._anchor = True, (self.acknowledged_s, self._clock())
 
+    def join(self) -> None:
+        """Somebody comes at the live edge, who has nothing to play before it; where playback is, is yet to be said."""
+        self.acknowledged_s = self.delivered_s
+        if self._anchor is not None:
+            self._anchor = (self.delivered_s, self._clock())
+
     def deliver(self, end_s: float) -> None:
         """Media up to end_s was sent. Playback that had run dry goes on from here, not from where it stopped."""
         if self._is_dry:

@@ -139,6 +139,12 @@ class Performer:
             self._pacing.acknowledge(playhead_s)
             self._changed.set()
 
+    def join(self) -> None:
+        """A client comes at the live edge: chunks before it hold nothing back."""
+        if self._pacing is not None:
+            self._pacing.join()
+            self._changed.set()
+
     def nudge(self) -> None:
         """Cues were appended."""
         if self._inbox is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
@@ -47,7 +46,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             raise WorkerUnavailable(f"the session could not be taken within {_HOSTED_S:g} s") from error
         offset = claim.media_offset if claim.HasField("media_offset") else 2 * hosted.next_chunk_index
         if not claim.HasField("media_offset"):
-            performer.acknowledge(math.inf)  # who comes at the live edge has nothing to play before it
+            performer.join()
         listening = asyncio.create_task(_listen(request_iterator, performer))
         try:
             yield pb.HostResponse(hosted=hosted)

@@ -165,3 +165,13 @@ def test_who_takes_over_waits_to_be_told_where_the_client_is(pacing: Pacing, clo
     assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + 0.8)
     pacing.acknowledge(5 * CHUNK_S)
     assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + CHUNK_S - 0.2)
+
+
+def test_who_comes_at_the_live_edge_waits_for_nothing_before_it(pacing: Pacing, clock: VirtualClock) -> None:
+    """After a fail-over chunks that nobody here will play hold nothing back, and playback is not taken to run."""
+    pacing.resume(0.0, 2 * CHUNK_S)
+    assert not pacing.can_begin(2)
+    pacing.join()
+    assert pacing.can_begin(2)
+    clock.now += CHUNK_S
+    assert pacing.playhead_s == 2 * CHUNK_S
