@@ -239,7 +239,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", help="run[:steps[:sampler[:shift[:noise]]]]")
-    parser.add_argument("--clips", type=int, default=110, help="clips of the short protocol; 110 have 3,590 words")
+    parser.add_argument("--clips", type=int, default=110, help="clips of the short protocol; 110 have 3,539 words")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/pocket"), help="whose VAEs and front end are used")
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
     parser.add_argument(
