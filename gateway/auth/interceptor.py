@@ -1,12 +1,13 @@
-"""The one place where calls over gRPC are let in, before anything of their messages is read. What is not listed is
-refused.
+"""The one place where calls over gRPC are let in, by their metadata alone. What is not listed is refused.
 
 It knows methods by name and what each asks for; what they do it does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
@@ -23,6 +24,8 @@ from services.logs import get_logger
 
 log = get_logger(__name__)
 
+_FIRST_MESSAGE_S = 0.2
+"""So long a call that is refused may take to send its first message, which nobody looks at."""
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -89,9 +92,15 @@ def _credentials(call: grpc.HandlerCallDetails) -> str:
 
 
 def _refusing(fault: CuelightError) -> _Handler:
-    """A handler that reads nothing, whatever kind of call it is."""
+    """A handler of whatever kind of call that drops what is being sent.
 
-    async def refuse(_: object, __: object) -> None:
+    A client that is cut off in the middle of its first message is told INTERNAL by its own library, not the reason.
+    """
+
+    async def refuse(requests: AsyncIterator[bytes], _: object) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_MESSAGE_S):
+                await anext(aiter(requests), None)
         raise fault
 
     handler: _Handler = grpc.stream_stream_rpc_method_handler(refuse)
