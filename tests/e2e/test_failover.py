@@ -143,10 +143,10 @@ async def test_a_worker_told_to_stop_hands_over_at_once(theatre: Theatre, store:
 @pytest.mark.timeout(240)
 async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, store: SessionStore) -> None:
     """The client is told RECOVERING, the session stands again from the store, nothing is lost, doubled or changed."""
-    await new_session(store, "undisturbed")
-    calm = Audience("undisturbed", theatre.chunk_s)
+    await new_session(store, "calm")
+    calm = Audience("calm", theatre.chunk_s)
     await calm.follow(theatre.steady.address)
-    undisturbed = latents(await store.load_snapshot("undisturbed"))  # before it is forgotten: it has ended
+    undisturbed = latents(await store.load_snapshot("calm"))  # before it is forgotten: it has ended
     await new_session(store, "waits")
     audience = Audience("waits", theatre.chunk_s)
     with ExitStack() as stack:
