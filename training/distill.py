@@ -7,40 +7,22 @@ goes on from its last checkpoint. `training.export` makes a bundle of one. docs/
 
 from __future__ import annotations
 
-import argparse
 import json
-import warnings
-from pathlib import Path
 from typing import Literal
 
-import torch
-
 from services.bundle import load_manifest
-from services.errors import BundleInvalid
 from training.corpora.clip_format import ClipInvalid, read_manifest
 from training.distill_rollout import TOKENS_PER_CHUNK
 from training.distillation import Sampling
 from training.distributed.batches import Drawn
 from training.distributed.distiller import Distiller
-from training.distributed.recipe import Recipe, load_recipe
-from training.pretrain import groups_of
+from training.distributed.recipe import Recipe
+from training.pretrain import command, groups_of
 
 
 def main() -> None:
-    """Command line. Exit code 2, and a sentence, for a recipe or a corpus that cannot be used."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--stage", required=True, help="step-reduction or rollout")
-    options = parser.parse_args()
-    # nothing here is changed in place, which is what this warns of
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    try:
-        distil(load_recipe(options.recipe), options.stage)
-    except (ValueError, ImportError, BundleInvalid) as fault:
-        parser.exit(2, f"{fault}\n")
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    """Command line."""
+    command(__doc__, distil)
 
 
 def distil(recipe: Recipe, name: str) -> None:

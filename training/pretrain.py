@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,16 +28,20 @@ from training.distributed.trainer import Trainer
 
 
 def main() -> None:
-    """Command line. Exit code 2, and a sentence, for a recipe or a corpus that cannot be used."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Command line."""
+    command(__doc__, lambda recipe, name: train(recipe, recipe.stage(name)))
+
+
+def command(description: str | None, run: Callable[[Recipe, str], None]) -> None:
+    """Runs a stage of a recipe by its name. Exit code 2, and a sentence, for what cannot be used."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--stage", required=True, help="which of the recipe's stages")
     options = parser.parse_args()
     # nothing here is changed in place, which is what this warns of
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     try:
-        recipe = load_recipe(options.recipe)
-        train(recipe, recipe.stage(options.stage))
+        run(load_recipe(options.recipe), options.stage)
     except (ValueError, ImportError, BundleInvalid) as fault:
         parser.exit(2, f"{fault}\n")
     finally:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from tests.unit.training.test_pretrain import begin, recipe
+from tests.unit.training.test_pretrain import begin, recipe, run_two
 from training.distill import distil
 from training.distributed.recipe import RecipeInvalid, load_recipe
 
@@ -52,33 +48,13 @@ def run(path: Path, stage: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in (told.out / "log.jsonl").read_text().splitlines()]
 
 
-def run_two(path: Path, stage: str) -> None:
-    """Distils in two processes over gloo, as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "training.distill", "--recipe", str(path), "--stage", stage]
-    started = [
-        subprocess.Popen(
-            command,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    complaints = [process.communicate(timeout=280)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], complaints
-
-
 @pytest.mark.timeout(300)
 def test_two_sharded_processes_distil_and_one_goes_on_from_them(tmp_path: Path) -> None:
     """Student and fake score roll out and learn in shards with layers recomputed, and go on from what two left."""
     torch.set_num_threads(1)
     stage = "rollout"
     teacher = load_file(begin(tmp_path / "teacher") / "weights.safetensors")
-    run_two(distillation(tmp_path, "two", stage, steps=2, gradient_checkpointing=True), stage)
+    run_two(distillation(tmp_path, "two", stage, steps=2, gradient_checkpointing=True), stage, "training.distill")
     log = run(distillation(tmp_path, "two", stage), stage)
     assert [line["step"] for line in log] == [1, 2, 3]
     expected = {"dmd_audio", "dmd_video", "fake_audio", "fake_video", "pointer_end", "gradient", "fake_gradient"}

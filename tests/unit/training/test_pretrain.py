@@ -162,13 +162,13 @@ def run(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (loaded.stage("only").out / "log.jsonl").read_text().splitlines()]
 
 
-def run_two(path: Path) -> None:
+def run_two(path: Path, stage: str = "only", module: str = "training.pretrain") -> None:
     """Trains in two processes over gloo, as torchrun starts them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "training.pretrain", "--recipe", str(path), "--stage", "only"]
+    command = [sys.executable, "-m", module, "--recipe", str(path), "--stage", stage]
     started = [
         subprocess.Popen(
             command,
