@@ -1325,7 +1325,9 @@ class StateChanged(_message.Message):
     checkpoint_media_offset: _builtins.int
     """On recovery: media offset the restored state stands at; unset otherwise."""
     reason: _builtins.str
-    """Why, as one UPPER_SNAKE word, for instance ORCHESTRATOR_LOST; empty when it needs no reason."""
+    """Why, as one UPPER_SNAKE word, for instance ORCHESTRATOR_LOST, or WORKER_MOVED when another worker goes on with it;
+    empty when it needs no reason.
+    """
     def __init__(
         self,
         *,
@@ -1416,21 +1418,25 @@ class GoAway(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     TIME_LEFT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     reason: Global___GoAwayReason.ValueType
     """Why it will be closed."""
+    resume_token: _builtins.str
+    """Token to attach again with, elsewhere where the reason is DRAINING; empty for readers and when nothing can be resumed."""
     @_builtins.property
     def time_left(self) -> _duration_pb2.Duration:
-        """Time left before it is."""
+        """Time left before it is; media go on until then."""
 
     def __init__(
         self,
         *,
         reason: Global___GoAwayReason.ValueType = ...,
         time_left: _duration_pb2.Duration | None = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "time_left", b"time_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "resume_token", b"resume_token", "time_left", b"time_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1512,6 +1518,7 @@ class ReadMediaResponse(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    GO_AWAY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def init(self) -> Global___TrackInit:
         """Start of a track; comes before any media of it."""
@@ -1528,6 +1535,10 @@ class ReadMediaResponse(_message.Message):
     def retired(self) -> Global___Retired:
         """Media already sent that is no longer part of the timeline."""
 
+    @_builtins.property
+    def go_away(self) -> Global___GoAway:
+        """This stream will be closed soon; read on elsewhere from the first offset that is missing."""
+
     def __init__(
         self,
         *,
@@ -1535,12 +1546,13 @@ class ReadMediaResponse(_message.Message):
         media: Global___MediaChunk | None = ...,
         progress: Global___Progress | None = ...,
         retired: Global___Retired | None = ...,
+        go_away: Global___GoAway | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["init", b"init", "item", b"item", "media", b"media", "progress", b"progress", "retired", b"retired"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["go_away", b"go_away", "init", b"init", "item", b"item", "media", b"media", "progress", b"progress", "retired", b"retired"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["init", b"init", "item", b"item", "media", b"media", "progress", b"progress", "retired", b"retired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["go_away", b"go_away", "init", b"init", "item", b"item", "media", b"media", "progress", b"progress", "retired", b"retired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["init", "media", "progress", "retired"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["init", "media", "progress", "retired", "go_away"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 

@@ -77,6 +77,7 @@ class HostResponse(_message.Message):
     RESPONSE_STARTED_FIELD_NUMBER: _builtins.int
     RESPONSE_ENDED_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hosted(self) -> Global___Hosted:
         """First message of every stream."""
@@ -109,6 +110,10 @@ class HostResponse(_message.Message):
     def retired(self) -> _session_pb2.Retired:
         """Chunks were taken off the timeline."""
 
+    @_builtins.property
+    def moved(self) -> Global___Moved:
+        """Another worker has the session; comes last, also in place of hosted."""
+
     def __init__(
         self,
         *,
@@ -120,12 +125,13 @@ class HostResponse(_message.Message):
         response_started: _session_pb2.ResponseStarted | None = ...,
         response_ended: _session_pb2.ResponseEnded | None = ...,
         retired: _session_pb2.Retired | None = ...,
+        moved: Global___Moved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "moved", b"moved", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "moved", b"moved", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hosted", "media", "progress", "notice", "state", "response_started", "response_ended", "retired"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hosted", "media", "progress", "notice", "state", "response_started", "response_ended", "retired", "moved"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -243,6 +249,36 @@ class Hosted(_message.Message):
 Global___Hosted: _TypeAlias = Hosted  # noqa: Y015
 
 @_typing.final
+class Moved(_message.Message):
+    """Moved says that another worker goes on with the session: claim it there, from the first media offset that is missing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Id of that worker."""
+    address: _builtins.str
+    """Its WorkerService, host:port."""
+    epoch: _builtins.int
+    """Epoch of its lease."""
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moved: _TypeAlias = Moved  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """GetStatusRequest asks a worker for its status."""
 
@@ -323,12 +359,19 @@ class DrainRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MOVE_SESSIONS_FIELD_NUMBER: _builtins.int
+    move_sessions: _builtins.bool
+    """True moves the sessions it has to other workers, each at its next chunk boundary; one that no other worker has room
+    for goes on here, and is tried again. False lets them go on here.
+    """
     def __init__(
         self,
+        *,
+        move_sessions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move_sessions", b"move_sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,3 +398,238 @@ class DrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
+class MoveRequest(_message.Message):
+    """MoveRequest asks for a session to be moved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Id of the session, the last part of its name."""
+    worker_id: _builtins.str
+    """Id of the worker that is to have it; empty leaves the choice to placement."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveRequest: _TypeAlias = MoveRequest  # noqa: Y015
+
+@_typing.final
+class MoveResponse(_message.Message):
+    """MoveResponse says who has the session now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NEXT_CHUNK_INDEX_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_IN_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Id of that worker."""
+    epoch: _builtins.int
+    """Epoch of its lease."""
+    next_chunk_index: _builtins.int
+    """First chunk that it makes."""
+    @_builtins.property
+    def handed_over_in(self) -> _duration_pb2.Duration:
+        """For how long nobody could make a chunk: from the last chunk's commit, or from the request when it stood still, until
+        the other worker had the session.
+        """
+
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        next_chunk_index: _builtins.int = ...,
+        handed_over_in: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handed_over_in", b"handed_over_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handed_over_in", b"handed_over_in", "next_chunk_index", b"next_chunk_index", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveResponse: _TypeAlias = MoveResponse  # noqa: Y015
+
+@_typing.final
+class TakeOverRequest(_message.Message):
+    """TakeOverRequest is one message of the worker that has the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREPARE_FIELD_NUMBER: _builtins.int
+    TAKE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prepare(self) -> Global___Prepare:
+        """First message of every stream."""
+
+    @_builtins.property
+    def take(self) -> Global___Take:
+        """Second and last message."""
+
+    def __init__(
+        self,
+        *,
+        prepare: Global___Prepare | None = ...,
+        take: Global___Take | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "prepare", b"prepare", "take", b"take"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "prepare", b"prepare", "take", b"take"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["prepare", "take"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___TakeOverRequest: _TypeAlias = TakeOverRequest  # noqa: Y015
+
+@_typing.final
+class TakeOverResponse(_message.Message):
+    """TakeOverResponse is one message of the worker that is to have the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREPARED_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prepared(self) -> Global___Prepared:
+        """Answers prepare."""
+
+    @_builtins.property
+    def taken(self) -> Global___Taken:
+        """Answers take."""
+
+    def __init__(
+        self,
+        *,
+        prepared: Global___Prepared | None = ...,
+        taken: Global___Taken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "prepared", b"prepared", "taken", b"taken"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "prepared", b"prepared", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["prepared", "taken"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___TakeOverResponse: _TypeAlias = TakeOverResponse  # noqa: Y015
+
+@_typing.final
+class Prepare(_message.Message):
+    """Prepare asks a worker to stand where the session stands: snapshot read, caches computed, orchestrator opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Id of the session."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prepare: _TypeAlias = Prepare  # noqa: Y015
+
+@_typing.final
+class Prepared(_message.Message):
+    """Prepared says that taking the session will be quick."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prepared: _TypeAlias = Prepared  # noqa: Y015
+
+@_typing.final
+class Take(_message.Message):
+    """Take gives the session away at a chunk boundary: the caller writes nothing more under its epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PLAYHEAD_FIELD_NUMBER: _builtins.int
+    IS_PAUSED_FIELD_NUMBER: _builtins.int
+    RESPONSE_SEQ_FIELD_NUMBER: _builtins.int
+    GENERATED_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Epoch of the caller's lease. The session can be taken while this one still holds."""
+    is_paused: _builtins.bool
+    """True while the client has it paused."""
+    response_seq: _builtins.int
+    """client_seq of the response that is being performed; 0 when there is none."""
+    @_builtins.property
+    def playhead(self) -> _duration_pb2.Duration:
+        """Where the client's playback stands on the media clock; unset before it was heard of."""
+
+    @_builtins.property
+    def generated(self) -> _duration_pb2.Duration:
+        """Length of the media made for that response."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        playhead: _duration_pb2.Duration | None = ...,
+        is_paused: _builtins.bool = ...,
+        response_seq: _builtins.int = ...,
+        generated: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generated", b"generated", "playhead", b"playhead"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "generated", b"generated", "is_paused", b"is_paused", "playhead", b"playhead", "response_seq", b"response_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Take: _TypeAlias = Take  # noqa: Y015
+
+@_typing.final
+class Taken(_message.Message):
+    """Taken says that the session is this worker's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NEXT_CHUNK_INDEX_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Epoch of its lease."""
+    next_chunk_index: _builtins.int
+    """First chunk that it makes; the caller still sends the media of those before."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        next_chunk_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "next_chunk_index", b"next_chunk_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Taken: _TypeAlias = Taken  # noqa: Y015

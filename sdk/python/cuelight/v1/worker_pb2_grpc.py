@@ -50,6 +50,16 @@ class WorkerServiceStub:
                 request_serializer=cuelight_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=cuelight_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Move = channel.unary_unary(
+                '/cuelight.v1.WorkerService/Move',
+                request_serializer=cuelight_dot_v1_dot_worker__pb2.MoveRequest.SerializeToString,
+                response_deserializer=cuelight_dot_v1_dot_worker__pb2.MoveResponse.FromString,
+                _registered_method=True)
+        self.TakeOver = channel.stream_stream(
+                '/cuelight.v1.WorkerService/TakeOver',
+                request_serializer=cuelight_dot_v1_dot_worker__pb2.TakeOverRequest.SerializeToString,
+                response_deserializer=cuelight_dot_v1_dot_worker__pb2.TakeOverResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -72,7 +82,26 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Drain stops the worker from taking new sessions; those it has go on.
+        """Drain stops the worker from taking new sessions. Those it has go on, or move to other workers where that is asked for.
+        Answers at once; GetStatus says who is left. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Move(self, request, context):
+        """Move has another worker go on with a session of this one from the next chunk boundary on, and answers when it does.
+        NOT_FOUND when the session is not performed here, RESOURCE_EXHAUSTED when no other worker has room, UNAVAILABLE when
+        the other one failed: in all of these the session goes on where it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeOver(self, request_iterator, context):
+        """TakeOver is what the worker that has a session asks of the one that is to have it: prepare while it still performs,
+        then take. A stream that ends before take undoes the preparation. RESOURCE_EXHAUSTED when no slot is free,
+        UNAVAILABLE when draining, ABORTED when the session is no longer the caller's to give.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +124,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=cuelight_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=cuelight_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Move': grpc.unary_unary_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=cuelight_dot_v1_dot_worker__pb2.MoveRequest.FromString,
+                    response_serializer=cuelight_dot_v1_dot_worker__pb2.MoveResponse.SerializeToString,
+            ),
+            'TakeOver': grpc.stream_stream_rpc_method_handler(
+                    servicer.TakeOver,
+                    request_deserializer=cuelight_dot_v1_dot_worker__pb2.TakeOverRequest.FromString,
+                    response_serializer=cuelight_dot_v1_dot_worker__pb2.TakeOverResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +218,60 @@ class WorkerService:
             '/cuelight.v1.WorkerService/Drain',
             cuelight_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             cuelight_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cuelight.v1.WorkerService/Move',
+            cuelight_dot_v1_dot_worker__pb2.MoveRequest.SerializeToString,
+            cuelight_dot_v1_dot_worker__pb2.MoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeOver(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cuelight.v1.WorkerService/TakeOver',
+            cuelight_dot_v1_dot_worker__pb2.TakeOverRequest.SerializeToString,
+            cuelight_dot_v1_dot_worker__pb2.TakeOverResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,7 +44,19 @@ class WorkerServiceStub:
     GetStatus: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetStatusRequest, _worker_pb2.GetStatusResponse]
     """GetStatus says who the worker is, what it hosts and how fast it is."""
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]
-    """Drain stops the worker from taking new sessions; those it has go on."""
+    """Drain stops the worker from taking new sessions. Those it has go on, or move to other workers where that is asked for.
+    Answers at once; GetStatus says who is left. Idempotent.
+    """
+    Move: _grpc.UnaryUnaryMultiCallable[_worker_pb2.MoveRequest, _worker_pb2.MoveResponse]
+    """Move has another worker go on with a session of this one from the next chunk boundary on, and answers when it does.
+    NOT_FOUND when the session is not performed here, RESOURCE_EXHAUSTED when no other worker has room, UNAVAILABLE when
+    the other one failed: in all of these the session goes on where it is.
+    """
+    TakeOver: _grpc.StreamStreamMultiCallable[_worker_pb2.TakeOverRequest, _worker_pb2.TakeOverResponse]
+    """TakeOver is what the worker that has a session asks of the one that is to have it: prepare while it still performs,
+    then take. A stream that ends before take undoes the preparation. RESOURCE_EXHAUSTED when no slot is free,
+    UNAVAILABLE when draining, ABORTED when the session is no longer the caller's to give.
+    """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -58,7 +70,19 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     GetStatus: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetStatusRequest, _worker_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus says who the worker is, what it hosts and how fast it is."""
     Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
-    """Drain stops the worker from taking new sessions; those it has go on."""
+    """Drain stops the worker from taking new sessions. Those it has go on, or move to other workers where that is asked for.
+    Answers at once; GetStatus says who is left. Idempotent.
+    """
+    Move: _aio.UnaryUnaryMultiCallable[_worker_pb2.MoveRequest, _worker_pb2.MoveResponse]  # type: ignore[assignment]
+    """Move has another worker go on with a session of this one from the next chunk boundary on, and answers when it does.
+    NOT_FOUND when the session is not performed here, RESOURCE_EXHAUSTED when no other worker has room, UNAVAILABLE when
+    the other one failed: in all of these the session goes on where it is.
+    """
+    TakeOver: _aio.StreamStreamMultiCallable[_worker_pb2.TakeOverRequest, _worker_pb2.TakeOverResponse]  # type: ignore[assignment]
+    """TakeOver is what the worker that has a session asks of the one that is to have it: prepare while it still performs,
+    then take. A stream that ends before take undoes the preparation. RESOURCE_EXHAUSTED when no slot is free,
+    UNAVAILABLE when draining, ABORTED when the session is no longer the caller's to give.
+    """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """WorkerService hosts sessions: it generates their chunks and sends the encoded media."""
@@ -87,6 +111,30 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]:
-        """Drain stops the worker from taking new sessions; those it has go on."""
+        """Drain stops the worker from taking new sessions. Those it has go on, or move to other workers where that is asked for.
+        Answers at once; GetStatus says who is left. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def Move(
+        self,
+        request: _worker_pb2.MoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.MoveResponse, _abc.Awaitable[_worker_pb2.MoveResponse]]:
+        """Move has another worker go on with a session of this one from the next chunk boundary on, and answers when it does.
+        NOT_FOUND when the session is not performed here, RESOURCE_EXHAUSTED when no other worker has room, UNAVAILABLE when
+        the other one failed: in all of these the session goes on where it is.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeOver(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.TakeOverRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.TakeOverResponse], _abc.AsyncIterator[_worker_pb2.TakeOverResponse]]:
+        """TakeOver is what the worker that has a session asks of the one that is to have it: prepare while it still performs,
+        then take. A stream that ends before take undoes the preparation. RESOURCE_EXHAUSTED when no slot is free,
+        UNAVAILABLE when draining, ABORTED when the session is no longer the caller's to give.
+        """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
