@@ -40,6 +40,7 @@ SESSION_SCRIPTS = (
     "create",
     "append_cue",
     "acquire",
+    "take_over",
     "renew",
     "release",
     "set_state",
@@ -48,7 +49,7 @@ SESSION_SCRIPTS = (
     "commit",
     "cut",
 )
-FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker")
+FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker", "move_slot")
 QUOTA_SCRIPTS = ("take", "hold_place")
 
 _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {

@@ -101,6 +101,26 @@ class FleetStore(RedisCalls):
         """Free the session's slot; with `worker_id`, only if it is on that worker. Harmless when it has none."""
         await self._script("free_slot", _KEYS, session_id, worker_id)
 
+    async def hold_for_move(self, session_id: str, *, bundle: str, exclude: Collection[str]) -> Slot:
+        """Hold a slot on another worker for a session that is to move there, beside its own. Raises NoCapacity.
+
+        It is free again after a while, unless `settle_move` comes before.
+        """
+        return await self.reserve_slot(_moving(session_id), bundle=bundle, exclude=exclude)
+
+    async def settle_move(self, session_id: str, worker_id: str) -> None:
+        """The session has moved: the slot held for it there is its slot."""
+        await self._script("move_slot", _KEYS, session_id, worker_id, _moving(session_id), RESERVATION_MS)
+
+    async def give_up_move(self, session_id: str) -> None:
+        """Free the slot that was held for a move. Harmless when there is none."""
+        await self.free_slot(_moving(session_id))
+
+
+def _moving(session_id: str) -> str:
+    """The name a slot is held under while its session is still elsewhere: no session can have it."""
+    return f"{session_id}>"
+
 
 def _statuses(answer: list[bytes]) -> Iterable[WorkerStatus]:
     for report, age_ms, used in zip(answer[::3], answer[1::3], answer[2::3], strict=True):

@@ -20,7 +20,7 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{tenant/TENANT}:text   | hash   | 2 min                         | gateway: bytes of text left |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
-| cuelight:{fleet}:placements     | hash   | pruned by heartbeats          | gateway reserves, worker confirms |
+| cuelight:{fleet}:placements     | hash   | pruned; ID> while ID moves      | gateway reserves, worker confirms |
 """
 
 from __future__ import annotations

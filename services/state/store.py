@@ -189,6 +189,16 @@ class SessionStore(FleetStore, QuotaStore):
             return None
         return Lease(session_id, owner, int(answer[1]), policy, asked_at_s)
 
+    async def take_over(self, session_id: str, owner: str, policy: ChunkPolicy, *, epoch: int) -> Lease:
+        """Take the session, under a new epoch, from the holder of `epoch`, who gives it away.
+
+        Raises StaleEpoch when it is that holder's no more: nothing has changed then.
+        """
+        asked_at_s = time.monotonic()
+        lease_ms = round(LEASE_S * 1000)
+        answer = await self._script("take_over", _keys(session_id), epoch, owner, lease_ms, policy.history_chunks)
+        return Lease(session_id, owner, int(answer[1]), policy, asked_at_s)
+
     async def renew(self, lease: Lease) -> Lease:
         """Keep a lease for another 6 s. Raises StaleEpoch when another worker has taken the session."""
         asked_at_s = time.monotonic()
