@@ -1,15 +1,20 @@
 """Fixtures that every test may use: a real Redis server, emptied for each test, and the bundle of the repository.
 
+And one that every test has: it finds connections to Redis left open in the test that left them.
+
 `CUELIGHT_TEST_REDIS_SERVER` names one redis-server binary to test with; by default the preferred one of this machine.
 """
 
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 
 from services.bundle import MANIFEST_NAME
 from services.errors import StoreUnavailable
@@ -23,6 +28,22 @@ def _absent(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
+
+
+@pytest.fixture(autouse=True)
+def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[weakref.WeakSet[AbstractConnection]]:
+    """The connections to Redis that the test makes; it fails when one of them is still open at its end."""
+    made: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+    make = AbstractConnection.__init__
+
+    def noted(connection: AbstractConnection, **options: Any) -> None:
+        make(connection, **options)
+        made.add(connection)
+
+    monkeypatch.setattr(AbstractConnection, "__init__", noted)
+    yield made
+    left = [connection for connection in made if connection.is_connected]
+    assert not left, f"the test left connections to Redis open: {left}"
 
 
 @pytest.fixture(scope="session")

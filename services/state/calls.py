@@ -1,7 +1,8 @@
 """Calls to Redis with a deadline: scripts, transactions, and the errors they end in.
 
 A call that finds the connection broken is sent again until its deadline, so every script must bear being repeated; all
-do. After the deadline it is StoreUnavailable. Knows nothing of what the scripts do.
+do. After the deadline it is StoreUnavailable, and so is every call that meets a closed store: the client would open a
+connection anew that nobody closes. Knows nothing of what the scripts do.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class RedisCalls:
     def __init__(self, client: aioredis.Redis, *, call_timeout_s: float) -> None:
         self._redis = client
         self._call_timeout_s = call_timeout_s
+        self._in_flight: set[asyncio.Timeout] = set()
+        self._settled = asyncio.Event()
+        self._is_closed = False
         lua = files("services.state") / "lua"
         prelude = (lua / "prelude.lua").read_text()
         sources = {name: prelude + (lua / f"{name}.lua").read_text() for name in SESSION_SCRIPTS}
@@ -81,7 +85,9 @@ class RedisCalls:
         client = aioredis.Redis.from_url(
             url,
             socket_connect_timeout=call_timeout_s,
-            socket_timeout=call_timeout_s,
+            # The deadline of the call is the only one: under a socket timeout the client sends through
+            # `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the bytes have left.
+            socket_timeout=None,
             # Far more tries than fit: the deadline of the call ends them.
             retry=Retry(ExponentialBackoff(cap=0.25, base=0.01), retries=10_000),
             retry_on_error=[exceptions.ConnectionError, exceptions.TimeoutError],
@@ -89,8 +95,17 @@ class RedisCalls:
         return cls(client, call_timeout_s=call_timeout_s)
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
+        """End the calls in flight with StoreUnavailable, then close the connections."""
+        self._is_closed = True
+        for deadline in self._in_flight:
+            if not deadline.expired():
+                deadline.reschedule(0.0)
+        try:
+            while self._in_flight:
+                self._settled.clear()
+                await self._settled.wait()
+        finally:
+            await self._redis.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -154,10 +169,19 @@ class RedisCalls:
         return await self._within_deadline(run)
 
     async def _within_deadline(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        if self._is_closed:
+            raise StoreUnavailable("the session store is closed")
         try:
-            async with asyncio.timeout(self._call_timeout_s):
-                return await call()
+            async with asyncio.timeout(self._call_timeout_s) as deadline:
+                self._in_flight.add(deadline)
+                try:
+                    return await call()
+                finally:
+                    self._in_flight.discard(deadline)
+                    self._settled.set()
         except TimeoutError as fault:
+            if self._is_closed:
+                raise StoreUnavailable("the session store was closed") from fault
             raise StoreUnavailable(f"the session store did not answer within {self._call_timeout_s:g} s") from fault
         except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError) as fault:
             raise StoreUnavailable("the session store cannot be reached") from fault
