@@ -73,6 +73,11 @@ class ConnectionLimits:
     """A connection takes no new calls after this long, give or take a tenth; clients make another one."""
     grace_s: float = 60.0
     """Calls in progress are then cut after this long more; the SDK attaches again."""
+    waiting_calls: int = 512
+    """Calls of all connections that the process has not come to yet, each about 25 kB; with twice as many the next is
+    refused at once, in between some are."""
+    waiting_s: int = 5
+    """Such calls are kept no longer; gRPC itself would keep even those whose client has gone for 30 s."""
 
     def as_options(self) -> list[tuple[str, int]]:
         """Return the server arguments that set these."""
@@ -84,6 +89,9 @@ class ConnectionLimits:
             ("grpc.max_connection_idle_ms", round(self.idle_s * 1000)),
             ("grpc.max_connection_age_ms", round(self.age_s * 1000)),
             ("grpc.max_connection_age_grace_ms", round(self.grace_s * 1000)),
+            ("grpc.server.max_pending_requests", self.waiting_calls),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * self.waiting_calls),
+            ("grpc.server_max_unrequested_time_in_server", self.waiting_s),
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,31 @@ async def test_a_connection_has_so_many_streams(altered: Altered) -> None:
     assert told[http2.MAX_CONCURRENT_STREAMS] == 3
     assert told[http2.MAX_HEADER_LIST_SIZE] == 16 * 1024
     assert refused == 7
+
+
+async def test_so_many_calls_wait_for_the_process() -> None:
+    """While the process has no time for calls, eight are kept for it, and of the others each is refused at once."""
+    server = RpcServer("127.0.0.1:0", ServingOptions(limits=ConnectionLimits(waiting_calls=4)))
+    await server.start()
+    calls = b"".join(
+        http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers("/grpc.health.v1.Health/Watch"))
+        for stream in range(1, 121, 2)
+    )
+    refused = set()
+
+    def converse() -> None:
+        with http2.dial(server.address) as connection:
+            connection.sendall(http2.opening() + http2.frame(http2.SETTINGS, http2.ACK) + calls)
+            for kind, stream, _ in http2.frames(connection):
+                refused.update({stream} if kind in (http2.HEADERS, http2.RST_STREAM) else ())
+                if len(refused) >= 60 - 10:  # the one that the process asked for already, and one on its way
+                    return
+
+    talking = threading.Thread(target=converse)
+    talking.start()
+    talking.join(30)  # the event loop stands still meanwhile
+    assert len(refused) >= 60 - 10
+    await server.drain()
 
 
 async def _closed_after(address: str, sent: bytes) -> float:
