@@ -28,6 +28,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from services.redis_address import RedisAddress
+
 __all__ = [
     "BundleSettings",
     "GatewaySettings",
@@ -67,6 +69,7 @@ class ProcessSettings(BaseSettings):
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     redis_call_timeout_ms: int = Field(2_000, ge=50, le=60_000)
+    """One server, or Sentinels that name it: `redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY/0`."""
     """A call to the store fails after this long."""
     redis_start_timeout_s: float = Field(30.0, gt=0, le=600)
     """A process that does not reach Redis for this long at its start gives up."""
@@ -117,8 +120,7 @@ class ProcessSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url_is_one(cls, value: str) -> str:
-        if not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("a Redis URL begins with redis://, rediss:// or unix://")
+        RedisAddress.parse(value)
         return value
 
     @field_validator("*", mode="after")
