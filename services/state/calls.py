@@ -13,10 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Self, TypeAlias, TypeVar
 
-import redis.asyncio as aioredis
 from redis import exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 
 from services.errors import (
     CommitConflict,
@@ -31,6 +28,7 @@ from services.errors import (
     StoreUnavailable,
 )
 from services.logs import get_logger
+from services.state.client import RedisClient
 
 log = get_logger(__name__)
 
@@ -63,12 +61,19 @@ _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
     "BACKLOG": (CueBacklogFull, "too many cues of this session wait"),
 }
 
+_UNABLE = ("READONLY", "read only replica", "MASTERDOWN", "NOREPLICAS", "MISCONF", "LOADING", "BUSY")
+"""Words of a server that cannot write now: a replica, one that loads, one without replicas or without a disk."""
+
 
 class RedisCalls:
     """A connection to Redis that never waits without a deadline."""
 
-    def __init__(self, client: aioredis.Redis, *, call_timeout_s: float) -> None:
-        self._redis = client
+    def __init__(
+        self, client: RedisClient, *, call_timeout_s: float, on_fenced: Callable[[str], object] | None = None
+    ) -> None:
+        self._client = client
+        self._redis = client.redis
+        self._on_fenced = on_fenced
         self._call_timeout_s = call_timeout_s
         self._in_flight: set[asyncio.Timeout] = set()
         self._settled = asyncio.Event()
@@ -77,22 +82,17 @@ class RedisCalls:
         prelude = (lua / "prelude.lua").read_text()
         sources = {name: prelude + (lua / f"{name}.lua").read_text() for name in SESSION_SCRIPTS}
         sources |= {name: (lua / f"{name}.lua").read_text() for name in (*FLEET_SCRIPTS, *QUOTA_SCRIPTS)}
-        self._scripts = {name: client.register_script(source) for name, source in sources.items()}
+        self._scripts = {name: self._redis.register_script(source) for name, source in sources.items()}
 
     @classmethod
-    def connect(cls, url: str, *, call_timeout_s: float = 2.0) -> Self:
-        """Prepare a connection; nothing is sent before the first call. ValueError when `url` is not a Redis URL."""
-        client = aioredis.Redis.from_url(
-            url,
-            socket_connect_timeout=call_timeout_s,
-            # The deadline of the call is the only one: under a socket timeout the client sends through
-            # `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the bytes have left.
-            socket_timeout=None,
-            # Far more tries than fit: the deadline of the call ends them.
-            retry=Retry(ExponentialBackoff(cap=0.25, base=0.01), retries=10_000),
-            retry_on_error=[exceptions.ConnectionError, exceptions.TimeoutError],
-        )
-        return cls(client, call_timeout_s=call_timeout_s)
+    def connect(
+        cls, url: str, *, call_timeout_s: float = 2.0, on_fenced: Callable[[str], object] | None = None
+    ) -> Self:
+        """Prepare a connection; nothing is sent before the first call. ValueError when `url` is not a Redis URL.
+
+        `on_fenced` is told of every write that was refused because the session is another's, by its script's name.
+        """
+        return cls(RedisClient(url, call_timeout_s=call_timeout_s), call_timeout_s=call_timeout_s, on_fenced=on_fenced)
 
     async def aclose(self) -> None:
         """End the calls in flight with StoreUnavailable, then close the connections."""
@@ -105,7 +105,7 @@ class RedisCalls:
                 self._settled.clear()
                 await self._settled.wait()
         finally:
-            await self._redis.aclose()
+            await self._client.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,7 +152,12 @@ class RedisCalls:
         if word in _REFUSALS:
             kind, sentence = _REFUSALS[word]
             detail = answer[1].decode()
-            raise kind(f"{sentence} ({detail})" if detail else sentence)
+            said = f"{sentence} ({detail})" if detail else sentence
+            if kind is not StaleEpoch:
+                raise kind(said)
+            if self._on_fenced is not None:
+                self._on_fenced(name)
+            raise StaleEpoch(said, metadata={"epoch": detail})
         return answer
 
     async def _together(self, fill: Callable[[Any], object]) -> list[Any]:
@@ -183,11 +188,20 @@ class RedisCalls:
             if self._is_closed:
                 raise StoreUnavailable("the session store was closed") from fault
             raise StoreUnavailable(f"the session store did not answer within {self._call_timeout_s:g} s") from fault
-        except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError) as fault:
+        except (exceptions.ConnectionError, exceptions.TimeoutError) as fault:
             raise StoreUnavailable("the session store cannot be reached") from fault
         except exceptions.OutOfMemoryError as fault:
             raise StoreUnavailable("the session store is full") from fault
         except exceptions.ResponseError as fault:
-            if "WRONGTYPE" not in str(fault):
-                raise
-            raise StateCorrupt("a key in Redis is of another type than it must be") from fault
+            raise await self._translated(fault) from fault
+
+    async def _translated(self, fault: exceptions.ResponseError) -> Exception:
+        """What an error of the server means; servers before 7 wrap what happened in a script in a sentence."""
+        said = str(fault)
+        if "WRONGTYPE" in said:
+            return StateCorrupt("a key in Redis is of another type than it must be")
+        if any(word in said for word in _UNABLE):
+            # It is no primary any more, or not yet: what is asked next looks for the primary again.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            return StoreUnavailable("the session store takes no writes now")
+        return fault
