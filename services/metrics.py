@@ -80,6 +80,9 @@ class Metrics:
         self.batched_steps = self._counter("cuelight_batched_steps_total", "Steps that were run together with others")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
         self.drops = self._counter("cuelight_drops_total", "Whatever was dropped, by what it was", "what")
+        self.fenced = self._counter(
+            "cuelight_fenced_writes_total", "Writes refused because the session is another worker's", "script"
+        )
         self.pointer_nudges = self._counter(
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )

@@ -67,15 +67,19 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
     async with AsyncExitStack() as stack:
         began_at = time.monotonic()
         bundle, models, engine, warm = await asyncio.to_thread(_load, settings)
-        store = SessionStore.connect(settings.redis_url, call_timeout_s=settings.redis_call_timeout_ms / 1000)
+        metrics = Metrics("worker")
+        stack.callback(metrics.close)
+        store = SessionStore.connect(
+            settings.redis_url,
+            call_timeout_s=settings.redis_call_timeout_ms / 1000,
+            on_fenced=lambda script: metrics.fenced.labels(script).inc(),
+        )
         await stack.enter_async_context(store)
         trusted = internal_certificates(settings)
         channel = open_channel(settings.orchestrator_address, settings.grpc_max_message_bytes, trusted)
         await stack.enter_async_context(channel)
         decode = stack.enter_context(ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"))
         encode = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode"))
-        metrics = Metrics("worker")
-        stack.callback(metrics.close)
         if settings.metrics_listen:
             metrics.serve(settings.metrics_listen)
         costs = Costs(bundle.manifest.sampler.steps)
