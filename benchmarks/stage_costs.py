@@ -54,6 +54,7 @@ from services.session import (
     SessionConfig,
     Snapshot,
 )
+from services.settings import WorkerSettings
 from services.state import EmbeddedRedis, SessionStore
 
 TEXT = "Good evening, and welcome to the theatre. Every word you hear was made a moment ago, and every face with it. "
@@ -174,14 +175,19 @@ def beyond_stages(stack: dict[str, float], means: dict[str, float], steps: int) 
 
 
 def places(device: str, processors: float) -> dict[str, object]:
-    """Where stages are done: on a CPU all on its processors, else steps and decoding on the accelerator."""
-    on_cpu = device == "cpu"
+    """Where stages are done: on a CPU all on its processors, else steps and decoding on the accelerator.
+
+    As many pieces at a time as a worker is shipped to do.
+    """
+    on_cpu, settings = device == "cpu", WorkerSettings()
+    computing = {"pool": "processors" if on_cpu else "accelerator"}
     return {
         "pools": {"processors": processors} if on_cpu else {"accelerator": 1, "processors": processors},
         "places": {
-            "device": {"pool": "processors" if on_cpu else "accelerator"},
-            "media": {"pool": "processors" if on_cpu else "accelerator"},
-            "orchestrator": {"pool": "processors" if on_cpu else "accelerator"},
+            "device": computing,
+            "decode": {**computing, "threads": settings.decode_threads},
+            "encode": {"pool": "processors", "threads": settings.encode_threads},
+            "orchestrator": computing,
             "store": {"threads": 64},
             "gateway": {"threads": 64, "pool": "processors"},
         },

@@ -218,8 +218,9 @@ class WorkerSettings(BundleSettings):
     more, means that every chunk gets all."""
     first_chunk_target_ms: int = Field(800, ge=50, le=60_000)
     """A first chunk is due this long after its cue."""
-    deadline_margin_ms: int = Field(250, ge=0, le=10_000)
-    """What commit, decoding, encoding and sending take: a chunk's steps are due this long before it is played."""
+    deadline_margin_ms: int = Field(50, ge=0, le=10_000)
+    """What commit and sending take: with what decoding and encoding take of late, which the worker measures, a chunk's
+    steps are due this long before it is played."""
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for readers that come late."""
     decode_threads: int = Field(1, ge=1, le=64)

@@ -29,7 +29,7 @@ Stage: TypeAlias = Literal[
 """Caches of what a chunk follows; a step; the orchestrator's plan, its condition of a step, its progress; the store's
 commit; latents to frames and samples; those to access units; what asking the orchestrator takes besides its answer;
 what store, gateway and client do for a chunk."""
-PlaceName: TypeAlias = Literal["device", "orchestrator", "store", "media", "gateway"]
+PlaceName: TypeAlias = Literal["device", "orchestrator", "store", "decode", "encode", "gateway"]
 STAGES: Mapping[Stage, PlaceName] = {
     "motion": "device",
     "step": "device",
@@ -37,8 +37,8 @@ STAGES: Mapping[Stage, PlaceName] = {
     "condition": "orchestrator",
     "end": "orchestrator",
     "commit": "store",
-    "decode": "media",
-    "encode": "media",
+    "decode": "decode",
+    "encode": "encode",
     "exchange": "orchestrator",
     "delivery": "gateway",
 }

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dit_worker.capacity.audience import Audience, Experience
+from dit_worker.capacity.media import Chunk, Done, Pipeline
 from dit_worker.capacity.profile import PlaceName, Profile, Stage
 from dit_worker.capacity.world import Place, Pool, World
 from dit_worker.engine.admission import Admission, AdmissionLimits, Load
@@ -25,12 +25,8 @@ from dit_worker.engine.scheduler import ORDERS, Scheduler
 
 REPORT_S = 0.25
 """A client says where it is as often as that."""
-_WAITING_TAKES = 2
 _IDLE_WAIT_S = 0.5
 _REHEARSED = 3
-
-
-_NOTHING = ChunkCost(1, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Policy:
     fidelity_floor_steps: int | None = 2
     """None gives every chunk all its steps."""
     first_chunk_target_s: float = 0.8
-    deadline_margin_s: float = 0.25
+    deadline_margin_s: float = 0.05
     slots: int = 1024
 
 
@@ -98,8 +94,8 @@ class Theatre:
         """Seconds that these stages take together this time."""
         return sum(self.profile.draw(stage, self.rng) for stage in stages)
 
-    def submit(self, place: PlaceName, seconds: float, done: Callable[[float], None]) -> None:
-        """Work for the device, the orchestrator, the store or the decoders; `done` hears how long it took."""
+    def submit(self, place: PlaceName, seconds: float, done: Done) -> None:
+        """Work for a place; `done` hears how long it took."""
         self._places[place].submit(seconds, done)
 
     def run_device(self) -> None:
@@ -150,23 +146,6 @@ class Theatre:
             self.costs.add(cost)
 
 
-@dataclass(slots=True)
-class Chunk:
-    """A chunk on its way."""
-
-    position: int
-    is_speech: bool
-    asked_at: float | None
-    """When the client asked, if it waits for this one."""
-    is_last: bool = False
-    """Whether an answer ends with it."""
-    steps: int = 0
-    steps_left: int = 0
-    took_off_at: float = 0.0
-    spent: ChunkCost = _NOTHING
-    is_cut: bool = False
-
-
 class Performance:
     """One session at the worker, and its client."""
 
@@ -180,7 +159,7 @@ class Performance:
             first_chunk_target_s=policy.first_chunk_target_s,
             margin_s=policy.deadline_margin_s,
         )
-        self._pacing = Pacing(theatre.world.clock, limits)
+        self._pacing = Pacing(theatre.world.clock, limits, media=lambda: theatre.costs.media_s)
         floor = profile.steps if policy.fidelity_floor_steps is None else policy.fidelity_floor_steps
         if audience.kind == "script":
             floor = profile.steps
@@ -196,7 +175,9 @@ class Performance:
         self._is_conditioned = False
         self._said: list[tuple[int, float]] = []
         """Chunks of answers that were asked for and not taken note of, and when."""
-        self._takes: deque[Chunk] = deque()
+        self._pipeline = Pipeline(self._decode, self._encode, self._publish)
+        self._is_drained = True
+        """Whether nobody waits for a chunk that is on its way, whose processor the next must not take."""
         self._unanswered_since: float | None = theatre.world.now if audience.kind == "conversation" else None
         self._is_gone = False
 
@@ -277,7 +258,7 @@ class Performance:
 
     def _consider(self) -> None:
         """Take note of what was said, and begin the next chunk if there is one to make and the cap allows it."""
-        if self._chunk is not None or self._is_gone or len(self._takes) > _WAITING_TAKES:
+        if self._chunk is not None or self._is_gone or self._pipeline.is_full or not self._is_drained:
             return
         while self._said:
             self._take_note(*self._said.pop(0))
@@ -298,8 +279,7 @@ class Performance:
                 self._position = kept
                 self._pacing.retire(kept * limits.chunk_s)
                 self._player.retire(kept * limits.chunk_s, self._world.now)
-                for take in self._takes:
-                    take.is_cut |= take.position >= kept
+                self._pipeline.retire(kept)
                 self._is_stale = True
                 self._queue()
         self._speech_left += chunks
@@ -311,6 +291,7 @@ class Performance:
         due_at = self._pacing.deadline(chunk.position, self._asked_at, is_answer=chunk.asked_at is not None)
         chunk.steps = chunk.steps_left = self._ladder.choose(due_at - self._world.now, self._theatre.pace.step_s)
         chunk.spent, chunk.took_off_at = ChunkCost(chunk.steps, 0.0, 0.0, direction_s=took_s), self._world.now
+        chunk.due_at = due_at
         self._theatre.scheduler.begin(self._name, chunk.position, due_at)
         self._ask()
 
@@ -359,6 +340,7 @@ class Performance:
         else:
             self.experience.slacks_s.append(self._theatre.scheduler.finish(self._name))
             self.experience.steps.append(chunk.steps)
+            chunk.done_at = self._world.now
             self._theatre.pace.add(chunk.steps, self._world.now - chunk.took_off_at)
             self._theatre.submit("orchestrator", self._theatre.draw("end", "exchange"), self._ended)
         self._queue()
@@ -385,29 +367,27 @@ class Performance:
             self._speech_left -= 1
             self._is_answer_due = False
             chunk.is_last = self._speech_left == 0
-        self._takes.append(chunk)
-        if len(self._takes) == 1:
-            self._decode()
+        self._is_drained = chunk.asked_at is None
+        self._pipeline.put(chunk)
         self._queue()
-        if chunk.asked_at is None:  # else the next chunk must not take its processor
-            self._consider()
+        self._consider()
 
-    def _decode(self) -> None:
-        chunk = self._takes[0]
+    def _decode(self, chunk: Chunk, done: Done) -> None:
+        seconds = 0.0 if chunk.is_cut else self._theatre.draw("decode")
+        self._theatre.submit("decode", seconds, done)
 
-        def done(took_s: float) -> None:
-            self._takes.popleft()
-            if self._is_gone:
-                return
-            if not chunk.is_cut:
-                self._theatre.costs.add(replace(chunk.spent, media_s=took_s))
-                self._pacing.deliver((chunk.position + 1) * self._pacing.limits.chunk_s)
-                self._deliver(chunk)
-            if self._takes:
-                self._decode()
-            self._consider()
+    def _encode(self, chunk: Chunk, done: Done) -> None:
+        self._theatre.submit("encode", 0.0 if chunk.is_cut else self._theatre.draw("encode"), done)
 
-        self._theatre.submit("media", 0.0 if chunk.is_cut else self._theatre.draw("decode", "encode"), done)
+    def _publish(self, chunk: Chunk, media_s: float) -> None:
+        if self._is_gone:
+            return
+        if not chunk.is_cut:
+            self._theatre.costs.add(replace(chunk.spent, media_s=media_s))
+            self._pacing.deliver((chunk.position + 1) * self._pacing.limits.chunk_s)
+            self._deliver(chunk)
+        self._is_drained |= self._pipeline.is_empty
+        self._consider()
 
     def _deliver(self, chunk: Chunk) -> None:
         def delivered(_took_s: float) -> None:

@@ -64,13 +64,14 @@ class RecentQuantile:
 
 
 class Costs:
-    """C and q of the admission test, for chunks of `steps` steps."""
+    """C and q of the admission test, for chunks of `steps` steps, and what is left to do after the last of them."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self._chunks = RecentQuantile()
         self._quanta = RecentQuantile()
-        self._known: tuple[float, float] | None = None
+        self._media = RecentQuantile()
+        self._known: tuple[float, float, float] | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -81,6 +82,7 @@ class Costs:
         """A chunk was made; one made with fewer steps counts as if it had been made with all."""
         self._chunks.add(cost.total_s(self.steps))
         self._quanta.add(cost.quantum_s)
+        self._media.add(cost.media_s)
         self._known = None
 
     @property
@@ -93,7 +95,12 @@ class Costs:
         """q: seconds for which an urgent step may find the device taken."""
         return self._figures()[1]
 
-    def _figures(self) -> tuple[float, float]:
+    @property
+    def media_s(self) -> float:
+        """Seconds of decoding and encoding, by which steps must be done before a chunk is played."""
+        return self._figures()[2]
+
+    def _figures(self) -> tuple[float, float, float]:
         if self._known is None:
-            self._known = self._chunks.value, self._quanta.value
+            self._known = self._chunks.value, self._quanta.value, self._media.value
         return self._known

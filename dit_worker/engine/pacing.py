@@ -7,6 +7,7 @@ that is due. It knows no session, no wall clock and no network.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dit_worker.engine.playback import Playback, Player
@@ -15,10 +16,11 @@ from dit_worker.engine.scheduler import Clock
 
 @dataclass(frozen=True, slots=True)
 class PacingLimits:
-    """Seconds on the media clock, but for the two targets, which are seconds of work.
+    """Seconds on the media clock, but for the target and the margin, which are seconds of work.
 
     chunk_s: length of a chunk. max_ahead_s: media begun beyond the acknowledged playhead, at least one chunk.
-    first_chunk_target_s: from the cue to the first chunk. margin_s: what commit, decoding, encoding and sending take.
+    first_chunk_target_s: from the cue to the first chunk. margin_s: what else is between steps and playback than
+    decoding and encoding, which are measured.
     """
 
     chunk_s: float
@@ -30,8 +32,10 @@ class PacingLimits:
 class Pacing:
     """One session's playhead and the deadlines that follow it."""
 
-    def __init__(self, clock: Clock, limits: PacingLimits) -> None:
+    def __init__(self, clock: Clock, limits: PacingLimits, media: Callable[[], float] = lambda: 0.0) -> None:
+        """media: seconds that decoding and encoding a chunk take of late."""
         self._clock = clock
+        self._media = media
         self.limits = limits
         self.acknowledged_s = 0.0
         self.delivered_s = 0.0
@@ -108,15 +112,16 @@ class Pacing:
         return end_s - from_s <= cap_s + 1e-6
 
     def deadline(self, position: int, asked_at: float, *, is_answer: bool = False) -> float:
-        """When the chunk is due, on the monotonic clock.
+        """When the chunk's steps are due, on the monotonic clock.
 
-        While media is played: when the playhead can reach the chunk, less the margin; the first chunk of an answer a
-        target after it was asked for at the latest. Before, or when the audience has run dry: a target after it was
-        asked for, and those behind it when the chunks before them, asked for earlier, have been played.
+        While media is played: when the playhead can reach the chunk; the first chunk of an answer a target after it was
+        asked for at the latest. Before, or when the audience has run dry: a target after it was asked for. Less what
+        follows the steps. Chunks behind such a first one: when those before them, asked for earlier, have been played.
         """
-        start_s, first_due = position * self.limits.chunk_s, asked_at + self.limits.first_chunk_target_s
+        start_s, margin_s = position * self.limits.chunk_s, self.limits.margin_s + self._media()
+        first_due = asked_at + self.limits.first_chunk_target_s - margin_s
         if self._anchor is not None and not self._is_dry:
-            due = self._clock() + start_s - self._reached_s - self.limits.margin_s
+            due = self._clock() + start_s - self._reached_s - margin_s
             return min(due, first_due) if is_answer else due
         ahead_s = start_s - self.delivered_s
         return asked_at + ahead_s if ahead_s > 1e-6 else first_due

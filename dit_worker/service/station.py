@@ -74,4 +74,4 @@ class Station:
             first_chunk_target_s=self.settings.first_chunk_target_ms / 1000,
             margin_s=self.settings.deadline_margin_ms / 1000,
         )
-        return Pacing(self.now, limits)
+        return Pacing(self.now, limits, media=lambda: self.costs.media_s)

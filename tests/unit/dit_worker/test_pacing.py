@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dit_worker.engine.costs import HALF_LIFE_CHUNKS, ChunkCost, Costs
 from dit_worker.engine.pacing import Pacing, PacingLimits
 
 CHUNK_S = 1.375
@@ -27,8 +28,8 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def pacing(clock: VirtualClock) -> Pacing:
-    """Two chunks of run-ahead, 0.8 s to the first chunk, 0.2 s for what follows the steps."""
-    return Pacing(clock, PacingLimits(CHUNK_S, 2 * CHUNK_S, 0.8, 0.2))
+    """Two chunks of run-ahead, 0.8 s to the first chunk, of which 0.2 s for what follows the steps."""
+    return Pacing(clock, PacingLimits(CHUNK_S, 2 * CHUNK_S, 0.8, 0.05), media=lambda: 0.15)
 
 
 def test_run_ahead_is_counted_from_the_acknowledged_playhead(pacing: Pacing, clock: VirtualClock) -> None:
@@ -86,8 +87,8 @@ def test_pause_freezes_the_playhead_and_begins_nothing(pacing: Pacing, clock: Vi
 
 
 def test_deadlines_follow_the_playhead(pacing: Pacing, clock: VirtualClock) -> None:
-    """The first chunk is due a target after it was asked for, later ones when the playhead comes, less the margin."""
-    assert pacing.deadline(0, asked_at=99.5) == pytest.approx(100.3)
+    """The first chunk a target after it was asked for, later ones when the playhead comes; less what follows steps."""
+    assert pacing.deadline(0, asked_at=99.5) == pytest.approx(100.3 - 0.2)
     pacing.deliver(CHUNK_S)
     pacing.acknowledge(0.0)
     clock.now += 0.3
@@ -95,12 +96,26 @@ def test_deadlines_follow_the_playhead(pacing: Pacing, clock: VirtualClock) -> N
     assert pacing.deadline(2, asked_at=clock.now) == pytest.approx(100.0 + 2 * CHUNK_S - 0.2)
 
 
+def test_deadlines_follow_what_media_take_of_late(clock: VirtualClock) -> None:
+    """Decoding that has become dearer makes steps due earlier, a few quick chunks later they have their time again."""
+    costs = Costs(4)
+    pacing = Pacing(clock, PacingLimits(CHUNK_S, 2 * CHUNK_S, 0.8, 0.05), media=lambda: costs.media_s)
+    assert pacing.deadline(0, asked_at=100.0) == pytest.approx(100.75)
+    for media_s, due_at in ((0.1, 100.65), (0.4, 100.35)):
+        for _ in range(20):
+            costs.add(ChunkCost(4, 0.02, 0.01, media_s=media_s))
+        assert pacing.deadline(0, asked_at=100.0) == pytest.approx(due_at)
+    for _ in range(6 * HALF_LIFE_CHUNKS):
+        costs.add(ChunkCost(4, 0.02, 0.01, media_s=0.1))
+    assert pacing.deadline(0, asked_at=100.0) == pytest.approx(100.65)
+
+
 def test_an_audience_that_ran_dry_is_served_like_a_new_one(pacing: Pacing, clock: VirtualClock) -> None:
     """When the playhead has caught up with the media, the target counts from the cue again."""
     pacing.deliver(CHUNK_S)
     pacing.acknowledge(CHUNK_S)
     clock.now += 30
-    assert pacing.deadline(1, asked_at=clock.now) == pytest.approx(clock.now + 0.8)
+    assert pacing.deadline(1, asked_at=clock.now) == pytest.approx(clock.now + 0.6)
 
 
 def test_the_playhead_can_be_foretold(pacing: Pacing, clock: VirtualClock) -> None:
@@ -151,7 +166,7 @@ def test_an_answer_is_due_a_target_after_it_was_asked_for(pacing: Pacing, clock:
     pacing.deliver(2 * CHUNK_S)
     pacing.acknowledge(CHUNK_S - 0.5)
     assert pacing.deadline(2, asked_at=100.0) == pytest.approx(100.0 + CHUNK_S + 0.5 - 0.2)
-    assert pacing.deadline(2, asked_at=100.0, is_answer=True) == pytest.approx(100.8)
+    assert pacing.deadline(2, asked_at=100.0, is_answer=True) == pytest.approx(100.8 - 0.2)
     assert not pacing.can_begin(2)
     assert pacing.can_begin(2, is_answer=True)
     assert not pacing.can_begin(3, is_answer=True)
@@ -162,7 +177,7 @@ def test_who_takes_over_waits_to_be_told_where_the_client_is(pacing: Pacing, clo
     pacing.resume(4 * CHUNK_S, 6 * CHUNK_S)
     clock.now += 1
     assert pacing.playhead_s == 4 * CHUNK_S
-    assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + 0.8)
+    assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + 0.6)
     pacing.acknowledge(5 * CHUNK_S)
     assert pacing.deadline(6, asked_at=clock.now) == pytest.approx(clock.now + CHUNK_S - 0.2)
 

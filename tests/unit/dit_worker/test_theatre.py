@@ -34,7 +34,8 @@ COSTS = {
     },
     "places": {
         "device": {"pool": "gpu"},
-        "media": {"pool": "gpu"},
+        "decode": {"pool": "gpu"},
+        "encode": {"pool": "gpu", "threads": 2},
         "orchestrator": {"threads": 4},
         "store": {"threads": 64},
     },
