@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any, Self, TypeAlias, TypeVar
 
 from redis import exceptions
+from redis.commands.core import AsyncScript
 
 from services.errors import (
     CommitConflict,
@@ -47,8 +48,9 @@ SESSION_SCRIPTS = (
     "put_latents",
     "commit",
     "cut",
+    "reap",
 )
-FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker", "move_slot")
+FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker", "move_slot", "abandoned")
 QUOTA_SCRIPTS = ("take", "hold_place")
 
 _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
@@ -79,10 +81,11 @@ class RedisCalls:
         self._settled = asyncio.Event()
         self._is_closed = False
         lua = files("services.state") / "lua"
-        prelude = (lua / "prelude.lua").read_text()
-        sources = {name: prelude + (lua / f"{name}.lua").read_text() for name in SESSION_SCRIPTS}
-        sources |= {name: (lua / f"{name}.lua").read_text() for name in (*FLEET_SCRIPTS, *QUOTA_SCRIPTS)}
-        self._scripts = {name: self._redis.register_script(source) for name, source in sources.items()}
+        self._scripts: dict[str, AsyncScript] = {}
+        for prelude, names in (("prelude.lua", SESSION_SCRIPTS), ("fleet.lua", FLEET_SCRIPTS), ("", QUOTA_SCRIPTS)):
+            before = (lua / prelude).read_text() if prelude else ""
+            for name in names:
+                self._scripts[name] = self._redis.register_script(before + (lua / f"{name}.lua").read_text())
 
     @classmethod
     def connect(

@@ -1,25 +1,28 @@
 """The fleet: which workers live, and which slot each session has.
 
 A table, not a ring. A slot is reserved for a session in one script and confirmed by the worker's heartbeat, which names
-the sessions it hosts. Knows nothing of sessions but their ids.
+the sessions it hosts. When a session was last hosted is kept too, so that one which nobody has can be found.
+Knows nothing of sessions but their ids.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from services.errors import NoCapacity
 from services.state.calls import RedisCalls
-from services.state.keys import BEATS, PLACEMENTS, WORKERS
+from services.state.keys import BEATS, OPEN_SESSIONS, PLACEMENTS, WORKERS
 
 ALIVE_MS = 6_000
 """A heartbeat older than this is a dead worker's."""
 FORGET_MS = 60_000
 RESERVATION_MS = 15_000
 """A reserved slot that no worker confirms is free again after this."""
-_KEYS = (WORKERS, BEATS, PLACEMENTS)
+ABANDONED_MOST = 100
+"""Abandoned sessions that are named at a time."""
+_KEYS = (WORKERS, BEATS, PLACEMENTS, OPEN_SESSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,15 @@ class Slot:
 
     worker_id: str
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """An open session that no worker has."""
+
+    session_id: str
+    since_s: float
+    """Seconds since a worker last had it, or since it was created."""
 
 
 class FleetStore(RedisCalls):
@@ -116,6 +128,20 @@ class FleetStore(RedisCalls):
         """Free the slot that was held for a move. Harmless when there is none."""
         await self.free_slot(_moving(session_id))
 
+    async def open_session(self, session_id: str, created_ms: int) -> None:
+        """Note a session that was created, so that it is found when nobody takes it up. Idempotent."""
+        await self._together(lambda pipe: pipe.zadd(OPEN_SESSIONS, {session_id: created_ms}, nx=True))
+
+    async def abandoned(self, after_s: float) -> list[Abandoned]:
+        """Return open sessions that no worker has had for `after_s`, the longest abandoned first."""
+        _, *answer = await self._script("abandoned", _KEYS, round(after_s * 1000), ABANDONED_MOST)
+        pairs = zip(answer[::2], answer[1::2], strict=True)
+        return [Abandoned(name.decode(), int(since_ms) / 1000) for name, since_ms in pairs]
+
+    async def forget_session(self, session_id: str) -> None:
+        """A session is not open any more."""
+        await self._together(lambda pipe: pipe.zrem(OPEN_SESSIONS, session_id))
+
 
 def _moving(session_id: str) -> str:
     """The name a slot is held under while its session is still elsewhere: no session can have it."""
@@ -124,4 +150,9 @@ def _moving(session_id: str) -> str:
 
 def _statuses(answer: list[bytes]) -> Iterable[WorkerStatus]:
     for report, age_ms, used in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
-        yield WorkerStatus(**json.loads(report), heartbeat_age_s=int(age_ms) / 1000, used=int(used))
+        # A worker of another version may say more.
+        said = {name: value for name, value in json.loads(report).items() if name in _REPORTED}
+        yield WorkerStatus(**said, heartbeat_age_s=int(age_ms) / 1000, used=int(used))
+
+
+_REPORTED = {field.name for field in fields(WorkerReport)} & {field.name for field in fields(WorkerStatus)}

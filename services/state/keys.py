@@ -21,6 +21,7 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:placements     | hash   | pruned; ID> while ID moves      | gateway reserves, worker confirms |
+| cuelight:{fleet}:open           | zset   | pruned by gateways            | when a worker last had each session (ms), by id |
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import NamedTuple
 
 __all__ = [
     "BEATS",
+    "OPEN_SESSIONS",
     "PLACEMENTS",
     "WORKERS",
     "QuotaKeys",
@@ -43,6 +45,7 @@ __all__ = [
 WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
 PLACEMENTS = "cuelight:{fleet}:placements"
+OPEN_SESSIONS = "cuelight:{fleet}:open"
 
 _ID = re.compile(r"[a-z0-9-]{1,63}")
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.errors import InvalidInput, SessionNotFound, StaleGeneration, StateCorrupt
+from services.errors import InvalidInput, SessionNotFound, StaleEpoch, StaleGeneration, StateCorrupt
 from services.logs import get_logger
 from services.session import (
     ChunkCommit,
@@ -94,6 +94,7 @@ class SessionStore(FleetStore, QuotaStore):
             *(part for pair in fields.items() for part in pair),
         )
         created_ms = int(answer[2])
+        await self.open_session(session_id, created_ms)
         expired_ms = created_ms - LISTED_MS - round(limit_s * 1000) - KEPT_AFTER_LIMIT_MS
         await self._together(
             lambda pipe: pipe.zadd(tenant_key(tenant), {session_id: created_ms}).zremrangebyscore(
@@ -162,6 +163,15 @@ class SessionStore(FleetStore, QuotaStore):
             await self.set_state(session_id, SessionState.CLOSED)
         await self.free_slot(session_id)
         return await self.get(session_id)
+
+    async def reap(self, record: SessionRecord, state: SessionState, error: str) -> bool:
+        """End a session that was found without a worker; False when one has it, or has taken it since."""
+        args = (record.epoch, state.value, error, KEPT_AFTER_END_MS)
+        try:
+            answer = await self._script("reap", _keys(record.session_id), *args)
+        except StaleEpoch:
+            return False
+        return answer[0] == b"OK"
 
     async def append_cue(self, session_id: str, cue: Cue) -> bool:
         """Append a cue; False when its client_seq, or a higher one, was taken before.

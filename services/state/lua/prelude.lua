@@ -29,6 +29,14 @@ local function keep(...)
   for _, key in ipairs({...}) do redis.call('PEXPIREAT', key, until_ms) end
 end
 
+-- The session is over, for ever. Portrait and voice are large, and of no use any more.
+local function finish(state, error, keep_ms)
+  redis.call('HSET', RECORD, 'state', state, 'error', error)
+  changed()
+  redis.call('DEL', LEASE, ASSETS)
+  for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep_ms) end
+end
+
 -- The fields of one stream entry, by name.
 local function named(entry)
   local fields = {}

@@ -6,10 +6,10 @@ if not state then return {'GONE', ''} end
 if state == ARGV[1] then return {'OK'} end
 local refused = refusal(ARGV[3] ~= '' and ARGV[3] or nil)
 if refused then return refused end
-redis.call('HSET', RECORD, 'state', ARGV[1], 'error', ARGV[2])
-changed()
 if ARGV[1] == 'closed' or ARGV[1] == 'failed' then
-  redis.call('DEL', LEASE, ASSETS) -- portrait and voice are large, and of no use any more
-  for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[4]) end
+  finish(ARGV[1], ARGV[2], ARGV[4])
+else
+  redis.call('HSET', RECORD, 'state', ARGV[1], 'error', ARGV[2])
+  changed()
 end
 return {'OK'}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 
 import pytest
@@ -11,7 +12,7 @@ import redis as redis_client
 from services.errors import NoCapacity
 from services.state import SessionStore, WorkerReport
 from services.state import fleet as fleet_module
-from services.state.keys import BEATS, PLACEMENTS
+from services.state.keys import BEATS, PLACEMENTS, WORKERS
 
 
 def _worker(number: int, *sessions: str, slots: int = 2, is_ready: bool = True, bundle: str = "b") -> WorkerReport:
@@ -135,3 +136,70 @@ async def test_no_worker_at_all_is_said(store: SessionStore) -> None:
     """With nobody there the refusal says so."""
     with pytest.raises(NoCapacity, match="no worker"):
         await store.reserve_slot("s")
+
+
+SPOILT = [
+    b"not json",
+    b"[]",
+    b'{"worker_id": "worker-0-aa"}',
+    b'{"worker_id":"worker-9-zz","address":"a:1","slots":2,"bundle":"b","is_ready":true}',
+    b'{"worker_id":"worker-0-aa","address":"a:1","slots":"many","bundle":"b","is_ready":true}',
+    b'{"worker_id":"worker-0-aa","address":"a:1","slots":2,"bundle":"b","is_ready":true,"free_in_s":"soon"}',
+]
+
+
+@pytest.mark.parametrize("report", SPOILT)
+async def test_a_spoilt_report_hurts_its_worker_alone(store: SessionStore, redis_url: str, report: bytes) -> None:
+    """What a worker is said to be and cannot be takes that worker out, not the fleet, until its next heartbeat."""
+    await store.heartbeat(_worker(0))
+    await store.heartbeat(_worker(1))
+    with redis_client.Redis.from_url(redis_url) as client:
+        client.hset(WORKERS, "worker-0-aa", report)
+    assert [worker.worker_id for worker in await store.list_workers()] == ["worker-1-aa"]
+    assert (await store.reserve_slot("s")).worker_id == "worker-1-aa"
+    await store.heartbeat(_worker(0))
+    assert len(await store.list_workers()) == 2
+
+
+@pytest.mark.parametrize(
+    "placement", [b"not json", b"7", b'{"worker": 7, "until_ms": 0}', b'{"worker": "worker-0-aa"}']
+)
+async def test_a_spoilt_placement_hurts_its_session_alone(
+    store: SessionStore, redis_url: str, placement: bytes
+) -> None:
+    """A slot that cannot be read is nobody's: its session is placed anew, everybody else as ever."""
+    await store.heartbeat(_worker(0, slots=1))
+    with redis_client.Redis.from_url(redis_url) as client:
+        client.hset(PLACEMENTS, "spoilt", placement)
+        client.hset(PLACEMENTS, "other", placement)
+    assert (await store.reserve_slot("spoilt")).worker_id == "worker-0-aa"
+    await store.heartbeat(_worker(0, "spoilt", slots=1))
+    assert [worker.used for worker in await store.list_workers()] == [1]
+    with redis_client.Redis.from_url(redis_url) as client:
+        assert client.hkeys(PLACEMENTS) == [b"spoilt"]
+    await store.free_slot("other")
+    await store.remove_worker("worker-0-aa")
+
+
+async def test_a_report_of_a_later_version_is_read(store: SessionStore, redis_url: str) -> None:
+    """What a newer worker says beside the rest is passed over."""
+    await store.heartbeat(_worker(0))
+    with redis_client.Redis.from_url(redis_url) as client:
+        said = json.loads(client.hget(WORKERS, "worker-0-aa"))
+        client.hset(WORKERS, "worker-0-aa", json.dumps({**said, "mood": "fine"}))
+    assert [worker.worker_id for worker in await store.list_workers()] == ["worker-0-aa"]
+
+
+async def test_reservation_is_free_again_at_its_time_and_not_before(store: SessionStore, redis_url: str) -> None:
+    """A reservation stands until its 15 s are over, and is gone in the next moment."""
+    await store.heartbeat(_worker(0, slots=1))
+    await store.reserve_slot("s1")
+    with redis_client.Redis.from_url(redis_url) as client:
+        until_ms = json.loads(client.hget(PLACEMENTS, "s1"))["until_ms"]
+        seconds, micros = client.time()
+        left_ms = until_ms - (seconds * 1000 + micros // 1000)
+        assert fleet_module.RESERVATION_MS - 10_000 < left_ms <= fleet_module.RESERVATION_MS
+        with pytest.raises(NoCapacity):
+            await store.reserve_slot("s2")
+        client.hset(PLACEMENTS, "s1", json.dumps({"worker": "worker-0-aa", "until_ms": until_ms - left_ms}))
+    assert (await store.reserve_slot("s2")).worker_id == "worker-0-aa"
