@@ -51,7 +51,7 @@ SESSION_SCRIPTS = (
     "reap",
 )
 FLEET_SCRIPTS = ("heartbeat", "reserve_slot", "list_workers", "free_slot", "remove_worker", "move_slot", "abandoned")
-QUOTA_SCRIPTS = ("take", "hold_place")
+QUOTA_SCRIPTS = ("take", "hold_place", "want", "survey")
 
 _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
     "GONE": (SessionNotFound, "there is no such session, or it ended long ago"),

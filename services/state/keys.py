@@ -20,6 +20,7 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{tenant/TENANT}:text   | hash   | 2 min                         | gateway: bytes of text left |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
+| cuelight:{fleet}:wanting        | zset   | pruned when written           | gateway: until when (ms), by session |
 | cuelight:{fleet}:placements     | hash   | pruned; ID> while ID moves      | gateway reserves, worker confirms |
 | cuelight:{fleet}:open           | zset   | pruned by gateways            | when a worker last had each session (ms), by id |
 """
@@ -33,6 +34,7 @@ __all__ = [
     "BEATS",
     "OPEN_SESSIONS",
     "PLACEMENTS",
+    "WANTING",
     "WORKERS",
     "QuotaKeys",
     "SessionKeys",
@@ -45,6 +47,7 @@ __all__ = [
 WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
 PLACEMENTS = "cuelight:{fleet}:placements"
+WANTING = "cuelight:{fleet}:wanting"
 OPEN_SESSIONS = "cuelight:{fleet}:open"
 
 _ID = re.compile(r"[a-z0-9-]{1,63}")
