@@ -157,12 +157,17 @@ class Admission:
     async def _reserve(self, record: SessionRecord, queue_s: float) -> None:
         """Reserve a slot, waiting for one up to `queue_s`; a session that gets none is closed again."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + queue_s
+        deadline, has_waited = loop.time() + queue_s, False
         while True:
             try:
                 await self._store.reserve_slot(record.session_id, bundle=self._manifest.digest)
+                if has_waited:
+                    await self._store.want_no_more(record.session_id)
                 return
             except NoCapacity:
+                # Also for one that does not wait: the fleet is to grow by what was refused.
+                await self._store.want_slot(record.session_id)
+                has_waited = True
                 if loop.time() + _QUEUE_LOOK_S > deadline:
                     await self._store.close(record.session_id)
                     await self._refuse()

@@ -28,6 +28,7 @@ from services.session import (
 )
 from services.state import codec
 from services.state.calls import Argument
+from services.state.demand import DemandStore
 from services.state.fleet import FleetStore
 from services.state.keys import SessionKeys, is_session_id, request_key, session_keys, tenant_key
 from services.state.lease import LEASE_S, Lease
@@ -56,7 +57,7 @@ class SessionPage:
     next_token: str
 
 
-class SessionStore(FleetStore, QuotaStore):
+class SessionStore(FleetStore, DemandStore, QuotaStore):
     """State of sessions and of the fleet in Redis."""
 
     async def create_session(
