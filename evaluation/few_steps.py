@@ -2,10 +2,10 @@
 
     python -m evaluation.few_steps joint:50 joint:4 joint:4:renoise distill-steps distill-rollout
 
-A row is run[:steps[:sampler[:shift[:scale of the audio noise]]]]; what it does not say is as the run was distilled. The
-first row is what the others are compared with: words and phones by the first judge with paired 95 % intervals over
-clips, and Fréchet distances of latents. All rows get the same texts, voices, portraits and noise. A row that was heard
-before by the same judge from the same weights is not performed again.
+A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]]; what it does not say is as the run was
+distilled. The first row is what the others are compared with: words and phones by the first judge with paired 95 %
+intervals over clips, and Fréchet distances of latents. All rows get the same texts, voices, portraits and noise. A row
+that was heard before by the same judge from the same weights is not performed again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Row:
     def name(self) -> str:
         """Told briefly."""
         s = self.sampling
-        return f"{self.run} {s.steps} {s.kind} shift {s.shift:g} noise {s.noise_scale_audio:g}"
+        guided = f" guidance {s.guidance:g}" if s.guidance != 1 else ""
+        return f"{self.run} {s.steps} {s.kind} shift {s.shift:g} noise {s.noise_scale_audio:g}{guided}"
 
 
 @dataclass
@@ -89,7 +90,8 @@ def parse_row(text: str, checkpoints: Path) -> Row:
         raise ValueError(f"no sampler {values[1]!r}: there are {', '.join(SAMPLERS)}")
     config = read_config(checkpoints / run)
     known, made = config.get("sampler", {}), config.get("distillation", {})
-    fields = zip(("steps", "kind", "shift", "noise_scale_audio"), (int, str, float, float), values, strict=False)
+    names, kinds = ("steps", "kind", "shift", "noise_scale_audio", "guidance"), (int, str, float, float, float)
+    fields = zip(names, kinds, values, strict=False)
     rules = Rules(not made.get("without_sink", False), made.get("tokens_per_chunk", 0.0))
     return Row(run, Sampling(**known | {name: kind(value) for name, kind, value in fields}), rules)
 
@@ -238,7 +240,7 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="+", help="run[:steps[:sampler[:shift[:noise]]]]")
+    parser.add_argument("rows", nargs="+", help="run[:steps[:sampler[:shift[:noise[:guidance]]]]]")
     parser.add_argument("--clips", type=int, default=110, help="clips of the short protocol; 110 have 3,539 words")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/pocket"), help="whose VAEs and front end are used")
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dit_worker.model.dit import JointDiT, Memory, PromptMemory
 from orchestrator_llm.model.conditioner import Prefix, Tail
+from training.objectives.guidance import guided
 from training.objectives.rollout import Latents
 from training.train_audio import AudioModel
 
@@ -133,15 +134,24 @@ def remember(dit: JointDiT, context: Context) -> Memory:
     return memory
 
 
-def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor) -> Latents:
-    """Velocity of noisy latents at times t (B,), float32."""
-    p = prepared
+def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, guidance: float = 1.0) -> Latents:
+    """Velocity of noisy latents at times t (B,), float32; with `guidance` other than 1 the DiT is asked twice."""
     with autocast(noisy.audio):
-        condition = model.conditioner.tail(p.prefix, noisy.audio, t, p.start).condition
-        sound = (p.audio_motion, p.audio_motion_mask)
-        if p.memory is None or noisy.video is None:
-            return Latents(model.dit.audio_velocity(noisy.audio, t, condition, *sound))
-        v = model.dit.velocity(p.memory, noisy.video, noisy.audio, t, condition, *sound, prompt=p.prompt)
+        condition = model.conditioner.tail(prepared.prefix, noisy.audio, t, prepared.start).condition
+        velocity = denoise(model.dit, prepared, noisy, t, condition)
+        if guidance == 1:
+            return velocity
+        without = denoise(model.dit, prepared, noisy, t, torch.zeros_like(condition))
+    return velocity.map(lambda v, u: guided(v, u, guidance), without)
+
+
+def denoise(dit: JointDiT, prepared: Prepared, noisy: Latents, t: Tensor, condition: Tensor) -> Latents:
+    """The DiT's velocity under c_a, float32."""
+    p = prepared
+    sound = (p.audio_motion, p.audio_motion_mask)
+    if p.memory is None or noisy.video is None:
+        return Latents(dit.audio_velocity(noisy.audio, t, condition, *sound))
+    v = dit.velocity(p.memory, noisy.video, noisy.audio, t, condition, *sound, prompt=p.prompt)
     return Latents(v.audio, v.video)
 
 

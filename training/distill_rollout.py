@@ -132,7 +132,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
-    trio = Trio.of(config, options.tails)
+    trio = Trio.of(config, options.tails, options.guidance)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
@@ -142,7 +142,7 @@ def main() -> None:
     rules = Rules(not options.without_sink, options.tokens_per_chunk)
     plan = Plan(options.chunks, 1 if options.one_chunk else options.scored, options.one_chunk, not options.without_cut)
     probe: Probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher.model, teacher_sampling(sampling), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher.model, teacher_sampling(sampling, options.guidance), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()

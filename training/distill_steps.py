@@ -80,9 +80,10 @@ def held_out_probe(source: SceneSource, vae: VideoVAE | None) -> Probe:
     return Probe([s.context for s in scenes], [s.window.end for s in scenes], vae)
 
 
-def teacher_sampling(sampling: Sampling) -> Sampling:
+def teacher_sampling(sampling: Sampling, guidance: float) -> Sampling:
     """How the teacher's own distribution is drawn, which is what the student is matched to: from unscaled noise."""
-    return replace(sampling, steps=TEACHER_STEPS, kind="euler", noise_scale_audio=1.0, noise_scale_video=1.0)
+    whole = replace(sampling, noise_scale_audio=1.0, noise_scale_video=1.0)
+    return replace(whole, steps=TEACHER_STEPS, kind="euler", guidance=guidance)
 
 
 def load_vae(options: argparse.Namespace) -> VideoVAE:
@@ -105,14 +106,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
-    trio = Trio.of(config, options.tails)
+    trio = Trio.of(config, options.tails, options.guidance)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
     begin(trio, loop, teacher, teacher)
     source, unseen = sources(options, config, voice_weights(options))
     probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher.model, teacher_sampling(sampling), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher.model, teacher_sampling(sampling, options.guidance), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()

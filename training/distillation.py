@@ -42,6 +42,8 @@ class Sampling:
     shift: float = 2.0
     noise_scale_audio: float = 0.2
     noise_scale_video: float = 1.0
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; other than 1 it costs a second pass of the DiT, which students do without."""
 
     @property
     def times(self) -> list[float]:
@@ -65,7 +67,7 @@ def generate(
     """A batch of chunks made in the sampling's steps, with a gradient through step `learn` alone."""
 
     def velocity(noisy: Latents, t: float) -> Latents:
-        return predict(model, prepared, noisy, torch.full((len(context),), t))
+        return predict(model, prepared, noisy, torch.full((len(context),), t), sampling.guidance)
 
     def draw() -> Latents:
         return draw_noise(model, context, sampling)
@@ -80,21 +82,31 @@ def sample(model: AudioModel, context: Context, sampling: Sampling) -> Latents:
 
 
 class Trio:
-    """Student, teacher and fake score. Each chunk is scored at `tails` times, which share its prefix and its memory."""
+    """Student, teacher and fake score. Each chunk is scored at `tails` times, which share its prefix and its memory.
 
-    def __init__(self, student: Actor, teacher: Actor, fake: Actor, tails: int = 2) -> None:
+    The teacher's score may be guided (DMD2, arXiv 2405.14867, §5): the student then learns what guidance makes, in one
+    pass of its DiT where the teacher needs two.
+    """
+
+    def __init__(self, student: Actor, teacher: Actor, fake: Actor, tails: int = 2, guidance: float = 1.0) -> None:
         self.student, self.teacher, self.fake, self.tails = student, teacher, fake, tails
+        self.guidance = guidance
         self.teacher.eval().requires_grad_(requires_grad=False)
 
     @staticmethod
-    def of(config: Config, tails: int = 2) -> Trio:
+    def of(config: Config, tails: int = 2, guidance: float = 1.0) -> Trio:
         """Three models of a run's config.json."""
         student, teacher, fake = (Actor(AudioModel.of(config)) for _ in range(3))
-        return Trio(student, teacher, fake, tails)
+        return Trio(student, teacher, fake, tails, guidance)
 
     def velocity(self, actor: Actor, context: Context, noisy: Latents, t: Tensor) -> Latents:
-        """What one of the three answers at the `tails` times of each chunk."""
-        found: Latents = actor(lambda model: predict(model, prepare(model, context).repeat(self.tails), noisy, t))
+        """What one of the three answers at the `tails` times of each chunk, the teacher guided."""
+        scale = self.guidance if actor is self.teacher else 1.0
+
+        def answer(model: AudioModel) -> Latents:
+            return predict(model, prepare(model, context).repeat(self.tails), noisy, t, scale)
+
+        found: Latents = actor(answer)
         return found
 
     def fake_losses(self, context: Context, made: Latents) -> Losses:
@@ -253,6 +265,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--fake-rate", type=float, default=5e-5, help="the fake score's")
     parser.add_argument("--ratio", type=int, default=1, help="steps of the fake score for each of the student's")
     parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
+    parser.add_argument("--guidance", type=float, default=2.0, help="scale of the teacher's guidance; 1 is none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="renoise")
@@ -268,7 +281,9 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 def write_config(folder: Path, config: Config, options: argparse.Namespace) -> None:
     """The teacher's config, how the student samples, and how it was made."""
     made = {n: str(v) if isinstance(v, Path) else v for n, v in vars(options).items()}
-    config = config | {"sampler": asdict(sampling_of(options)), "distillation": made}
+    sampler = asdict(sampling_of(options))
+    del sampler["guidance"]  # of sampling, which a student does without; the teacher's is among the options
+    config = config | {"sampler": sampler, "distillation": made}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 

@@ -28,6 +28,7 @@ from orchestrator_llm.model.conditioner import Conditioner, ConditionerConfig, T
 from training.corpora.shards import read_corpus
 from training.loop import Budget, Loop, Losses
 from training.make_corpus import PASSAGES_PER_SHARD
+from training.objectives.guidance import leave_out
 from training.warm_start import carry_over, latent_map
 from training.windows import FIRST_PHONE, Track, Window, WindowSource, make_track, phone_ids
 
@@ -88,10 +89,15 @@ def alignment_losses(tail: Tail, conditioner: Conditioner, window: Window) -> Lo
 
 
 def audio_losses(
-    model: AudioModel, window: Window, times: Tensor | None = None, training: bool = True, tails: int = 1
+    model: AudioModel,
+    window: Window,
+    times: Tensor | None = None,
+    training: bool = True,
+    tails: int = 1,
+    unconditioned: float = 0.0,
 ) -> Losses:
     """Flow matching and alignment of one batch, each window at `tails` timesteps: they share its prefix, which costs
-    more than they do when the history is long."""
+    more than they do when the history is long. A share of the rows is `unconditioned`."""
     history, repeated = window.history, Window(*(x.repeat_interleave(tails, 0) for x in window))
     count = len(repeated.clean)
     t = draw_times(count) if times is None else times
@@ -107,7 +113,8 @@ def audio_losses(
         tail = model.conditioner.tail(prefix, noisy, t, start)
         motion = model.dit.config.audio_motion
         heard = history[:, -motion:].repeat_interleave(tails, 0)
-        velocity = model.dit.audio_velocity(noisy, t, tail.condition, heard, repeated.history_mask[:, -motion:])
+        condition = leave_out(tail.condition, unconditioned)
+        velocity = model.dit.audio_velocity(noisy, t, condition, heard, repeated.history_mask[:, -motion:])
     flow = F.mse_loss(velocity, noise - repeated.clean)
     return {"audio": flow, **alignment_losses(tail, model.conditioner, repeated)}
 

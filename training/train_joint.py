@@ -29,6 +29,7 @@ from training.actors import autocast, predict, prepare, roughen
 from training.corpora.captions import WORDS
 from training.corpora.shards import read_shard
 from training.loop import Budget, Loop, Losses
+from training.objectives.guidance import leave_out
 from training.objectives.rollout import Latents
 from training.scenes import Scene, SceneSource, load_performances
 from training.train_audio import (
@@ -48,8 +49,13 @@ MOUTH = (slice(74, 102), slice(54, 74))
 """Rows and columns in the middle of the mouth's way."""
 
 
-def joint_losses(model: AudioModel, scene: Scene, times: Tensor | None = None, tails: int = 1) -> Losses:
-    """Flow matching of both modalities and alignment, each chunk at `tails` timesteps that share its memory."""
+def joint_losses(
+    model: AudioModel, scene: Scene, times: Tensor | None = None, tails: int = 1, unconditioned: float = 0.0
+) -> Losses:
+    """Flow matching of both modalities and alignment, each chunk at `tails` timesteps that share its memory.
+
+    A share of the rows is `unconditioned`.
+    """
     window = Window(*(x.repeat_interleave(tails, 0) for x in scene.window))
     clean = scene.video.repeat_interleave(tails, 0)
     count = len(clean)
@@ -62,7 +68,8 @@ def joint_losses(model: AudioModel, scene: Scene, times: Tensor | None = None, t
     assert prepared.memory is not None, "a scene has pictures"
     with autocast(noisy):
         tail = model.conditioner.tail(prepared.prefix, noisy, t, prepared.start)
-        v = model.dit.velocity(prepared.memory, noisy_video, noisy, t, tail.condition, *sound, prompt=prepared.prompt)
+        condition = leave_out(tail.condition, unconditioned)
+        v = model.dit.velocity(prepared.memory, noisy_video, noisy, t, condition, *sound, prompt=prepared.prompt)
     return {
         "audio": F.mse_loss(v.audio, noise - window.clean),
         "video": F.mse_loss(v.video, noise_video - clean),
@@ -136,6 +143,9 @@ def arguments() -> argparse.Namespace:
         "--words-weight", type=float, default=0.25, help="weight of the sound of chunks with pictures: few, soon known"
     )
     parser.add_argument("--voices", default=VOICES, help="speakers and their share of the speech")
+    parser.add_argument(
+        "--unconditioned", type=float, default=0.1, help="share of the chunks that learn without c_a, for guidance"
+    )
     parser.add_argument("--rate", type=float, default=1.0e-3)
     parser.add_argument("--hold", type=float, default=0.35, help="share of the budget before the rate falls")
     parser.add_argument("--floor", type=float, default=0.03, help="share of the rate that is left at the end")
@@ -183,9 +193,10 @@ def main() -> None:
     rng = random.Random(loop.place.step)
 
     def losses() -> Losses:
-        both = joint_losses(model, source.batch(rng, options.batch // options.tails), tails=options.tails)
+        more = {"tails": options.tails, "unconditioned": options.unconditioned}
+        both = joint_losses(model, source.batch(rng, options.batch // options.tails), **more)
         both = {name: value * (1.0 if name == "video" else options.words_weight) for name, value in both.items()}
-        speech = audio_losses(model, source.windows.batch(rng, options.speech // options.tails), tails=options.tails)
+        speech = audio_losses(model, source.windows.batch(rng, options.speech // options.tails), **more)
         return both | {f"speech_{name}": options.speech_weight * value for name, value in speech.items()}
 
     loop.run(losses, lambda: validation(model, vae, unseen))

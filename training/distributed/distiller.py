@@ -48,7 +48,8 @@ class Distiller:
         own = None if stage.start is None else stage.start.parent / "fake" / stage.start.name
         student = self._build(config, stage.start or stage.teacher)
         fake = self._build(config, own if own is not None and own.is_dir() else stage.teacher)
-        self.trio = Trio(student, self._build(config, stage.teacher, learns=False), fake, stage.tails)
+        teacher = self._build(config, stage.teacher, learns=False)
+        self.trio = Trio(student, teacher, fake, stage.tails, stage.guidance)
         self.average = Average(student, stage.average)
         self.optimizer = make_optimizer(student, stage.student_rate, stage.weight_decay)
         self.fake_optimizer = make_optimizer(fake, stage.fake_rate, stage.weight_decay)

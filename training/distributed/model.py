@@ -61,11 +61,14 @@ class StageModel(AudioModel):
 
 
 class Objective(nn.Module):
-    """Losses of a batch of windows (`speech`) or of scenes. The noise drawn is that of torch's generator."""
+    """Losses of a batch of windows (`speech`) or of scenes. The noise drawn is that of torch's generator.
 
-    def __init__(self, model: StageModel, is_speech: bool) -> None:
+    A share of the chunks is `unconditioned`.
+    """
+
+    def __init__(self, model: StageModel, is_speech: bool, unconditioned: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.unconditioned = model, unconditioned
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not (is_speech and PICTURE.match(name)))
 
@@ -73,7 +76,8 @@ class Objective(nn.Module):
         """Named losses, whose sum is minimised."""
         device = batch.clean.device if isinstance(batch, Window) else batch.video.device
         with torch.device(device):  # positions, masks and draws are made inside the models and losses
-            losses = joint_losses(self.model, batch) if isinstance(batch, Scene) else audio_losses(self.model, batch)
+            losses_of = joint_losses if isinstance(batch, Scene) else audio_losses
+            losses = losses_of(self.model, batch, unconditioned=self.unconditioned)
             # a batch may leave a weight unread (no prompt, short history); the processes still exchange its gradient
             unread = torch.stack([p.sum() for p in outside_layers(self) if p.requires_grad]).sum()
         return losses | {"audio": losses["audio"] + 0.0 * unread}

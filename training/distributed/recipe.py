@@ -56,6 +56,8 @@ class Pretraining(_Frozen):
     """Decay of the moving average of the weights, which is what is used afterwards."""
     first_share: float = Field(default=0.15, ge=0, le=1)
     """Share of joint batches that are first chunks: no sink, no motion."""
+    unconditioned: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the chunks that are learned without c_a, for the guidance of what is distilled."""
 
 
 class Reading(_Frozen):
@@ -94,6 +96,8 @@ class Distillation(_Frozen):
     """Steps of the fake score for each of the student's."""
     tails: PositiveInt = 2
     """Times at which each sample is scored."""
+    guidance: PositiveFloat = 1.0
+    """Scale of the teacher's guidance (`training.objectives.guidance`); 1 is none."""
     chunks: PositiveInt = 5
     """Chunks of a rollout."""
     scored: PositiveInt = 3

@@ -45,7 +45,9 @@ class Trainer:
         torch.manual_seed(self.recipe.reading.seed)
         start = self.stage.start
         with torch.device("cpu" if start is None else "meta"):
-            module: torch.nn.Module = Objective(StageModel.of(config), self.stage.objective == "speech")
+            module: torch.nn.Module = Objective(
+                StageModel.of(config), self.stage.objective == "speech", self.stage.unconditioned
+            )
         if self.recipe.gradient_checkpointing:
             recompute_layers(module)
         module = shard(self.accelerator, module, start is not None)

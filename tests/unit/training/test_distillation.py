@@ -99,6 +99,18 @@ def test_a_student_whose_scores_agree_is_left_alone() -> None:
     assert all(value == 0 for value in (*losses.values(), *seen.values()))
 
 
+def test_the_teacher_alone_is_guided() -> None:
+    """Its score differs from what it says unguided; those of student and fake score do not."""
+    models, where = trio(), context()
+    noise, t = Latents(torch.randn(4, 33, 24), torch.randn(4, *SHAPE)), torch.full((4,), 0.7)
+    plain = [models.velocity(actor, where, noise, t) for actor in (models.teacher, models.fake, models.student)]
+    models.guidance = 2.0
+    guided = [models.velocity(actor, where, noise, t) for actor in (models.teacher, models.fake, models.student)]
+    assert [torch.equal(a.audio, b.audio) for a, b in zip(plain, guided, strict=True)] == [False, True, True]
+    assert plain[0].video is not None and guided[0].video is not None
+    assert not torch.equal(plain[0].video, guided[0].video)
+
+
 def test_a_rollout_feeds_on_its_own_chunks_alone() -> None:
     """Later chunks have the first as sink, the one before as motion, all sound made so far as history."""
     models = trio()

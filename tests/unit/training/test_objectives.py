@@ -10,6 +10,7 @@ from dit_worker.model.sampler import euler, renoise, timesteps
 from orchestrator_llm.model.conditioner import AFTER
 from training.objectives.dmd import dmd_gradient, dmd_loss, score_times
 from training.objectives.flow_matching import clean_from, flow_matching_loss, noised
+from training.objectives.guidance import guided, leave_out
 from training.objectives.rollout import Latents, cut_transcript, scored_chunks, unroll
 
 
@@ -18,6 +19,26 @@ def expected_clean(x: Tensor, t: Tensor, mean: Tensor, spread: Tensor) -> Tensor
     t = t[:, None]
     gain = (1 - t) * spread**2 / ((1 - t) ** 2 * spread**2 + t**2)
     return mean + gain * (x - (1 - t) * mean)
+
+
+def test_a_share_of_the_chunks_loses_its_whole_condition() -> None:
+    """Rows are kept as they are or become zero, about as many as asked for; share 0 draws no number."""
+    torch.manual_seed(0)
+    condition = torch.randn(4000, 3, 2)
+    left = leave_out(condition, 0.25)
+    is_zero = (left == 0).all((1, 2))
+    assert torch.equal(left[~is_zero], condition[~is_zero])
+    assert 0.22 < is_zero.float().mean() < 0.28
+    before = torch.get_rng_state()
+    assert leave_out(condition, 0) is condition and torch.equal(before, torch.get_rng_state())
+
+
+def test_guidance_goes_on_from_the_unconditioned_velocity_through_the_conditioned_one() -> None:
+    """Scale 1 is the conditioned one, 0 the other, 3 thrice as far from it."""
+    v, u = torch.randn(2, 6).unbind(0)
+    torch.testing.assert_close(guided(v, u, 1.0), v)
+    torch.testing.assert_close(guided(v, u, 0.0), u)
+    torch.testing.assert_close(guided(v, u, 3.0) - u, 3 * (v - u))
 
 
 def test_clean_latents_are_found_again_from_the_true_velocity() -> None:

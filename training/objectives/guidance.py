@@ -1,0 +1,27 @@
+"""Classifier-free guidance (arXiv 2207.12598): what the condition changes, changed by more.
+
+    v = v_without + scale (v_with - v_without)
+
+A share of the chunks is learned without its condition c_a, which is then all zeros; history, picture and prompt stay.
+Whole rows lose it, so that sound and picture do together. It knows tensors alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.objectives.flow_matching import alike
+
+
+def leave_out(condition: Tensor, share: float) -> Tensor:
+    """c_a (B, ...) with all zeros in rows drawn with probability `share`; nothing is drawn at share 0."""
+    if share == 0:
+        return condition
+    kept = torch.rand(len(condition), device=condition.device) >= share
+    return condition * alike(kept, condition)
+
+
+def guided(conditioned: Tensor, unconditioned: Tensor, scale: float) -> Tensor:
+    """A velocity moved away from what it is without the condition; scale 1 leaves it as it is."""
+    return torch.lerp(unconditioned, conditioned, scale)
