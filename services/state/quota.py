@@ -41,17 +41,28 @@ class QuotaStore(RedisCalls):
         self, tenant: str, session_id: str, *, most: int, life_s: float, has_ended: Callable[[str], Awaitable[bool]]
     ) -> None:
         """Count a session among the tenant's, of which there may be `most`. Idempotent. Raises QuotaExceeded."""
+        said = f"{tenant} has {most} sessions, which is all it may have; close one"
+        await self._hold(quota_keys(tenant).live, session_id, said, most=most, life_s=life_s, has_ended=has_ended)
+
+    async def hold_render(
+        self, tenant: str, render_id: str, *, most: int, life_s: float, has_ended: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        """Count a render among the tenant's unfinished ones, in the same way."""
+        said = f"{tenant} has {most} unfinished renders, which is all it may have; cancel one, or wait"
+        await self._hold(quota_keys(tenant).renders, render_id, said, most=most, life_s=life_s, has_ended=has_ended)
+
+    async def _hold(
+        self, key: str, name: str, said: str, *, most: int, life_s: float, has_ended: Callable[[str], Awaitable[bool]]
+    ) -> None:
         ended: list[str] = []
         for _ in range(2):
-            answer = await self._script(
-                "hold_place", (quota_keys(tenant).live,), session_id, most, round(life_s * 1000), *ended
-            )
+            answer = await self._script("hold_place", (key,), name, most, round(life_s * 1000), *ended)
             if answer[0] == b"OK":
                 return
             ended = await _those_that_ended([name.decode() for name in answer[1:]], has_ended)
             if not ended:
                 break
-        raise QuotaExceeded(f"{tenant} has {most} sessions, which is all it may have; close one")
+        raise QuotaExceeded(said)
 
 
 async def _those_that_ended(names: Sequence[str], has_ended: Callable[[str], Awaitable[bool]]) -> list[str]:

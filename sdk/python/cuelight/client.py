@@ -17,9 +17,11 @@ from cuelight import convert
 from cuelight.errors import Unavailable
 from cuelight.events import SessionInfo
 from cuelight.line import Key, Line
+from cuelight.renders import Renders
 from cuelight.rpc import Timeouts, call
 from cuelight.session import Session
 from cuelight.v1 import session_pb2 as pb
+from cuelight.v1.render_pb2_grpc import RenderServiceStub
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 
 if TYPE_CHECKING:
@@ -93,6 +95,15 @@ class Client:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
+
+    @property
+    def renders(self) -> Renders:
+        """Offline renders: a script goes in, a file comes out."""
+        if self._channel is None:
+            raise RuntimeError("use the client inside `async with`")
+        key = self._line.key
+        shown = key if callable(key) else lambda: key
+        return Renders(RenderServiceStub(self._channel), key=shown, timeouts=self.timeouts)
 
     @asynccontextmanager
     async def create_session(

@@ -21,6 +21,7 @@ from cuelight.cli.console import StackError, UsageError, exit_status, explain, o
 from cuelight.cli.house import PAPERS, Papers, gateway, print_line
 from cuelight.cli.orchestrator import app as orchestrator
 from cuelight.cli.performance import Cast, perform, print_notices
+from cuelight.cli.render import render_job, render_request
 from cuelight.cli.server import read_manifest
 from cuelight.cli.stack import Stack, StackOptions
 from cuelight.cli.status import read_status, tables
@@ -117,15 +118,21 @@ def render(
     portrait: Portrait = None,
     voice: Voice = None,
     prompt: Prompt = "",
+    job: Annotated[bool, typer.Option("--job", help="As a job, in the room that watched sessions leave.")] = False,
+    job_id: Annotated[str, typer.Option(help="Name of the job, a-z, 0-9 and -; finds it again. Implies --job.")] = "",
     address: Address = DEFAULT_ADDRESS,
     bundle: Bundle = None,
 ) -> None:
     """Perform a transcript of any length, faster than playback, into an MP4 with captions.
 
-    Starts a stack by itself when none is running on this machine.
+    Starts a stack by itself when none is running on this machine. A job goes on when this command ends.
     """
     text = _standard_input() if transcript == "-" else _file_text(Path(transcript))
-    _run(_perform(text, output, Cast(character, seed, portrait, voice, prompt), address, bundle))
+    cast = Cast(character, seed, portrait, voice, prompt)
+    if job or job_id:
+        _run(_render_job(text, output, cast, job_id, address, bundle))
+    else:
+        _run(_perform(text, output, cast, address, bundle))
 
 
 @app.command()
@@ -222,6 +229,15 @@ async def _perform(text: str, output: Path, cast: Cast, address: str, bundle: Pa
         performance = await perform(client, text, output, cast)
     print_notices(performance)
     out.print(f"{output}: {performance.speed}", markup=False, soft_wrap=True)
+
+
+async def _render_job(text: str, output: Path, cast: Cast, job_id: str, address: str, bundle: Path | None) -> None:
+    _check(text, output, cast)
+    _check_address(address)
+    request = render_request(text, cast, job_id)
+    async with gateway(address, bundle) as client:
+        info = await render_job(client, request, output)
+    out.print(f"{output}: {info.media_s:.1f} s of media, {info.chunks} chunks", markup=False, soft_wrap=True)
 
 
 def _check(text: str, output: Path, cast: Cast) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from services.bundle import Manifest
     from services.state.embedded import EmbeddedRedis
 
-PACKAGES = ("services", "gateway", "orchestrator_llm", "dit_worker")
+PACKAGES = ("services", "gateway", "orchestrator_llm", "dit_worker", "render_worker")
 
 
 def require_server() -> None:
@@ -29,7 +29,7 @@ def require_server() -> None:
     if missing:
         raise UsageError(
             f"the server is not installed here ({', '.join(missing)} missing): "
-            "pip install 'cuelight-server[gateway,orchestrator,worker,embedded]'"
+            "pip install 'cuelight-server[gateway,orchestrator,worker,render,embedded]'"
         )
 
 

@@ -31,6 +31,8 @@ _FIRST_BACKOFF_S, _MAX_BACKOFF_S, _HEALTHY_S = 0.5, 30.0, 60.0
 _REDIS_WATCH_S = 1.0
 _STOP_GRACE_S = 15.0
 """Longer than a process drains."""
+_RESTARTED = ("dit_worker", "render_worker")
+"""What these had under way is in the store, and goes on."""
 _ABORT_GRACE_S = 3.0
 """For a process that has not begun to serve."""
 
@@ -143,6 +145,7 @@ class Stack:
             "CUELIGHT_LOG_STYLE": "json",
             "CUELIGHT_LOG_LEVEL": options.log_level,
             **({"CUELIGHT_BUNDLE": str(options.bundle)} if options.bundle else {}),
+            "CUELIGHT_RENDER_FOLDER": self._setting("CUELIGHT_RENDER_FOLDER") or str(_home() / "renders"),
             **self._probe_settings(),
             **options.environment,
         }
@@ -157,7 +160,8 @@ class Stack:
             for index in range(options.workers)
         ]
         first = ChildSpec("orchestrator", "orchestrator_llm", {**common, "CUELIGHT_ORCHESTRATOR_LISTEN": orchestrator})
-        return [first, *workers, ChildSpec("gateway", "gateway", gateway)]
+        render = ChildSpec("render", "render_worker", common)
+        return [first, *workers, ChildSpec("gateway", "gateway", gateway), render]
 
     def _setting(self, name: str) -> str:
         return self.options.environment.get(name) or os.environ.get(name, "")
@@ -174,12 +178,12 @@ class Stack:
         self._on_ready(child.spec.name, address, time.monotonic() - began)
 
     async def _watch(self, child: Child) -> None:
-        """Restarts a worker that dies; tells of any other process that does."""
+        """Restarts a worker of either kind that dies; tells of any other process that does."""
         backoff_s = _FIRST_BACKOFF_S
         while True:
             began = time.monotonic()
             code = await child.ended()
-            if child.spec.module != "dit_worker":
+            if child.spec.module not in _RESTARTED:
                 self._fail(child.obituary(code))
                 return
             if time.monotonic() - began > _HEALTHY_S:
@@ -245,8 +249,12 @@ class Stack:
 
 def state_file(address: str) -> Path:
     """Where a stack at this address writes what runs."""
-    home = os.environ.get("CUELIGHT_HOME") or str(Path.home() / ".cuelight")
-    return Path(home) / f"stack-{address.rpartition(':')[2]}.json"
+    return _home() / f"stack-{address.rpartition(':')[2]}.json"
+
+
+def _home() -> Path:
+    """Where this user's stacks keep what they write."""
+    return Path(os.environ.get("CUELIGHT_HOME") or Path.home() / ".cuelight")
 
 
 def _claim(host: str, port: int, what: str, option: str) -> int:
