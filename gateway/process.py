@@ -26,7 +26,6 @@ from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
 from gateway.sessions.service import ACCESS, SERVICE_NAME, SessionService
 from gateway.sessions.validation import PlannerNames
-from gateway.sessions.vigil import keep_vigil
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
@@ -34,11 +33,11 @@ from services.metrics import Metrics
 from services.serving import ConnectionLimits, RpcServer, ServingOptions, internal_certificates
 from services.settings import GatewaySettings, is_loopback, split_address
 from services.state import SessionStore
-from services.tls import Certificates
-
 from services.state.renders import RenderStore
-log = get_logger(__name__)
+from services.tls import Certificates
 from services.wire.workers import WorkerLines
+
+log = get_logger(__name__)
 
 _WATCH_S = 1.0
 
@@ -108,10 +107,10 @@ class Gateway:
                 if not gateway._is_let_go:
                     await gateway.rpc.drain(gateway.let_go)
                 await gateway._lines.aclose()
+                gateway._desk.close()
                 gateway.metrics.close()
 
     def announce(self) -> None:
-                gateway._desk.close()
         """Print one JSON line with both addresses, for whoever started this process."""
         line = {**self.rpc.announcement, "http": self.http.address}
         sys.stdout.write(json.dumps(line) + "\n")

@@ -87,16 +87,8 @@ class Metrics:
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )
         self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
-        self._add_planners()
-        self.moves = self._counter(
-            "cuelight_moves_total", "Sessions that were to go on at another worker, by what came of it", "result"
-        )
-        self.handover = self._histogram(
-            "cuelight_handover_seconds",
-            "From a moved session's last chunk until the next could begin",
-            _HANDOVER_BUCKETS,
-        )
         self.renders = self._counter("cuelight_renders_total", "Attempts at renders, by how they ended", "result")
+        self._add_planners()
 
     def _add_planners(self) -> None:
         self.planner_seconds = self._histogram(

@@ -304,11 +304,11 @@ class GatewaySettings(PlanningSettings, RenderingSettings):
     """Sessions that one tenant may have at a time; 0 sets no limit."""
     tenant_creations_per_minute: int = Field(0, ge=0, le=100_000)
     """Sessions that one tenant may create in a minute, all at once if it likes; 0 sets no limit."""
+    tenant_renders: int = Field(0, ge=0, le=4096)
+    """Renders that one tenant may have unfinished at a time; 0 sets no limit."""
     tenant_text_bytes_per_minute: int = Field(0, ge=0, le=1 << 30)
     """Bytes of text that all sessions of one tenant may send in a minute; 0 sets no limit."""
 
-    tenant_renders: int = Field(0, ge=0, le=4096)
-    """Renders that one tenant may have unfinished at a time; 0 sets no limit."""
     @field_validator("tenant_text_bytes_per_minute")
     @classmethod
     def _a_message_fits(cls, value: int) -> int:

@@ -11,7 +11,7 @@ from grpc import StatusCode
 from cuelight.v1 import session_pb2 as pb
 from gateway.sessions.validation import AUDIO_RATE, session_name
 from services.bundle import Geometry
-from services.session import Container, SessionRecord, SessionState
+from services.session import Container, SessionConfig, SessionRecord, SessionState
 from services.wire import duration_from_seconds, state_to_proto, timestamp_from_unix
 
 _CONTAINERS = {

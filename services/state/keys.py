@@ -36,45 +36,43 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = [
-    "BEATS",
-    "OPEN_SESSIONS",
 from services.render import RenderKey
 
+__all__ = [
+    "BEATS",
+    "JOBS_PREFIX",
+    "OPEN_SESSIONS",
     "PLACEMENTS",
-    "WANTING",
-    "WORKERS",
-    "QuotaKeys",
-    "SessionKeys",
     "QUEUE",
     "QUEUE_KEY",
     "UNFINISHED_RENDERS",
+    "WANTING",
+    "WORKERS",
+    "QuotaKeys",
+    "RenderKeys",
+    "SessionKeys",
     "quota_keys",
+    "render_keys",
     "request_key",
     "session_keys",
-    "RenderKeys",
     "tenant_key",
 ]
-    "render_keys",
 
 WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
 PLACEMENTS = "cuelight:{fleet}:placements"
 WANTING = "cuelight:{fleet}:wanting"
 OPEN_SESSIONS = "cuelight:{fleet}:open"
-
-_ID = re.compile(r"[a-z0-9-]{1,63}")
-
-PLANNING = "cuelight:{planning}:decision"
-ORCHESTRATORS = "cuelight:{planning}:replicas"
-ORCHESTRATOR_BEATS = "cuelight:{planning}:beats"
-
 UNFINISHED_RENDERS = "cuelight:{renders}:unfinished"
 JOBS_PREFIX = "cuelight:jobs:"
 """Stands before every key of Celery's transport."""
 QUEUE = "renders"
 QUEUE_KEY = JOBS_PREFIX + QUEUE
 """List of the messages that nobody has taken yet."""
+
+_ID = re.compile(r"[a-z0-9-]{1,63}")
+
+
 class SessionKeys(NamedTuple):
     """The keys of one session, in the order the scripts take them."""
 
@@ -94,10 +92,6 @@ class QuotaKeys(NamedTuple):
     live: str
     made: str
     text: str
-
-
-def is_session_id(text: str) -> bool:
-    """Say whether `text` can be a session id; anything else could leave its hash tag."""
     renders: str
 
 
@@ -107,6 +101,10 @@ class RenderKeys(NamedTuple):
     record: str
     assets: str
     lease: str
+
+
+def is_session_id(text: str) -> bool:
+    """Say whether `text` can be a session id; anything else could leave its hash tag."""
     return _ID.fullmatch(text) is not None
 
 
