@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -24,11 +24,14 @@ from gateway.sessions.attachment import Attachments
 from gateway.sessions.hosting import Backstage, HostingPolicy
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.reading import Reading
+from gateway.sessions.reaper import Reaper
 from gateway.sessions.service import ACCESS, SERVICE_NAME, SessionService
 from gateway.sessions.validation import PlannerNames
+from gateway.sessions.vigil import keep_vigil
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
+from services.memory import give_back_for_ever
 from services.metrics import Metrics
 from services.serving import ConnectionLimits, RpcServer, ServingOptions, internal_certificates
 from services.settings import GatewaySettings, is_loopback, split_address
@@ -99,16 +102,24 @@ class Gateway:
             await gateway.http.start()
             if settings.metrics_listen:
                 gateway.metrics.serve(settings.metrics_listen)
-            watching = asyncio.create_task(gateway._watch_store())
+            chores = [asyncio.create_task(chore) for chore in gateway._chores()]
             try:
                 yield gateway
             finally:
-                watching.cancel()
+                for chore in chores:
+                    chore.cancel()
                 if not gateway._is_let_go:
                     await gateway.rpc.drain(gateway.let_go)
                 await gateway._lines.aclose()
                 gateway._desk.close()
                 gateway.metrics.close()
+
+    def _chores(self) -> Iterable[Coroutine[None, None, None]]:
+        """What is done beside all calls, for as long as the gateway runs."""
+        yield self._watch_store()
+        yield keep_vigil(self.store, self.hostings.leave_workers)
+        yield Reaper(self.store, self.metrics).run()
+        yield give_back_for_ever()
 
     def announce(self) -> None:
         """Print one JSON line with both addresses, for whoever started this process."""

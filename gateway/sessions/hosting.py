@@ -81,6 +81,9 @@ class Hosting:
         self._is_recovering = False
         self._up_at: float | None = None
         self._gone: set[str] = set()
+        self.worker_id = ""
+        """Who is asked for the session, or has it."""
+        self._hanging: asyncio.Timeout | None = None
 
     @property
     def has_ring(self) -> bool:
@@ -124,6 +127,11 @@ class Hosting:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    def leave_worker(self) -> None:
+        """The worker is alive to its sockets alone: go on elsewhere."""
+        if self._hanging is not None and not self._hanging.expired():
+            self._hanging.reschedule(asyncio.get_running_loop().time())
 
     def subscribe(self, first_offset: int, credit: int | None = None) -> Subscription:
         """Add a reader. Raises OffsetExpired when media at `first_offset` are no longer kept."""
@@ -236,6 +244,17 @@ class Hosting:
             return await reserve(self.session_id, bundle=digest)
 
     async def _host_at(self, slot: Slot) -> None:
+        """Be hosted by this worker until its stream ends. Raises what that ended with."""
+        self.worker_id = slot.worker_id
+        try:
+            async with asyncio.timeout(None) as self._hanging:
+                await self._receive_from(slot)
+        except TimeoutError as silence:
+            raise WorkerUnavailable("the worker gives no sign of life") from silence
+        finally:
+            self._hanging = None
+
+    async def _receive_from(self, slot: Slot) -> None:
         claim = worker_pb2.Claim(session_id=self.session_id)
         wanted = self._first_missing()
         if wanted is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from cuelight.v1 import session_pb2 as pb
 from gateway.sessions.hosting import Backstage, Hosting
@@ -63,6 +63,12 @@ class Hostings:
         self._cancel_parting(session_id)
         loop = asyncio.get_running_loop()
         self._partings[session_id] = loop.call_later(detach_ttl_s, self._part, session_id)
+
+    def leave_workers(self, living: Collection[str]) -> None:
+        """Take all sessions elsewhere whose workers are not among the living."""
+        for hosting in self._hostings.values():
+            if hosting.worker_id and hosting.worker_id not in living:
+                hosting.leave_worker()
 
     async def let_go(self, session_id: str) -> None:
         """Stop carrying a session that was closed."""
