@@ -142,6 +142,8 @@ class SessionRecord:
     """First chunk whose media can still be decoded again; equals `next_chunk_index` when there is none."""
     last_client_seq: int
     error: str = ""
+    owner: str = ""
+    """The worker that holds its epoch; it need not be there any more."""
     version: int = 0
     """Rises with every change: the etag."""
     token_digests: tuple[str, ...] = field(default=(), repr=False)

@@ -203,9 +203,12 @@ class Admission:
         return message
 
 
-def check_open(record: SessionRecord) -> SessionRecord:
-    """The record of a session that can still be attached to. Raises SessionClosed."""
-    if record.state.is_final:
+def check_open(record: SessionRecord, media_offset: int | None = None) -> SessionRecord:
+    """The record of a session that can still be attached to. Raises SessionClosed.
+
+    One that has ended can be while somebody wants the rest of its media, from an offset on.
+    """
+    if record.state.is_final and media_offset is None:
         why = f": {record.error}" if record.error else ""
         raise SessionClosed(f"the session is {record.state}{why}; create a new one")
     return record

@@ -73,9 +73,9 @@ class Attachments:
 
     async def _stream(self, requests: Requests, caller: Caller) -> AsyncGenerator[pb.StreamSessionResponse]:
         attach = await _first_attach(requests)
-        record = check_open(await self.store.get(validation.session_id_of(attach.session, caller, "attach.session")))
-        ordinal = self._next_ordinal(attach, record)
         offset = attach.media_offset if attach.HasField("media_offset") else None
+        record = await self.store.get(validation.session_id_of(attach.session, caller, "attach.session"))
+        ordinal = self._next_ordinal(attach, check_open(record, offset))
         async with self._hostings.join(record, offset) as hosting:
             first_offset = hosting.ring.live_offset if offset is None else offset
             subscription = hosting.subscribe(first_offset, attach.initial_credit or None)

@@ -16,7 +16,7 @@ from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
 from services.bundle import Manifest
-from services.errors import CuelightError, Draining, NoCapacity, StaleEpoch, Status, WorkerUnavailable
+from services.errors import CuelightError, Draining, NoCapacity, SessionClosed, StaleEpoch, Status, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.metrics import Metrics
 from services.state import SessionStore, Slot
@@ -57,8 +57,10 @@ class Backstage:
 class Hosting:
     """One session at its worker. `start` it once; it ends by `stop`, by the session's end, or by giving up."""
 
-    def __init__(self, session_id: str, backstage: Backstage) -> None:
+    def __init__(self, session_id: str, backstage: Backstage, *, last_owner: str | None = None) -> None:
+        """`last_owner` is the worker that had a session which has ended: what is left of its media is there."""
         self.session_id = session_id
+        self._last_owner = last_owner
         self.epoch = 0
         self.generation = 0
         self.is_state_preserved = True
@@ -233,7 +235,21 @@ class Hosting:
             self._gone.add(slot.worker_id)
             raise
 
+    async def _find_remains(self) -> Slot:
+        """Who can give out the media of a session that has ended: whoever had it, else anyone, from the store."""
+        workers = [
+            worker
+            for worker in await self._backstage.store.list_workers()
+            if worker.bundle == self._backstage.manifest.digest and worker.worker_id not in self._gone
+        ]
+        if not workers:
+            raise SessionClosed("the session has ended, and no worker is left to give its media out")
+        worker = min(workers, key=lambda worker: (worker.worker_id != self._last_owner, worker.used))
+        return Slot(worker.worker_id, worker.address)
+
     async def _reserve(self) -> Slot:
+        if self._last_owner is not None:
+            return await self._find_remains()
         reserve, digest = self._backstage.store.reserve_slot, self._backstage.manifest.digest
         try:
             return await reserve(self.session_id, bundle=digest, exclude=self._gone)

@@ -102,7 +102,7 @@ class Hostings:
             raise Draining("this gateway is shutting down; attach to another one")
         if len(self._hostings) >= self._most:
             raise NoCapacity(f"this gateway carries {self._most} sessions already")
-        hosting = Hosting(session_id, self._backstage)
+        hosting = Hosting(session_id, self._backstage, last_owner=record.owner if record.state.is_final else None)
         self._hostings[session_id] = hosting
         self._backstage.metrics.sessions.set(len(self._hostings))
         limit = self._end_at_limit(hosting, record.expire_time_s - time.time())

@@ -32,7 +32,7 @@ class Reading:
         record = await self._store.get(validation.session_id_of(request.name, caller))
         container = _container(request, record.config.container)
         offset = request.offset if request.HasField("offset") else None
-        async with self._hostings.join(check_open(record), offset) as hosting:
+        async with self._hostings.join(check_open(record, offset), offset) as hosting:
             subscription = hosting.subscribe(hosting.ring.live_offset if offset is None else offset)
             try:
                 for init in hosting.framing.tracks(container):

@@ -129,6 +129,7 @@ def record_from_fields(session_id: str, fields: Fields) -> SessionRecord:
         oldest_chunk_index=int(text("oldest_chunk")),
         last_client_seq=int(text("last_client_seq")),
         error=text("error"),
+        owner=text("owner"),
         version=int(text("version")),
         token_digests=tuple(text("token_digests").split()),
     )

@@ -255,3 +255,41 @@ async def test_a_worker_that_is_busy_for_a_moment_is_asked_again(stub: SessionSe
     await attaching
     await client.say("one two three")
     await client.chunks(2)
+
+
+async def test_a_client_that_is_cut_as_its_session_ends_gets_the_rest(
+    stub: SessionServiceStub, worker: FakeWorker, store: SessionStore
+) -> None:
+    """A session that ended while its client was away is attached to once more, and heard to its end."""
+    client = await created(stub, **SCRIPTED)
+    await client.attached()
+    await client.say(LONG)
+    await client.send(input=pb.UserInput(end=True))
+    await client.chunks(4)
+    client.call.cancel()
+    had, session_id = list(client.media), client.session.rpartition("/")[2]
+    async with asyncio.timeout(60):
+        while not (await store.get(session_id)).state.is_final:
+            await asyncio.sleep(0.05)
+    again = Client(stub, client.session, client.token)
+    await again.attached(media_offset=len(had))
+    assert (await again.next("state_changed")).state_changed.state == pb.SESSION_STATE_CLOSED
+    assert await again.ended() is grpc.StatusCode.OK
+    offsets = [media.offset for media in (*had, *again.media)]
+    assert offsets == list(range(2 * len(LONG.split()) // 3))
+    assert [fleet.used for fleet in await store.list_workers()] == [0]
+    newcomer = Client(stub, client.session, client.token)
+    assert (await newcomer.refused()).code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_what_nobody_can_give_out_any_more_is_said(
+    stub: SessionServiceStub, worker: FakeWorker, store: SessionStore
+) -> None:
+    """A session that ended, asked for the rest of its media with no worker left, has ended: that is what is said."""
+    client = await created(stub, **SCRIPTED)
+    await client.attached()
+    await client.stub.CloseSession(pb.CloseSessionRequest(name=client.session, immediate=True))
+    await store.remove_worker("fake-0")
+    fault = await Client(stub, client.session, client.token).refused(media_offset=0)
+    assert fault.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "no worker is left" in (fault.details() or "")
