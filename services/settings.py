@@ -32,6 +32,7 @@ from services.redis_address import RedisAddress
 
 __all__ = [
     "BundleSettings",
+    "FleetSettings",
     "GatewaySettings",
     "OrchestratorSettings",
     "ProcessSettings",
@@ -346,8 +347,51 @@ class GatewaySettings(PlanningSettings, RenderingSettings):
         )
 
 
+class FleetSettings(ProcessSettings):
+    """Settings of the fleet controller."""
+
+    fleet_namespace: str = Field("default", min_length=1)
+    """Namespace of the release."""
+    fleet_workers: str = Field("cuelight-worker", min_length=1)
+    """Name of the workers' StatefulSet."""
+    fleet_orchestrators: str = ""
+    """Name of the orchestrators' Deployment; empty leaves their number alone."""
+    fleet_lease: str = Field("cuelight-fleet", min_length=1)
+    """Name of the Lease that says which controller acts."""
+    fleet_identity: str = Field(default_factory=socket.gethostname, min_length=1)
+    """Name of this controller in it."""
+    fleet_scales: bool = True
+    """Set numbers of replicas; without it they are an autoscaler's, and pods are only marked and emptied."""
+    fleet_watches_nodes: bool = False
+    """Move sessions away from nodes that take no pods any more; takes the right to read nodes."""
+    fleet_min_workers: int = Field(1, ge=0, le=1024)
+    fleet_max_workers: int = Field(8, ge=1, le=1024)
+    fleet_buffer_slots: int = Field(1, ge=0, le=4096)
+    """Free slots to keep for sessions that have not come yet."""
+    fleet_slots_per_worker: int = Field(4, ge=1, le=1024)
+    """Slots of a worker that has not said yet how many it has."""
+    fleet_cool_down_s: float = Field(600.0, ge=1, le=86_400)
+    """Workers and orchestrators are taken away only when for this long fewer would have done."""
+    fleet_stale_s: float = Field(10.0, ge=1, le=300)
+    """Nothing is decided on what was seen longer ago than this."""
+    fleet_look_s: float = Field(2.0, ge=0.1, le=60)
+    """Between two looks."""
+    fleet_min_orchestrators: int = Field(1, ge=0, le=1024)
+    fleet_max_orchestrators: int = Field(1, ge=1, le=1024)
+    fleet_condition_target_ms: float = Field(50.0, gt=0, le=10_000)
+    """Orchestrators are added while a step waits longer than this for its condition, on the slowest worker."""
+
+    @model_validator(mode="after")
+    def _limits_are_in_order(self) -> Self:
+        if self.fleet_min_workers > self.fleet_max_workers:
+            raise ValueError("fleet_min_workers is more than fleet_max_workers")
+        if self.fleet_min_orchestrators > self.fleet_max_orchestrators:
+            raise ValueError("fleet_min_orchestrators is more than fleet_max_orchestrators")
+        return self
+
+
 _BOOT_ID = uuid.uuid4().hex[:8]
-_PROCESSES: tuple[type[ProcessSettings], ...] = (OrchestratorSettings, WorkerSettings, GatewaySettings, RenderSettings)
+_PROCESSES: tuple[type[ProcessSettings], ...] = (OrchestratorSettings, WorkerSettings, FleetSettings, GatewaySettings, RenderSettings)
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
 
 
