@@ -360,6 +360,10 @@ class SessionSnapshot:
     """What the planner remembers."""
     is_interrupted: bool = False
     """An interrupt came since that memory was committed."""
+    is_paused: bool = False
+    """It was paused when the cue at the cursor was taken."""
+    last_cut: Retired | None = None
+    """The newest cut: whoever made it may have died before the audience was told."""
 
     def for_orchestrator(self) -> Snapshot:
         """Return the part the orchestrator opens a session from."""

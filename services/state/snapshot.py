@@ -13,6 +13,7 @@ from services.session import (
     ChunkInputs,
     HistoryChunk,
     Latents,
+    Retired,
     SessionSnapshot,
     StoredChunk,
 )
@@ -60,6 +61,19 @@ class StoredSession:
     def is_interrupted(self) -> bool:
         """Say whether an interrupt came since the last commit."""
         return self.record.get(b"is_interrupted", b"") == b"1"
+
+    def is_paused(self) -> bool:
+        """Say whether it was paused at the cue cursor."""
+        return self.record.get(b"is_paused", b"") == b"1"
+
+    def last_cut(self) -> Retired | None:
+        """Return the newest cut."""
+        if b"cut_retired" not in self.record:
+            return None
+        retired = tuple(int(index) for index in self.text("cut_retired").split())
+        return Retired(
+            int(self.text("generation")), int(self.text("cut_position")), retired, int(self.text("cut_word"))
+        )
 
     def pending(self) -> ChunkInputs | None:
         """Return the inputs of the next chunk, when they were written."""
@@ -122,6 +136,8 @@ def build_snapshot(session_id: str, stored: StoredSession) -> SessionSnapshot:
         prompt=stored.prompt(),
         memory=stored.memory(),
         is_interrupted=stored.is_interrupted(),
+        is_paused=stored.is_paused(),
+        last_cut=stored.last_cut(),
     )
 
 

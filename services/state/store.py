@@ -281,14 +281,21 @@ class SessionStore(FleetStore, DemandStore, QuotaStore):
         return StoredSession(*read)
 
     async def interrupt(
-        self, lease: Lease, playhead_s: float, *, cue_cursor: int, say: tuple[str, ...] = (), prompt: str = ""
+        self,
+        lease: Lease,
+        playhead_s: float,
+        *,
+        cue_cursor: int,
+        say: tuple[str, ...] = (),
+        prompt: str = "",
+        is_paused: bool = False,
     ) -> Retired:
         """Cut the session where the client heard it stop, and settle every cue up to `cue_cursor` with that.
 
         The chunk under the playhead becomes the parent of the next; unplayed chunks retire; unheard words leave the
         transcript, those of an uncommitted chunk too; the generation rises. `say` then joins the transcript, so that
         a barge-in happens at once. What is asked of the picture still holds; `prompt`, if any, takes its place, so that
-        settled prompts of an uncommitted chunk are not lost.
+        settled prompts of an uncommitted chunk are not lost. `is_paused` says what the settled cues have left it in.
         """
         for _ in range(CUT_TRIES):
             stored = await self._load(lease.session_id)
@@ -296,7 +303,9 @@ class SessionStore(FleetStore, DemandStore, QuotaStore):
                 stored.timeline(), stored.position(), stored.pieces(), playhead_s, lease.policy.chunk_seconds
             )
             try:
-                return await self._cut(lease, stored, cut, cue_cursor=cue_cursor, say=say, prompt=prompt)
+                return await self._cut(
+                    lease, stored, cut, cue_cursor=cue_cursor, say=say, prompt=prompt, is_paused=is_paused
+                )
             except StaleGeneration:
                 continue  # a commit of ours came in between; its chunk is part of what is cut
         raise StaleGeneration("the timeline changes too fast to be cut")
@@ -331,6 +340,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore):
         cue_cursor: int | None = None,
         say: tuple[str, ...] = (),
         prompt: str = "",
+        is_paused: bool = False,
     ) -> Retired:
         record, to = codec.record_from_fields(lease.session_id, stored.record), cut.to
         pieces: tuple[Argument, ...] = ("", "")
@@ -342,6 +352,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore):
             *(_or_empty(cue_cursor), "" if cut.heard_s is None else repr(cut.heard_s)),
             *pieces,
             prompt,
+            "1" if is_paused else "",
             len(cut.retired),
             *cut.retired,
             *say,

@@ -6,7 +6,8 @@
 --      9 token after the last word kept  10 cue cursor, of an interrupt, or empty  11 seconds heard of the head, or empty
 --      12 pieces kept or empty for all  13 text of the last piece kept, or empty to leave it
 --      14 prompt in force from now on, or empty to leave it
---      15 number of retired chunks  16... their indices, then accepted transcript pieces
+--      15 whether it is paused, '1' or '', of an interrupt
+--      16 number of retired chunks  17... their indices, then accepted transcript pieces
 -- Answers {'OK', generation}
 local refused = refusal(ARGV[1])
 if refused then return refused end
@@ -15,13 +16,12 @@ if field('generation') ~= ARGV[2] or field('next_chunk') ~= ARGV[3] then
   return {'STALE_GENERATION', field('generation')}
 end
 
-local retired = tonumber(ARGV[15])
-for i = 16, 15 + retired do
-  redis.call('XDEL', CHUNKS, string.format('%.0f-0', tonumber(ARGV[i]) + 1))
-end
+local retired = tonumber(ARGV[16])
+local indices = {unpack(ARGV, 17, 16 + retired)}
+for _, index in ipairs(indices) do redis.call('XDEL', CHUNKS, string.format('%.0f-0', tonumber(index) + 1)) end
 for _, name in ipairs(redis.call('HKEYS', LATENTS)) do
-  for i = 16, 15 + retired do
-    if string.match(name, '^%d+') == ARGV[i] then redis.call('HDEL', LATENTS, name) end
+  for _, index in ipairs(indices) do
+    if string.match(name, '^%d+') == index then redis.call('HDEL', LATENTS, name) end
   end
 end
 if ARGV[11] ~= '' then
@@ -34,14 +34,15 @@ elseif ARGV[12] ~= '' then
   redis.call('LTRIM', TRANSCRIPT, 0, tonumber(ARGV[12]) - 1)
   if ARGV[13] ~= '' then redis.call('LSET', TRANSCRIPT, -1, ARGV[13]) end
 end
-for i = 16 + retired, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
+for i = 17 + retired, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
 redis.call('DEL', INPUTS)
 local generation = redis.call('HINCRBY', RECORD, 'generation', 1)
 redis.call('HSET', RECORD, 'cut_id', ARGV[4], 'head', ARGV[5], 'next_position', ARGV[6], 'pointer_token', ARGV[7],
-  'pointer_word', ARGV[8], 'word_token', ARGV[9])
+  'pointer_word', ARGV[8], 'word_token', ARGV[9],
+  'cut_position', ARGV[6], 'cut_word', ARGV[8], 'cut_retired', table.concat(indices, ' '))
 if ARGV[14] ~= '' then redis.call('HSET', RECORD, 'prompt', ARGV[14]) end
 if ARGV[10] ~= '' then
-  redis.call('HSET', RECORD, 'cue_cursor', ARGV[10], 'is_interrupted', '1')
+  redis.call('HSET', RECORD, 'cue_cursor', ARGV[10], 'is_interrupted', '1', 'is_paused', ARGV[15])
   redis.call('XTRIM', CUES, 'MINID', string.format('%.0f-0', tonumber(ARGV[10]) + 1))
 end
 changed()

@@ -251,3 +251,29 @@ async def test_an_interrupt_marks_what_the_planner_remembers(teller: Teller) -> 
     await teller.tell("four")
     fresh = (await teller.store.load_snapshot("s1")).for_orchestrator()
     assert (fresh.memory, fresh.is_interrupted) == ("", False)
+
+
+async def test_a_pause_outlives_the_interrupt_that_settles_it(teller: Teller) -> None:
+    """A session interrupted while paused is paused for whoever goes on with it; the next chunk ends that."""
+    await teller.tell("one two three four")
+    await teller.store.interrupt(teller.lease, 0.1, cue_cursor=2, is_paused=True)
+    heir = await teller.handed_to("other")
+    assert (await heir.store.load_snapshot("s1")).is_paused
+    await heir.store.discard_idle(heir.lease, 0.0)
+    assert (await heir.store.load_snapshot("s1")).is_paused
+    await heir.tell("five")
+    assert not (await heir.store.load_snapshot("s1")).is_paused
+
+
+async def test_the_newest_cut_is_known_to_whoever_goes_on(teller: Teller) -> None:
+    """What a cut took back can be told by another worker than the one that made it."""
+    await teller.tell("one two three four five six seven eight nine")
+    await teller.tell()
+    await teller.tell()
+    assert (await teller.store.load_snapshot("s1")).last_cut is None
+    cut = await teller.store.interrupt(teller.lease, 0.1, cue_cursor=2)
+    assert cut.chunk_indices == (1, 2)
+    heir = await teller.handed_to("other")
+    assert (await heir.store.load_snapshot("s1")).last_cut == cut
+    await heir.tell("ten")
+    assert (await heir.store.load_snapshot("s1")).last_cut == cut
