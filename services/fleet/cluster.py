@@ -60,7 +60,8 @@ class Cluster:
     """One release in one namespace."""
 
     def __init__(self, api: ApiClient, names: Names) -> None:
-        self._api, self._core, self._apps = api, CoreV1Api(api), AppsV1Api(api)
+        self._api: Any = api
+        self._core, self._apps = CoreV1Api(api), AppsV1Api(api)
         self._names = names
 
     async def look(self) -> ClusterSeen:

@@ -37,7 +37,9 @@ class Election:
     """One candidate."""
 
     def __init__(self, api: ApiClient, namespace: str, name: str, identity: str, now: Callable[[], float]) -> None:
-        self._api, self._leases = api, CoordinationV1Api(api)
+        # Untyped here: the client's types know no dictionaries.
+        self._api: Any = api
+        self._leases: Any = CoordinationV1Api(api)
         self._namespace, self._name = namespace, name
         self.identity = identity
         self._now = now
