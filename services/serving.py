@@ -18,14 +18,14 @@ import inspect
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 from grpc import aio
@@ -350,7 +350,7 @@ class _ErrorInterceptor(aio.ServerInterceptor):
         answered = "stream" if handler.response_streaming else "unary"
         wrapped = _guarded(getattr(handler, f"{asked}_{answered}"), handler_call_details.method)
         make = getattr(grpc, f"{asked}_{answered}_rpc_method_handler")
-        made: _Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        made: _Handler = make(wrapped, _reading(handler.request_deserializer), handler.response_serializer)
         return made
 
 
@@ -358,7 +358,10 @@ def _guarded(handle: Callable[..., Any], method: str) -> Callable[..., Any]:
     if inspect.isasyncgenfunction(handle):
 
         async def stream(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[object]:
-            async with _translated(context, method), contextlib.aclosing(handle(request, context)) as responses:
+            async with (
+                _translated(context, method),
+                contextlib.aclosing(handle(_checked(request), context)) as responses,
+            ):
                 async for response in responses:
                     yield response
 
@@ -366,9 +369,47 @@ def _guarded(handle: Callable[..., Any], method: str) -> Callable[..., Any]:
 
     async def call(request: object, context: aio.ServicerContext[Any, Any]) -> object:
         async with _translated(context, method):
-            return await handle(request, context)
+            return await handle(_checked(request), context)
 
     return call
+
+
+_UNREADABLE = object()
+"""Stands for bytes that are no message. gRPC would answer them with UNKNOWN, and its log with a traceback."""
+
+
+def _reading(read: Callable[[bytes], object] | None) -> Callable[[bytes], object] | None:
+    """Return the same deserializer, for which bytes that are no message are _UNREADABLE."""
+    if read is None:
+        return None
+
+    def attempt(raw: bytes) -> object:
+        try:
+            return read(raw)
+        except DecodeError:
+            return _UNREADABLE
+
+    return attempt
+
+
+def _checked(request: object) -> object:
+    """Return a request, or the requests of a stream. Raises InvalidInput for one that could not be read."""
+    if request is _UNREADABLE:
+        raise InvalidInput("the request's bytes are no message of its kind")
+    return _Checked(request) if isinstance(request, AsyncIterable) else request
+
+
+class _Checked:
+    """The requests of a stream, in which one that could not be read is an error."""
+
+    def __init__(self, requests: AsyncIterable[object]) -> None:
+        self._requests = aiter(requests)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> object:
+        return _checked(await anext(self._requests))
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from dit_worker.engine.arrays import Pixels
 from dit_worker.engine.errors import BadPortrait
+from services.pictures import MOST_SCANS, has_too_many_scans
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SIDE = 4096
@@ -25,6 +26,8 @@ def read_portrait(data: bytes, width: int, height: int) -> Pixels:
     """PNG, JPEG or WebP bytes to 8-bit RGB (height, width, 3), centre-cropped. Raises BadPortrait."""
     if len(data) > MAX_BYTES:
         raise BadPortrait(f"the picture has {len(data)} bytes, more than {MAX_BYTES}")
+    if has_too_many_scans(data):
+        raise BadPortrait(f"the picture is a JPEG of more than {MOST_SCANS} scans")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

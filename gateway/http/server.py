@@ -45,6 +45,7 @@ class HttpServer:
             server_header=False,
             ws="websockets-sansio",
             ws_max_size=socket_message_bytes,
+            ws_per_message_deflate=False,  # what is packed small could unfold large, and media are packed already
             http=_TimelyHttp,
             h11_max_incomplete_event_size=HEADER_BYTES,
             limit_concurrency=CONNECTIONS,

@@ -19,6 +19,7 @@ from cuelight.v1 import session_pb2 as pb
 from gateway.auth.caller import Caller
 from services.bundle import Manifest
 from services.errors import InvalidInput, SessionNotFound
+from services.pictures import MOST_SCANS, has_too_many_scans
 from services.session import RENDER_IDS, Container, Regime, SessionConfig
 from services.wire import seconds_from_duration
 
@@ -199,6 +200,8 @@ def check_portrait(data: bytes) -> None:
     """A picture that can be decoded and is of a size worth decoding."""
     field = "config.portrait"
     _check_size(data, PORTRAIT_BYTES, field)
+    if has_too_many_scans(data):
+        raise InvalidInput(f"{field} is a JPEG of more than {MOST_SCANS} scans; save it again", field=field)
     try:
         with Image.open(io.BytesIO(data), formats=PORTRAIT_FORMATS) as picture:
             # The header alone says the size: a picture that would fill the memory is never decoded.

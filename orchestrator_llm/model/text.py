@@ -44,6 +44,7 @@ PARTS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+|st|nd|rd|th)?|[a-z']+|[&%+=@$€£#�
 PRICE = re.compile(r"([$€£])(\d[\d,.]*\d|\d)")
 """A price is written sign first and spoken sign last."""
 LONGEST_NUMBER = 15
+MOST_LEXICON_BYTES = 64 << 20
 READINGS_KEPT = 65_536
 """Readings of words outside the lexicon that are kept: a reading takes the net about a millisecond."""
 NAMED_IN_A_NOTICE = 40
@@ -83,9 +84,12 @@ class TextFrontEnd:
     def load(bundle: Path, text: Mapping[str, Any]) -> TextFrontEnd:
         """Reads the files a manifest's `text` names: phones, lexicon, letters."""
         phones = list(text["phones"])
-        with gzip.open(bundle / text["lexicon"], "rt", encoding="utf-8") as file:
-            entries = (line.split() for line in file)
-            lexicon = {entry[0]: tuple(entry[1:]) for entry in entries if entry}
+        with gzip.open(bundle / text["lexicon"], "rb") as file:
+            unpacked = file.read(MOST_LEXICON_BYTES + 1)
+        if len(unpacked) > MOST_LEXICON_BYTES:
+            raise ValueError(f"{text['lexicon']} unfolds to more than {MOST_LEXICON_BYTES} bytes")
+        entries = (line.split() for line in unpacked.decode().splitlines())
+        lexicon = {entry[0]: tuple(entry[1:]) for entry in entries if entry}
         letters = LetterToSound(LetterToSoundConfig(phones=len(phones), **text.get("letter_to_sound", {})))
         letters.load_state_dict(load_file(bundle / text["letters"]))
         return TextFrontEnd(phones, lexicon, letters.eval())

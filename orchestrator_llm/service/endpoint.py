@@ -30,7 +30,7 @@ class Endpoint:
     def __init__(self, base_url: str, model: str, *, key: str = "") -> None:
         """`base_url` ends where `/chat/completions` begins, for instance http://host:8000/v1."""
         self._model = model
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = httpx.Timeout(READ_S, connect=CONNECT_S)
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
@@ -46,6 +46,8 @@ class Endpoint:
             async with self._http.stream("POST", "chat/completions", json=self._body(question)) as response:
                 if response.status_code != httpx.codes.OK:
                     raise PlannerFailed(f"the planner's endpoint answered with status {response.status_code}")
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise PlannerFailed("the planner's endpoint packs its answer, which nobody asked for")
                 async for line in _lines(response):
                     if not line.startswith(b"data:"):
                         continue

@@ -60,6 +60,26 @@ async def test_a_stream_message_may_be_so_long_and_no_longer(stub: SessionServic
     assert (await client.error()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_a_packed_message_is_measured_unpacked(gateway: Gateway) -> None:
+    """Of 8 MiB unpacked a message reaches the door, however small it came; one byte more is refused, not unpacked."""
+    async with aio.insecure_channel(gateway.rpc.address, compression=grpc.Compression.Gzip) as channel:
+        call = channel.unary_unary("/cuelight.v1.SessionService/CreateSession")
+        for size, code, said in (
+            (8 << 20, grpc.StatusCode.INVALID_ARGUMENT, "no message"),  # which zeros are not: it came to be read
+            ((8 << 20) + 1, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
+            (256 << 20, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
+        ):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await call(bytes(size), timeout=60)
+            assert caught.value.code() is code and said in (caught.value.details() or ""), size
+
+
+async def test_a_packed_socket_message_is_not_unpacked(gateway: Gateway) -> None:
+    """A client that offers to pack its messages is told that they are not wanted packed."""
+    async with connect(f"ws://{gateway.http.address}/ws", compression="deflate") as socket:
+        assert "Sec-WebSocket-Extensions" not in socket.response.headers
+
+
 async def test_metadata_may_be_so_long_and_no_longer(gateway: Gateway) -> None:
     """Headers just below 16 KiB reach the door, above it they are refused on the way."""
     async with aio.insecure_channel(gateway.rpc.address, options=[("grpc.max_metadata_size", 1 << 20)]) as channel:

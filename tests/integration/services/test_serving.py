@@ -45,6 +45,12 @@ class Servicer(session_pb2_grpc.SessionServiceServicer):
         yield pb.ReadMediaResponse()
         raise ERRORS[request.name]
 
+    async def StreamSession(
+        self, request_iterator: AsyncIterator[pb.StreamSessionRequest], context: object
+    ) -> AsyncIterator[pb.StreamSessionResponse]:
+        async for request in request_iterator:
+            yield pb.StreamSessionResponse(server_seq=request.client_seq)
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[RpcServer]:
@@ -128,6 +134,22 @@ async def test_messages_over_the_limit_are_refused(channel: aio.Channel) -> None
     fault = await _fault(channel, "x" * 100_000)
     assert fault.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (await _fault(channel, "missing")).code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("method", ["GetSession", "ReadMedia", "StreamSession"])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    channel: aio.Channel, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are INVALID_ARGUMENT like any other bad input, and leave no traceback in the log."""
+    call = channel.stream_stream(f"/{NAME}/{method}")
+    with pytest.raises(aio.AioRpcError) as raised:
+        await call(iter([b"\xff\xff\xff"]), timeout=30).read()
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(error_from_rpc(raised.value), InvalidInput)
+    assert not caplog.records
+    whole = pb.StreamSessionRequest(client_seq=7).SerializeToString()
+    answer = await channel.stream_stream(f"/{NAME}/StreamSession")(iter([whole]), timeout=30).read()
+    assert pb.StreamSessionResponse.FromString(answer).server_seq == 7
 
 
 async def test_health_tells_liveness_from_readiness(server: RpcServer, channel: aio.Channel) -> None:

@@ -23,6 +23,15 @@ def picture(width: int, height: int, form: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
+def scans(count: int) -> bytes:
+    """A progressive JPEG that goes over its pixels so many times."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), "tan").save(stream, "JPEG", progressive=True)
+    head, last = stream.getvalue()[:-2].rsplit(b"\xff\xda", 1)
+    more = count - head.count(b"\xff\xda")
+    return head + more * (b"\xff\xda" + last) + b"\xff\xd9"
+
+
 PADDED = picture(64, 64).ljust(4 * 1024 * 1024, b"0")
 
 
@@ -36,6 +45,7 @@ PADDED = picture(64, 64).ljust(4 * 1024 * 1024, b"0")
         (validation.check_portrait, picture(4096, 32), picture(4097, 32)),
         (validation.check_portrait, picture(32, 4096, "WEBP"), picture(32, 4097, "WEBP")),
         (validation.check_portrait, picture(32, 32, "JPEG"), picture(31, 32, "JPEG")),
+        (validation.check_portrait, scans(64), scans(65)),
         (validation.check_portrait, PADDED, PADDED + b"0"),
         (validation.check_voice, fake_bundle.voice(3.0), fake_bundle.voice(2.99)),
         (validation.check_voice, fake_bundle.voice(15.0), fake_bundle.voice(15.01)),
