@@ -11,6 +11,7 @@ FOLDERS = (
     "orchestrator_llm",
     "dit_worker",
     "gateway",
+    "render_worker",
     "training",
     "evaluation",
     "bundles",
