@@ -24,6 +24,7 @@ _CHUNK_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.375, 2.0, 4.0)
 _RATIO_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
 _LATENCY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SKEW_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+_HANDOVER_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 _SLACK_BUCKETS = (-2.0, -1.0, -0.5, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -87,6 +88,12 @@ class Metrics:
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )
         self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
+        self.moves = self._counter(
+            "cuelight_moves_total", "Sessions that were to go on at another worker, by what came of it", "result"
+        )
+        self.handover = self._histogram(
+            "cuelight_handover_seconds", "From a moved session's last chunk until the next could begin", _HANDOVER_BUCKETS
+        )
         self.renders = self._counter("cuelight_renders_total", "Attempts at renders, by how they ended", "result")
         self._add_planners()
 

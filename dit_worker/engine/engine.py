@@ -150,6 +150,10 @@ class Engine:
         self._stage(session_id).cache.restore(sink, parent)
         self._queue(session_id)
 
+    def is_warm(self, session_id: str) -> bool:
+        """Whether what its next chunk attends to is computed, or cannot be before it has begun, for want of a slot."""
+        return not self._stage(session_id).cache.is_stale or not self._slots.can_take(session_id)
+
     def begin(self, session_id: str, chunk_index: int, steps: int, deadline: float, prompt: str = "") -> StepRequest:
         """Put a chunk in flight, due at `deadline` on the engine's clock, and ask for its first condition.
 

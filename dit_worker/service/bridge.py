@@ -80,6 +80,10 @@ class EngineBridge:
         self._forget(session_id)
         await self._call(lambda: self._engine.restore(session_id, standing))
 
+    async def is_warm(self, session_id: str) -> bool:
+        """Whether what its next chunk attends to is computed, or cannot be for want of a slot."""
+        return await self._call(lambda: self._engine.is_warm(session_id))
+
     async def begin(
         self, session_id: str, chunk_index: int, steps: int, deadline: float, prompt: str = ""
     ) -> StepRequest:

@@ -9,10 +9,19 @@ import asyncio
 import contextlib
 from collections import deque
 
+from cuelight.v1 import worker_pb2
 from dit_worker.engine.admission import Load
 from dit_worker.service.performer import Performer
 from dit_worker.service.station import Station
-from services.errors import CuelightError, Draining, NoCapacity, StoreUnavailable
+from dit_worker.service.succession import Heir
+from services.errors import (
+    CuelightError,
+    Draining,
+    NoCapacity,
+    SessionNotFound,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
 from services.logs import get_logger
 from services.state.fleet import WorkerReport
 
@@ -20,6 +29,8 @@ log = get_logger(__name__)
 HEARTBEAT_S = 2.0
 _PROMISE_S = 15.0
 """A slot that was advertised may have been reserved, and is honoured for as long as reservations wait."""
+_REDIRECT_S = 4.0
+"""Less than a lease lasts: whoever comes back because the other worker is gone must be let in then."""
 _LINGER_S = 30.0
 """What an ended session published stays readable for this long."""
 
@@ -41,7 +52,7 @@ class House:
     @property
     def session_ids(self) -> tuple[str, ...]:
         """Sessions that are performed here now."""
-        return tuple(name for name, performer in self._performers.items() if not performer.is_over)
+        return tuple(performer.session_id for performer in self._performers.values() if performer.is_performing)
 
     @property
     def slots(self) -> int:
@@ -58,16 +69,56 @@ class House:
         performer = self._performers.get(session_id)
         if performer is not None and not (performer.is_over and performer.is_unfinished):
             return performer, False
+        return self._begin(session_id), True
+
+    async def succeed(self, session_id: str, heir: Heir) -> Performer:
+        """A performer that is to be given the session by another worker. Raises as `take`, and when it is here.
+
+        One that gave it away of late first gets its media out.
+        """
+        performer = self._performers.get(session_id)
+        if performer is not None and performer.moved is not None:
+            await performer.ended()
+            performer = self._performers.get(session_id)
+        if performer is not None and not performer.is_over:
+            raise WorkerUnavailable("the session is here already")
+        return self._begin(session_id, heir)
+
+    def performer(self, session_id: str) -> Performer:
+        """Who performs the session here. Raises SessionNotFound."""
+        performer = self.find(session_id)
+        if performer is None:
+            raise SessionNotFound("the session is not performed by this worker")
+        return performer
+
+    def find(self, session_id: str) -> Performer | None:
+        """Who performs the session here, if anybody does."""
+        performer = self._performers.get(session_id)
+        return performer if performer is not None and performer.is_performing else None
+
+    def moved(self, session_id: str) -> worker_pb2.Moved | None:
+        """Who has a session that was given away here just now. Later it is for the placement to say."""
+        performer = self._performers.get(session_id)
+        if performer is None or not performer.is_over or self._station.now() - performer.ended_at > _REDIRECT_S:
+            return None
+        return performer.moved
+
+    async def parted(self) -> None:
+        """Wait until the media of sessions that were given away are out."""
+        leaving = [performer for performer in self._on_stage if performer.moved is not None]
+        await asyncio.gather(*(performer.ended() for performer in leaving))
+
+    def _begin(self, session_id: str, heir: Heir | None = None) -> Performer:
         if self.is_draining:
             raise Draining("this worker takes no new sessions")
-        if len(self.session_ids) >= max(self.slots, self._promised()):
+        if len(self._on_stage) >= max(self.slots, self._promised()):
             self._station.figures.metrics.refusals.labels(NoCapacity.reason).inc()
             raise NoCapacity(f"all {self.slots} slots of this worker are taken", retry_after_s=self._free_in_s())
         performer = Performer(self._station, session_id)
         self._performers[session_id] = performer
-        performer.start(self._ended)
+        performer.start(self._ended, heir)
         self._changed.set()
-        return performer, True
+        return performer
 
     async def open(self) -> None:
         """Join the fleet: one heartbeat now, then one every two seconds and whenever something changed."""
@@ -100,8 +151,13 @@ class House:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._changed.wait()
             self._changed.clear()
+            await self._report_it()
+
+    async def _report_it(self) -> None:
+        """Say it until it was heard: after an outage the fleet must know at once who is there."""
+        while True:
             try:
-                await self._station.store.heartbeat(self._report())
+                return await self._station.store.heartbeat(self._report())
             except StoreUnavailable:
                 log.warning("heartbeat_not_written")
 

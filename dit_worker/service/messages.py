@@ -27,6 +27,11 @@ INTERRUPTED: EndReason = session_pb2.END_REASON_INTERRUPTED
 FAILED: EndReason = session_pb2.END_REASON_FAILED
 
 
+def response_id(client_seq: int) -> str:
+    """The id of the response to a cue: unique in the session, the same on every worker; empty for none."""
+    return f"r{client_seq}" if client_seq else ""
+
+
 def track_inits(starts: tuple[TrackStart, TrackStart]) -> list[session_pb2.TrackInit]:
     """Starts of the two tracks, video before audio, in ELEMENTARY form."""
     codecs = ((VIDEO_TRACK, VIDEO_CODEC), (AUDIO_TRACK, AUDIO_CODEC))
@@ -34,6 +39,19 @@ def track_inits(starts: tuple[TrackStart, TrackStart]) -> list[session_pb2.Track
         session_pb2.TrackInit(track=track, codec=codec, timescale=start.timescale, init_data=start.init_data)
         for (track, codec), start in zip(codecs, starts, strict=True)
     ]
+
+
+def hosted(
+    epoch: int, next_chunk_index: int, generation: int, starts: tuple[TrackStart, TrackStart]
+) -> worker_pb2.Hosted:
+    """The answer to a claim: where the session stands, with all of its state."""
+    return worker_pb2.Hosted(
+        epoch=epoch,
+        state_preserved=True,
+        next_chunk_index=next_chunk_index,
+        generation=generation,
+        tracks=track_inits(starts),
+    )
 
 
 def media(
@@ -75,19 +93,24 @@ def notice(told: Notice) -> HostResponse:
     return HostResponse(notice=notice_to_proto(told))
 
 
-def response_started(response_id: str, client_seq: int, generation: int) -> HostResponse:
+def response_started(name: str, client_seq: int, generation: int) -> HostResponse:
     """A response began."""
-    started = session_pb2.ResponseStarted(response_id=response_id, client_seq=client_seq, generation=generation)
+    started = session_pb2.ResponseStarted(response_id=name, client_seq=client_seq, generation=generation)
     return HostResponse(response_started=started)
 
 
-def response_ended(response_id: str, reason: EndReason, generated_s: float) -> HostResponse:
+def response_ended(name: str, reason: EndReason, generated_s: float) -> HostResponse:
     """A response ended."""
     generated = duration_from_seconds(generated_s)
-    ended = session_pb2.ResponseEnded(response_id=response_id, reason=reason, generated=generated)
+    ended = session_pb2.ResponseEnded(response_id=name, reason=reason, generated=generated)
     return HostResponse(response_ended=ended)
 
 
 def retired(cut: Retired) -> HostResponse:
     """Chunks were taken off the timeline."""
     return HostResponse(retired=retired_to_proto(cut))
+
+
+def moved(worker_id: str, address: str, epoch: int) -> HostResponse:
+    """Another worker has the session."""
+    return HostResponse(moved=worker_pb2.Moved(worker_id=worker_id, address=address, epoch=epoch))

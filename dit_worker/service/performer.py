@@ -1,36 +1,39 @@
 """The life of one session at this worker: from its lease to its end, with whatever goes wrong in between.
 
-It takes the lease, keeps it, and lets a `Play` perform under it. When orchestrator or store are away it says so, waits
-and stands again where the store says the session stands; when the lease is lost it stops at once. It knows no chunks.
+It takes the lease, or is given it by another worker, keeps it, and lets a `Play` perform under it. When orchestrator or
+store are away it says so, waits and stands again where the store says the session stands; when the lease is lost it
+stops at once; it gives the session away when another worker stands ready for it. It knows no chunks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from cuelight.v1 import worker_pb2
-from dit_worker.engine.arrays import Pixels
-from dit_worker.engine.errors import BadPortrait, EngineError
+from dit_worker.engine.errors import EngineError
 from dit_worker.engine.media import EncodedChunk, MediaWriter
 from dit_worker.engine.pacing import Pacing
-from dit_worker.engine.portrait import load_portrait, read_portrait
 from dit_worker.service import messages
+from dit_worker.service.footing import Footing, script_of
 from dit_worker.service.inbox import Inbox
-from dit_worker.service.lease import LeaseKeeper
+from dit_worker.service.lease import LeaseKeeper, acquired
 from dit_worker.service.pipeline import MediaPipeline, Take
-from dit_worker.service.play import Play, Script, Stage
+from dit_worker.service.play import Move, Play, Stage
 from dit_worker.service.programme import Programme
+from dit_worker.service.replay import replay
 from dit_worker.service.ring import MediaRing
 from dit_worker.service.station import Station
+from dit_worker.service.succession import Gift, Handed, Heir, Terms
+from dit_worker.service.together import first_of
 from dit_worker.service.watching import Watching
 from services.errors import (
     CommitConflict,
     CuelightError,
-    InvalidInput,
     OrchestratorUnavailable,
     SessionClosed,
     SessionNotFound,
@@ -40,11 +43,10 @@ from services.errors import (
     WorkerUnavailable,
 )
 from services.logs import bound, get_logger
-from services.session import SessionRecord, SessionState
-from services.state.lease import LEASE_S, Lease
+from services.session import SessionRecord, SessionSnapshot, SessionState
+from services.state.lease import Lease
 
 log = get_logger(__name__)
-_LEASE_POLL_S = 0.25
 _BACKOFF_S = (0.2, 5.0)
 _GIVE_UP_S = 120.0
 """A session whose orchestrator or store is away for this long, or that stands again and makes no chunk, has failed."""
@@ -53,7 +55,6 @@ _STEADY_S = 30.0
 _SOON_S = 600.0
 """An end farther off than this says nothing of when there will be room."""
 _WATCH_S = 1.0
-_CANCEL_AGAIN_S = 1.0
 
 
 class Performer:
@@ -74,15 +75,21 @@ class Performer:
         self._watching: Watching | None = None
         self._play: Play | None = None
         self._record: SessionRecord | None = None
-        self.started_at = station.now()
+        self._keeper: LeaseKeeper | None = None
+        self._heir: Heir | None = None
+        self._gift: Gift | None = None
+        self.moved: worker_pb2.Moved | None = None
+        """Who has the session, once it has been given away."""
+        self.started_at = self.ended_at = station.now()
         self._state = SessionState.PENDING
         self._readers = 0
         self._left_at = station.now()
 
     # what the servicer asks for ---------------------------------------------------------------------------------------
 
-    def start(self, on_end: Callable[[Performer], None]) -> None:
-        """Take the session up."""
+    def start(self, on_end: Callable[[Performer], None], heir: Heir | None = None) -> None:
+        """Take the session up; as `heir`, when the worker that has it gives it."""
+        self._heir = heir
         self._task = asyncio.create_task(self._live(), name=f"performer-{self.session_id}")
         self._task.add_done_callback(lambda _: on_end(self))
 
@@ -90,6 +97,16 @@ class Performer:
     def is_over(self) -> bool:
         """Whether nothing more will be performed here."""
         return self._task is not None and self._task.done()
+
+    @property
+    def is_performing(self) -> bool:
+        """Whether the session is this worker's: it is not before it was given here, nor after it was given away."""
+        return not (self.is_over or self.is_preparing or self.moved is not None)
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether another worker still performs the session, which is to move here."""
+        return self._heir is not None and not self._heir.terms.done()
 
     @property
     def is_unfinished(self) -> bool:
@@ -127,7 +144,11 @@ class Performer:
         """Everything published from this media offset on. Raises OffsetExpired when it is gone."""
         self._readers += 1
         try:
-            async for message in self._ring.read(offset):
+            begins_at = self._ring.first_kept
+            if offset < begins_at:
+                async for message in replay(self._station, self.session_id, offset, begins_at, self._programme.epoch):
+                    yield message
+            async for message in self._ring.read(max(offset, begins_at)):
                 yield message
         finally:
             self._readers -= 1
@@ -145,10 +166,33 @@ class Performer:
             self._pacing.join()
             self._changed.set()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody reads it."""
+        return self._readers > 0
+
+    def give(self, gift: Gift) -> None:
+        """Give the session away at its next chunk boundary. Raises WorkerUnavailable while it cannot be asked."""
+        if self._play is None or self.is_over or self._gift is not None:
+            raise WorkerUnavailable("the session is not being performed, or moves already")
+        self._gift = gift
+        self._play.is_leaving = True
+        self._changed.set()
+
+    def keep(self, gift: Gift) -> None:
+        """The gift is not wanted any more; one that is under way is not held up."""
+        if self._gift is gift and self._play is not None:
+            self._gift, self._play.is_leaving = None, False
+
     def nudge(self) -> None:
         """Cues were appended."""
         if self._inbox is not None:
             self._inbox.nudge()
+
+    async def ended(self) -> None:
+        """Wait until nothing more is done here."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
 
     async def stop(self) -> None:
         """Let the session go, so that another worker can take it at once."""
@@ -171,20 +215,36 @@ class Performer:
             finally:
                 if not self._hosted.done():
                     self._hosted.set_exception(error)
-                self._ring.close(None if self._state.is_final else error)
+                if self._heir is not None:
+                    self._heir.fail(error)
+                if self._gift is not None and not self._gift.handed.done():
+                    self._gift.handed.set_exception(error)
+                self._ring.close(None if self._state.is_final or self.moved is not None else error)
                 if self._watching is not None and self._state.is_final:
                     self._watching.ended()
+                self.ended_at = self._station.now()
                 log.info("session_let_go", state=self._state.value, reason=type(error).__name__)
                 await self._station.bridge.close(self.session_id)
 
     async def _hold(self) -> Exception:
         """Take the lease, perform under it, give it back. Returns what ended it."""
         record = await self._station.store.get(self.session_id)
-        lease = await self._acquire(record)
-        self._programme.epoch = lease.epoch
-        keeper = LeaseKeeper(self._station.store, lease, self._station.now)
+        if record.state.is_final:
+            return await self._show_remains(record)
+        footing = None if self._heir is None else await self._prepare(self._heir)
         try:
-            await self._perform(record, keeper)
+            lease = await (self._take(record) if self._heir is None else self._succeed(self._heir, record))
+        except BaseException:
+            if footing is not None:
+                footing.close()
+            raise
+        self._programme.epoch = lease.epoch
+        keeper = LeaseKeeper(self._station.store, lease, self._station.now, self._store_answers)
+        self._keeper = keeper
+        try:
+            await self._perform(record, keeper, footing)
+            if self.moved is not None:
+                return StaleEpoch("another worker has the session")
             await self._end(keeper.lease, SessionState.CLOSED, "")
             return SessionClosed("the session has ended")
         except (StaleEpoch, SessionNotFound, StoreUnavailable):
@@ -200,41 +260,79 @@ class Performer:
         finally:
             await asyncio.shield(self._release(keeper.lease))
 
-    async def _acquire(self, record: SessionRecord) -> Lease:
-        """Wait for the lease for as long as a dead holder may still have it, and a little."""
-        policy = self._station.policy(record.config)
-        give_up_at = self._station.now() + LEASE_S + 2.0
-        while True:
-            lease = await self._station.store.acquire_lease(self.session_id, self._station.settings.owner_name, policy)
-            if lease is not None:
-                log.info("session_taken", epoch=lease.epoch)
-                return lease
-            if self._station.now() > give_up_at:
-                raise StaleEpoch("another worker holds the session", retry_after_s=1.0)
-            await asyncio.sleep(_LEASE_POLL_S)
-
-    async def _perform(self, record: SessionRecord, keeper: LeaseKeeper) -> None:
-        """Perform until the session is to be closed; the first task that ends, ends the others."""
+    async def _show_remains(self, record: SessionRecord) -> Exception:
+        """Stay readable where a session ended: whoever was cut off as it did gets the rest from what is stored."""
         snapshot = await self._station.store.load_snapshot(self.session_id)
-        config = snapshot.record.config
-        stage = self._stage(keeper, self._station.pacing(config))
-        self._pacing, self._inbox = stage.pacing, stage.inbox
-        self._watching = Watching(self._station, config, stage.pacing)
-        if snapshot.chunks:
-            self._ring.begin_at(2 * snapshot.chunks[0].commit.chunk_index)
-        oldest = snapshot.next_position - len(snapshot.chunks)
-        chunk_s = self._station.chunk_s
-        stage.pacing.resume(max(0, oldest) * chunk_s, snapshot.next_position * chunk_s)
-        portrait = await asyncio.to_thread(self._portrait, config.character, config.portrait)
-        play = self._play = Play(Script(self.session_id, config, portrait), stage)
-        self._record = record
+        self._programme.epoch, self._programme.generation = record.epoch, record.generation
+        self._ring.begin_at(2 * snapshot.next_chunk_index)
+        stands = (record.epoch, snapshot.next_chunk_index, record.generation)
+        self._hosted.set_result(messages.hosted(*stands, self._writer.tracks()))
+        self._announce(record.state, "" if record.state is SessionState.CLOSED else "SESSION_FAILED")
+        return SessionClosed("the session has ended")
+
+    async def _prepare(self, heir: Heir) -> Footing:
+        """Stand where the session stands while another worker still performs it."""
+        snapshot = await self._station.store.load_snapshot(self.session_id)
+        footing = Footing(await script_of(self.session_id, snapshot.record.config, self._station), self._station)
         try:
-            await _first_of(
+            await footing.stand(snapshot)
+            await footing.warm()
+        except BaseException:
+            footing.close()
+            raise
+        heir.prepared.set_result(None)
+        return footing
+
+    async def _take(self, record: SessionRecord) -> Lease:
+        """Take the lease, which a dead holder may still have for a while."""
+        policy, owner = self._station.policy(record.config), self._station.settings.owner_name
+        return await acquired(self._station.store, self.session_id, owner, policy, self._station.now)
+
+    async def _succeed(self, heir: Heir, record: SessionRecord) -> Lease:
+        """Take the session from the worker that gives it."""
+        terms = await heir.terms
+        policy, owner = self._station.policy(record.config), self._station.settings.owner_name
+        lease = await self._station.store.take_over(self.session_id, owner, policy, epoch=terms.epoch)
+        heir.taken.set_result(lease.epoch)
+        log.info("session_taken_over", epoch=lease.epoch)
+        return lease
+
+    async def _perform(self, record: SessionRecord, keeper: LeaseKeeper, footing: Footing | None) -> None:
+        """Perform until the session is to be closed, or has moved; the first task that ends, ends the others."""
+        try:
+            snapshot = await self._station.store.load_snapshot(self.session_id)
+            config = snapshot.record.config
+            script = await script_of(self.session_id, config, self._station) if footing is None else footing.script
+            footing = footing or Footing(script, self._station)
+            stage = self._stage(keeper, self._station.pacing(config))
+            self._pacing, self._inbox = stage.pacing, stage.inbox
+            self._watching = Watching(self._station, config, stage.pacing)
+            play = self._play = self._play_on(snapshot, Play(script, stage, footing), stage.pacing)
+            self._record = record
+            await first_of(
                 self._performing(play, keeper), keeper.keep(), stage.inbox.watch(), stage.pipeline.decoding(),
                 stage.pipeline.encoding(), self._watch(record),
             )  # fmt: skip
         finally:
-            play.close()
+            if footing is not None:
+                footing.close()
+
+    def _play_on(self, snapshot: SessionSnapshot, play: Play, pacing: Pacing) -> Play:
+        """Begin where the session stands: after a loss with the media that are kept, else behind those of the giver."""
+        chunk_s, delivered_s = self._station.chunk_s, snapshot.next_position * self._station.chunk_s
+        if self._heir is None:
+            if snapshot.chunks:
+                self._ring.begin_at(2 * snapshot.chunks[0].commit.chunk_index)
+            pacing.resume(max(0, snapshot.next_position - len(snapshot.chunks)) * chunk_s, delivered_s)
+            return play
+        terms = self._heir.terms.result()
+        self._ring.begin_at(2 * snapshot.next_chunk_index)
+        self._programme.generation = snapshot.generation  # the giver has told of every cut
+        self._programme.resume(terms.response_seq, terms.generated_s)
+        play.follow(snapshot.next_chunk_index, (terms.response_seq, terms.generated_s))
+        pacing.resume(min(terms.acknowledged_s, delivered_s), delivered_s)
+        pacing.pause(terms.is_paused)
+        return play
 
     def _stage(self, keeper: LeaseKeeper, pacing: Pacing) -> Stage:
         station = self._station
@@ -248,21 +346,11 @@ class Performer:
             changed=self._changed,
         )
 
-    def _portrait(self, character: str, given: bytes) -> Pixels:
-        geometry = self._station.bundle.manifest.geometry
-        if given:
-            try:
-                return read_portrait(given, geometry.width, geometry.height)
-            except BadPortrait as fault:
-                raise InvalidInput(f"portrait: {fault}", field="config.portrait") from fault
-        try:
-            path = self._station.bundle.file(self._station.bundle.manifest.character(character).portrait)
-        except KeyError as fault:
-            raise InvalidInput(f"the bundle has no character {character[:64]!r}", field="config.character") from fault
-        return load_portrait(path, geometry.width, geometry.height)
-
     async def _performing(self, play: Play, keeper: LeaseKeeper) -> None:
-        """Stand and perform; after a fault that passes, stand again."""
+        """Stand and perform; after a fault that passes, stand again.
+
+        A part that is away is waited for, for as long as somebody follows the session and its time is not up.
+        """
         lost_at, tries, reason = self._station.now(), 0, ""
         while True:
             stood: tuple[float, int] | None = None
@@ -270,22 +358,64 @@ class Performer:
                 snapshot = await play.stand()
                 await self._standing(keeper, snapshot.next_chunk_index, snapshot.generation, reason)
                 stood = (self._station.now(), snapshot.next_chunk_index)
-                return await play.run()
+                return await self._run(play, keeper)
             except (StaleGeneration, CommitConflict) as fault:
                 log.warning("standing_again", error=type(fault).__name__)
                 reason = ""
+            except StaleEpoch:
+                await keeper.confirm()  # raises it, unless the store had gone back
+                reason = ""
             except (OrchestratorUnavailable, StoreUnavailable) as fault:
                 reason = "ORCHESTRATOR_LOST" if isinstance(fault, OrchestratorUnavailable) else "STORE_LOST"
-                play.close()
+                play.footing.close()
                 await self._recovering(keeper.lease, reason)
+                if isinstance(fault, StoreUnavailable):
+                    await self._station.store.wait_until_ready(math.inf)
             if stood is not None and (play.next_chunk_index > stood[1] or self._station.now() - stood[0] > _STEADY_S):
                 tries = 0  # it did go on: this is another loss
-            if tries == 0:
+            if tries == 0 or (stood is None and reason):
                 lost_at = self._station.now()
             if self._station.now() - lost_at > _GIVE_UP_S:
                 raise CuelightError(f"the session could not go on: {reason or 'its state keeps changing'}")
             await asyncio.sleep(min(_BACKOFF_S[1], _BACKOFF_S[0] * 2**tries) * random.uniform(0.7, 1.3))
             tries += 1
+
+    async def _run(self, play: Play, keeper: LeaseKeeper) -> None:
+        """Perform to the session's end here, and until its media are out."""
+        while await play.run() is Move.LEAVE:
+            play.is_leaving, gift, self._gift = False, self._gift, None
+            if gift is not None and await self._hand_over(play, keeper, gift):
+                break
+        await play.stage.pipeline.drain()
+        if self.moved is not None:
+            self._ring.publish(worker_pb2.HostResponse(moved=self.moved))
+
+    async def _hand_over(self, play: Play, keeper: LeaseKeeper, gift: Gift) -> bool:
+        """Give the session away, at a chunk boundary. False when it stays here."""
+        response_seq, generated_s = play.response
+        try:
+            async with keeper.giving() as lease:
+                terms = Terms(
+                    lease.epoch,
+                    play.stage.pacing.acknowledged_s,
+                    play.stage.pacing.is_paused,
+                    response_seq,
+                    generated_s,
+                )
+                epoch = await gift.take(terms)
+        except CuelightError as fault:
+            log.warning("session_not_moved", worker_id=gift.slot.worker_id, error=type(fault).__name__)
+            try:
+                await self._station.store.renew(keeper.lease)
+            except StaleEpoch:
+                epoch = (await self._station.store.get(self.session_id)).epoch
+            else:
+                gift.handed.set_exception(fault)
+                return False
+        self.moved = worker_pb2.Moved(worker_id=gift.slot.worker_id, address=gift.slot.address, epoch=epoch)
+        idle_s = self._station.now() - play.stood_still_at
+        gift.handed.set_result(Handed(gift.slot, epoch, play.next_chunk_index, idle_s))
+        return True
 
     async def _standing(self, keeper: LeaseKeeper, next_chunk_index: int, generation: int, reason: str) -> None:
         """The session stands here: answer the claim, and say so to those who were told of a loss."""
@@ -295,20 +425,13 @@ class Performer:
         await self._set_state(keeper.lease, state)
         self._programme.generation = generation
         if not self._hosted.done():
-            self._hosted.set_result(self._hosted_message(keeper.lease.epoch, next_chunk_index, generation))
-            self._programme.state(state, checkpoint_offset=checkpoint)
+            tracks = self._writer.tracks()
+            self._hosted.set_result(messages.hosted(keeper.lease.epoch, next_chunk_index, generation, tracks))
+            moved = "WORKER_MOVED" if self._heir is not None else ""
+            self._programme.state(state, reason=moved, checkpoint_offset=checkpoint)
         elif reason:
             self._station.figures.metrics.recoveries.labels("restored").inc()
             self._programme.state(state, checkpoint_offset=checkpoint)
-
-    def _hosted_message(self, epoch: int, next_chunk_index: int, generation: int) -> worker_pb2.Hosted:
-        return worker_pb2.Hosted(
-            epoch=epoch,
-            state_preserved=True,
-            next_chunk_index=next_chunk_index,
-            generation=generation,
-            tracks=messages.track_inits(self._writer.tracks()),
-        )
 
     async def _recovering(self, lease: Lease, reason: str) -> None:
         if self._state is not SessionState.RECOVERING:
@@ -317,9 +440,25 @@ class Performer:
             if reason != "STORE_LOST":
                 await self._set_state(lease, SessionState.RECOVERING)
 
+    def _store_answers(self, answers: bool) -> None:
+        """The store is lost to this session's writes, or has it again, perhaps under another epoch."""
+        if self._state.is_final:
+            return
+        if not answers:
+            self._announce(SessionState.RECOVERING, "STORE_LOST")
+            return
+        assert self._keeper is not None
+        self._programme.epoch = self._keeper.lease.epoch
+        next_chunk_index = 0 if self._play is None else self._play.next_chunk_index
+        self._station.figures.metrics.recoveries.labels("restored").inc()
+        self._state = SessionState.ACTIVE if next_chunk_index else SessionState.READY
+        self._programme.state(self._state, checkpoint_offset=2 * next_chunk_index or None)
+
     async def _publish(self, take: Take, encoded: EncodedChunk, media_s: float) -> None:
         """A chunk's media are there, after media_s of decoding and encoding: the playhead may come this far."""
         station = self._station
+        if self._keeper is not None and self.moved is None:
+            await self._keeper.held()
         compute_s = 0.0 if take.compute_s is None else take.compute_s + media_s
         self._programme.chunk(take, encoded, compute_s)
         if self._watching is not None:
@@ -366,21 +505,6 @@ class Performer:
                 await self._station.store.free_slot(self.session_id, worker_id=self._station.settings.owner_name)
         except CuelightError as fault:
             log.warning("lease_not_released", error=type(fault).__name__)
-
-
-async def _first_of(*parts: Coroutine[None, None, None]) -> None:
-    """Run all until the first ends; cancel the rest, and raise what it raised."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        pending = set(tasks)
-        while pending:  # again and again: below us a library may lose a cancellation that comes with its answer
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
-    for task in done:
-        task.result()
 
 
 def _retrieve(hosted: asyncio.Future[worker_pb2.Hosted]) -> None:

@@ -14,19 +14,18 @@ import asyncio
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from dit_worker.engine.arrays import Floats, Pixels
+from dit_worker.engine.arrays import Floats
 from dit_worker.engine.pacing import Pacing
 from dit_worker.engine.performance import StepRequest
 from dit_worker.service.bridge import Settled
-from dit_worker.service.direction import Asking, Direction, Opening, Plan
+from dit_worker.service.direction import Asking, Direction, Plan
 from dit_worker.service.fidelity import ChunkTimer, Fidelity
-from dit_worker.service.hearing import heard_snapshot, standing_of
+from dit_worker.service.footing import Footing, Script
 from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper
 from dit_worker.service.pipeline import Cut, MediaPipeline, Take
 from dit_worker.service.programme import Programme
 from dit_worker.service.station import Station
-from dit_worker.service.voice import voice_of
 from services.errors import CommitConflict
 from services.logs import bound, get_logger
 from services.session import (
@@ -38,7 +37,6 @@ from services.session import (
     Notice,
     Regime,
     Retired,
-    SessionConfig,
     SessionSnapshot,
 )
 
@@ -52,15 +50,8 @@ class Move(Enum):
 
     PERFORM = auto()
     CLOSE = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What does not change in a session's life."""
-
-    session_id: str
-    config: SessionConfig
-    portrait: Pixels
+    LEAVE = auto()
+    """Another worker is to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +70,13 @@ class Stage:
 class Play:
     """The loop of one session."""
 
-    def __init__(self, script: Script, stage: Stage) -> None:
+    def __init__(self, script: Script, stage: Stage, footing: Footing) -> None:
         self._script = script
-        self._stage = stage
+        self._stage = self.stage = stage
+        self.footing = footing
         self._station = stage.station
         self._fidelity = Fidelity(stage.station, script.config, stage.programme)
         self._timer = ChunkTimer(stage.station.now)
-        self._direction: Direction | None = None
-        self._is_open = False
         self._lines: list[Cue] = []
         self._prompts: list[str] = []
         self._heard: list[str] = []
@@ -101,22 +91,26 @@ class Play:
         self._generation = 0
         self._media_position: int | None = None
         self._handed_over = -1
+        self._response = 0, 0.0
         self._asked_at = self._station.now()
+        self.is_leaving = False
+        """Set where another worker is to go on; ends `run` at the next chunk boundary."""
+        self.stood_still_at = self._asked_at
+        """When `run` ended last."""
         self.next_chunk_index = 0
         self.next_position = 0
 
-    async def run(self) -> None:
-        """Perform until the session is to be closed. `stand` comes first."""
-        while await self._next_move() is Move.PERFORM:
+    async def run(self) -> Move:
+        """Perform until the session is to be closed or left. `stand` comes first."""
+        while (move := await self._next_move()) is Move.PERFORM:
             with bound(chunk_index=self.next_chunk_index):
                 await self._perform()
-        await self._stage.pipeline.drain()
+        self.stood_still_at = self._station.now()
+        return move
 
-    def close(self) -> None:
-        """Let the orchestrator's stream go."""
-        if self._direction is not None:
-            self._direction.close()
-            self._direction = None
+    def follow(self, next_chunk_index: int, response: tuple[int, float]) -> None:
+        """Another worker sends the media of all chunks before this one; that is how far its response had come there."""
+        self._handed_over, self._response = next_chunk_index - 1, response
 
     @property
     def is_listening(self) -> bool:
@@ -134,6 +128,11 @@ class Play:
         pacing = self._stage.pacing
         return left / WORDS_PER_S + max(0.0, pacing.delivered_s - pacing.playhead_s)
 
+    @property
+    def response(self) -> tuple[int, float]:
+        """The cue that is being answered, 0 when none is, and the seconds of media handed over for it."""
+        return (0, 0.0) if self._is_finished else self._response
+
     # where the session stands -----------------------------------------------------------------------------------------
 
     async def stand(self) -> SessionSnapshot:
@@ -143,6 +142,8 @@ class Play:
         self._heard.clear()
         self._is_ending = False
         snapshot = await self._stand()
+        self._tell_cut(snapshot)
+        self._stage.pacing.pause(snapshot.is_paused)  # a later pause is among the cues that are taken again
         self._cursor = snapshot.pending.cue_cursor if snapshot.pending else snapshot.cue_cursor
         self._stage.inbox.reset(self._cursor)
         await self._stage.inbox.fetch()
@@ -156,28 +157,9 @@ class Play:
         self._asked, self._memory = snapshot.prompt, snapshot.memory
         self._is_finished = _is_all_said(snapshot)
         self.next_chunk_index, self.next_position = snapshot.next_chunk_index, snapshot.next_position
-        await asyncio.gather(self._stand_engine(snapshot), self._stand_orchestrator(snapshot))
+        await self.footing.stand(snapshot)
         await self._hand_over_missing(snapshot)
         return snapshot
-
-    async def _stand_engine(self, snapshot: SessionSnapshot) -> None:
-        standing = standing_of(snapshot, self._silence, self._station.chunk_s)
-        bridge, session_id = self._station.bridge, self._script.session_id
-        if self._is_open:
-            await bridge.restore(session_id, standing)
-        else:
-            config, portrait = self._script.config, self._script.portrait
-            await bridge.open(session_id, config.seed, portrait, standing, is_repeatable=config.is_repeatable)
-            self._is_open = True
-
-    async def _stand_orchestrator(self, snapshot: SessionSnapshot) -> None:
-        known = heard_snapshot(snapshot, self._silence, self._station.chunk_s)
-        if self._direction is not None:
-            await self._direction.replace(known)
-            return
-        reference = await voice_of(self._script.config, self._station)
-        opening = Opening(self._script.session_id, self._station.bundle.manifest, reference, self._script.config)
-        self._direction = await Direction.open(self._station.orchestrator, opening, known)
 
     async def _hand_over_missing(self, snapshot: SessionSnapshot) -> None:
         """Publish committed chunks that this process has not, and let the sound go on where the timeline does."""
@@ -190,13 +172,25 @@ class Play:
             await self._stage.pipeline.put(Cut(snapshot.next_position, parent.audio if parent and is_heard else None))
             self._media_position = snapshot.next_position
 
+    def _tell_cut(self, snapshot: SessionSnapshot) -> None:
+        """Tell of a cut that was made and not told: whoever made it was lost, or the store's answer was."""
+        cut, programme = snapshot.last_cut, self._stage.programme
+        if cut is not None and cut.generation > programme.generation:
+            self._stage.pipeline.retire(cut.chunk_indices)
+            programme.cut(cut, is_interrupt=snapshot.is_interrupted)
+
     async def _hand_over(self, take: Take) -> None:
         commit = take.commit
+        if commit.chunk_index <= self._handed_over:  # made anew, as the store had lost it: the audience has the first
+            self._station.figures.dropped("chunk_known")
+            return
         if self._media_position != commit.position:
             await self._stage.pipeline.put(Cut(commit.position, None))
         await self._stage.pipeline.put(take)
         self._media_position = commit.position + 1
         self._handed_over = commit.chunk_index
+        before = self._response[1] if self._response[0] == commit.response_seq else 0.0
+        self._response = commit.response_seq, before + self._station.chunk_s
 
     # cues -------------------------------------------------------------------------------------------------------------
 
@@ -205,10 +199,12 @@ class Play:
         while True:
             self._stage.changed.clear()
             await self._take_cues()
-            if self._can_perform():
-                return Move.PERFORM
             if self._is_ending and not self._has_lines:
                 return Move.CLOSE
+            if self.is_leaving:
+                return Move.LEAVE
+            if self._can_perform():
+                return Move.PERFORM
             await self._stage.changed.wait()
 
     @property
@@ -295,6 +291,7 @@ class Play:
             playhead_s,
             cue_cursor=max(settled, self._cursor),
             prompt=", ".join([self._asked, *waiting]) if (waiting := self._waiting_prompts) else "",
+            is_paused=pacing.is_paused,
         )
         self._lines.clear()
         await self._cut(cut, is_interrupt=True)
@@ -486,13 +483,7 @@ class Play:
 
     @property
     def _directed(self) -> Direction:
-        assert self._direction is not None, "stand first"
-        return self._direction
-
-    @property
-    def _silence(self) -> Floats:
-        silence: Floats = self._station.models.sound_encoder.silence.numpy()
-        return silence
+        return self.footing.direction
 
 
 def _is_all_said(snapshot: SessionSnapshot) -> bool:

@@ -24,8 +24,8 @@ class Response:
 
     @property
     def response_id(self) -> str:
-        """Its id: unique in the session, the same on every worker."""
-        return f"r{self.client_seq}"
+        """Its id."""
+        return messages.response_id(self.client_seq)
 
 
 class Programme:
@@ -37,6 +37,10 @@ class Programme:
         self.generation = 0
         self._chunk_s = chunk_s
         self._response: Response | None = None
+
+    def resume(self, client_seq: int, generated_s: float) -> None:
+        """Go on with the response to this cue, which another worker began; 0 when there is none."""
+        self._response = Response(client_seq, generated_s) if client_seq else None
 
     def chunk(self, take: Take, encoded: EncodedChunk, compute_s: float) -> None:
         """A chunk: its response's beginning if it is the first, captions, picture, sound, the response's end."""

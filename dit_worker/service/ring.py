@@ -52,8 +52,13 @@ class MediaRing:
         """The offset that live readers wait for."""
         return self._next_offset
 
+    @property
+    def first_kept(self) -> int:
+        """Media from this offset on are here, or will be."""
+        return self._first_kept
+
     def begin_at(self, offset: int) -> None:
-        """Nothing before `offset` will ever be here: it was published by a worker that is gone."""
+        """Nothing before `offset` will ever be here: another worker published it."""
         self._first_kept = self._next_offset = max(offset, self._first_kept)
 
     def publish(self, message: worker_pb2.HostResponse) -> None:

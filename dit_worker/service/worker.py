@@ -27,6 +27,7 @@ from dit_worker.engine.warmup import warm_up
 from dit_worker.service.bridge import EngineBridge
 from dit_worker.service.figures import Figures
 from dit_worker.service.house import House
+from dit_worker.service.mover import Mover
 from dit_worker.service.pipeline import Executors
 from dit_worker.service.rehearsal import rehearse
 from dit_worker.service.servicer import WorkerServicer
@@ -51,14 +52,29 @@ class Worker:
 
     station: Station
     house: House
+    mover: Mover
     server: RpcServer
+
+    async def leave(self) -> None:
+        """Take nothing new, move every session to another worker, and let go of those that none took in time."""
+        self.house.drain()
+        left = self.house.session_ids
+        log.info("worker_leaving", sessions=left)
+        try:
+            async with asyncio.timeout(self.station.settings.drain_s):
+                await self.mover.empty(is_leaving=True)
+                await self.house.parted()
+        except TimeoutError:
+            log.warning("sessions_let_go", sessions=self.house.session_ids, waited_s=self.station.settings.drain_s)
+        finally:
+            await asyncio.shield(self.house.close())
 
 
 async def serve(settings: WorkerSettings) -> None:
     """Serve until told to stop. Raises one of START_FAULTS when it cannot start."""
     async with running(settings) as worker:
         worker.server.announce()
-        await worker.server.run_until_signal(worker.house.close)
+        await worker.server.run_until_signal(worker.leave)
 
 
 @asynccontextmanager
@@ -107,7 +123,10 @@ async def _open(station: Station, stack: AsyncExitStack) -> Worker:
     """Listen, wait for the store, join the fleet; undone in the opposite order."""
     settings, house = station.settings, House(station)
     server = RpcServer(settings.worker_listen, ServingOptions.of(settings), service_names=[SERVICE_NAME])
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(station, house), server.grpc)
+    mover = Mover(station, house)
+    servicer = WorkerServicer(station, house, mover)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server.grpc)
+    stack.push_async_callback(servicer.close)
     station.bridge.start()
     stack.push_async_callback(station.bridge.stop)
     await server.start()
@@ -118,7 +137,7 @@ async def _open(station: Station, stack: AsyncExitStack) -> Worker:
     stack.push_async_callback(house.close)
     await server.set_ready(is_ready=True)
     log.info("worker_serving", address=house.address, bundle=station.bundle.manifest.name, slots=house.slots)
-    return Worker(station, house, server)
+    return Worker(station, house, mover, server)
 
 
 def _load(settings: WorkerSettings) -> tuple[Bundle, Models, Engine, list[ChunkCost]]:

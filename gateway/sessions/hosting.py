@@ -21,7 +21,7 @@ from services.logs import bound, get_logger
 from services.metrics import Metrics
 from services.state import SessionStore, Slot
 from services.wire import duration_from_seconds
-from services.wire.workers import WorkerLines
+from services.wire.workers import HandedOn, WorkerLines
 
 log = get_logger(__name__)
 
@@ -228,12 +228,17 @@ class Hosting:
 
     async def _host_once(self) -> None:
         slot = await self._reserve()
-        try:
-            await self._host_at(slot)
-        except CuelightError:
-            # Its heartbeat may outlive it by seconds: ask another one meanwhile, and this one again when none is left.
-            self._gone.add(slot.worker_id)
-            raise
+        while True:
+            try:
+                return await self._host_at(slot)
+            except HandedOn as onward:
+                log.info("session_followed", worker_id=onward.worker_id)
+                self._backstage.metrics.moves.labels("followed").inc()
+                slot = Slot(onward.worker_id, onward.address)
+            except CuelightError:
+                # Its heartbeat may outlive it by seconds: ask another one meanwhile, and this one when none is left.
+                self._gone.add(slot.worker_id)
+                raise
 
     async def _find_remains(self) -> Slot:
         """Who can give out the media of a session that has ended: whoever had it, else anyone, from the store."""

@@ -21,8 +21,17 @@ from services.serving import error_from_rpc, open_channel
 from services.tls import Certificates
 
 
+class HandedOn(Exception):
+    """The worker has given the session to another one, which stands ready for the claim."""
+
+    def __init__(self, moved: worker_pb2.Moved) -> None:
+        super().__init__(moved.worker_id)
+        self.worker_id = moved.worker_id
+        self.address = moved.address
+
+
 class HostResponses:
-    """What a worker answers on one Host stream, with its errors translated."""
+    """What a worker answers on one Host stream, with its errors translated; the last may be HandedOn."""
 
     def __init__(self, call: aio.StreamStreamCall[worker_pb2.HostRequest, worker_pb2.HostResponse]) -> None:
         self._call = call
@@ -50,6 +59,8 @@ class HostResponses:
             raise _translated(fault) from fault
         if not isinstance(response, worker_pb2.HostResponse):  # grpc's EOF
             raise StopAsyncIteration
+        if response.WhichOneof("message") == "moved":
+            raise HandedOn(response.moved)
         return response
 
 

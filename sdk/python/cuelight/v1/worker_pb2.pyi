@@ -610,25 +610,21 @@ Global___Take: _TypeAlias = Take  # noqa: Y015
 
 @_typing.final
 class Taken(_message.Message):
-    """Taken says that the session is this worker's."""
+    """Taken says that the session is this worker's from the next chunk on; the caller still sends the media of those before."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
-    NEXT_CHUNK_INDEX_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Epoch of its lease."""
-    next_chunk_index: _builtins.int
-    """First chunk that it makes; the caller still sends the media of those before."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
-        next_chunk_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "next_chunk_index", b"next_chunk_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
