@@ -1,10 +1,10 @@
-"""How the parts of a performer end together."""
+"""How parts that run side by side end together."""
 
 from __future__ import annotations
 
 import asyncio
 
-from dit_worker.service.performer import _first_of
+from dit_worker.service.together import first_of
 
 
 async def test_a_part_that_loses_a_cancellation_is_cancelled_again() -> None:
@@ -22,5 +22,5 @@ async def test_a_part_that_loses_a_cancellation_is_cancelled_again() -> None:
                     raise
 
     async with asyncio.timeout(10):
-        await _first_of(asyncio.sleep(0.01), forgetful())
+        await first_of(asyncio.sleep(0.01), forgetful())
     assert lost == 2
