@@ -1,7 +1,7 @@
 # Every target prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: audit sbom chart-check chart-cross help demo up test test-vllm vllm-env lint type protos bench constraints
+.PHONY: audit chaos sbom chart-check chart-cross help demo up test test-vllm vllm-env lint type protos bench constraints
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
@@ -36,6 +36,10 @@ test: $(BIN)/.dev ## Run all tests
 
 vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU)
 
+chaos: $(BIN)/.dev ## Kill, freeze, cut and starve a running stack for four minutes, and judge what viewers saw
+	@rm -rf out/chaos-short
+	$(BIN)/python benchmarks/chaos.py --seed 47760 --faults 10 --sessions 3 --workers 2 --scripts 1 --out out/chaos-short
+
 test-vllm: $(BIN)/.dev $(VLLM_BIN)/.vllm ## Run the tests of the vLLM backend: in its environment, then through the stack
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -q tests/vllm/backend
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/vllm/stack
@@ -64,8 +68,8 @@ type: $(BIN)/.dev ## Check types (mypy, strict outside model/)
 protos: $(BIN)/.dev ## Write the Python stubs from protos/
 	$(BIN)/python tools/protos.py generate
 
-bench: $(BIN)/.dev ## Run every benchmark; results go to out/benchmarks as JSON
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python "$$script" --out out/benchmarks; done
+bench: $(BIN)/.dev ## Run every benchmark but the hours of soak and chaos; results go to out/benchmarks as JSON
+	@set -e; for script in $(filter-out %/soak.py %/chaos.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python "$$script" --out out/benchmarks; done
 
 audit: $(AUDIT_BIN)/.audit ## Look up what is pinned among known weaknesses; fails when anything could not be looked up
 	$(AUDIT_BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
