@@ -66,8 +66,9 @@ class Gateway:
             planners=planners,
             tenant_sessions=settings.tenant_sessions,
             tenant_creations_per_minute=settings.tenant_creations_per_minute,
+            queue=settings.admission_queue,
         )
-        admission = Admission(backstage, self.hostings, admitting)
+        self.admission = admission = Admission(backstage, self.hostings, admitting)
         text_a_minute = settings.tenant_text_bytes_per_minute
         attachments = Attachments(backstage, self.hostings, tenant_text_bytes_per_minute=text_a_minute)
         edge = _edge_certificates(settings)

@@ -64,7 +64,7 @@ class Spool:
     def chunk(self, index: int) -> Chunk:
         """Read a chunk."""
         with self._path(index).open("rb") as file:
-            return Chunk(*(_read(file, kind) for kind in (pb.Progress, pb.MediaChunk, pb.MediaChunk)))
+            return Chunk(_read(file, pb.Progress), _read(file, pb.MediaChunk), _read(file, pb.MediaChunk))
 
     def put(self, chunk: Chunk) -> None:
         """Keep the next chunk: when this returns it outlives a loss of power."""

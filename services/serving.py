@@ -418,10 +418,19 @@ async def _translated(context: aio.ServicerContext[Any, Any], method: str) -> As
         yield
     except CuelightError as error:
         log.info("rpc_refused", method=method, reason=error.reason)
-        await context.abort_with_status(rpc_status.to_status(status_from_error(error)))
+        await _abort(context, error)
     except (aio.AbortError, asyncio.CancelledError):
         raise
     except Exception:
         log.exception("rpc_broke", method=method)
         unknown = CuelightError("the server has a fault; its log says more")
-        await context.abort_with_status(rpc_status.to_status(status_from_error(unknown)))
+        await _abort(context, unknown)
+
+
+async def _abort(context: aio.ServicerContext[Any, Any], error: CuelightError) -> None:
+    """End a call with an error; client libraries that retry by themselves are told when, as gRFC A6 has it."""
+    status = rpc_status.to_status(status_from_error(error))
+    trailers = list(status.trailing_metadata or ())
+    if error.retry_after_s is not None:
+        trailers.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+    await context.abort(status.code, status.details, tuple(trailers))

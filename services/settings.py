@@ -301,6 +301,8 @@ class GatewaySettings(PlanningSettings, RenderingSettings):
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for clients that resume."""
     max_sessions: int = Field(256, ge=1, le=65_536)
+    admission_queue: int = Field(64, ge=0, le=4096)
+    """Creations that may wait for a slot at a time, each for as long as it asked for; more are refused at once."""
     tenant_sessions: int = Field(0, ge=0, le=4096)
     """Sessions that one tenant may have at a time; 0 sets no limit."""
     tenant_creations_per_minute: int = Field(0, ge=0, le=100_000)

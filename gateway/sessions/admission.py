@@ -14,6 +14,8 @@ from gateway.sessions import validation
 from gateway.sessions.convert import session_message
 from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
+from gateway.sessions.planning import planners_for
+from gateway.sessions.queue import Queue, QueueFull
 from gateway.sessions.tokens import attach_token, new_secret
 from services.errors import (
     CuelightError,
@@ -41,6 +43,8 @@ class AdmissionPolicy:
     tenant_sessions: int = 0
     """Sessions that a tenant may have at a time; 0 sets no limit."""
     tenant_creations_per_minute: int = 0
+    queue: int = 64
+    """Creations that may wait for a slot at a time."""
 
 
 class Admission:
@@ -52,6 +56,7 @@ class Admission:
         self._manifest = backstage.manifest
         self._refusals = backstage.metrics.refusals
         self._policy = policy
+        self.queue = Queue(policy.queue)
 
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.CreateSessionResponse:
         """Admit a session. Raises InvalidInput, SessionExists, NoCapacity, or WorkerUnavailable when there is none."""
@@ -155,25 +160,30 @@ class Admission:
             return True
 
     async def _reserve(self, record: SessionRecord, queue_s: float) -> None:
-        """Reserve a slot, waiting for one up to `queue_s`; a session that gets none is closed again."""
-        loop = asyncio.get_running_loop()
-        deadline, has_waited = loop.time() + queue_s, False
-        while True:
-            try:
-                await self._store.reserve_slot(record.session_id, bundle=self._manifest.digest)
-                if has_waited:
-                    await self._store.want_no_more(record.session_id)
-                return
-            except NoCapacity:
-                # Also for one that does not wait: the fleet is to grow by what was refused.
-                await self._store.want_slot(record.session_id)
-                has_waited = True
-                if loop.time() + _QUEUE_LOOK_S > deadline:
-                    await self._store.close(record.session_id)
-                    await self._refuse()
-            await asyncio.sleep(_QUEUE_LOOK_S)
+        """Reserve a slot, waiting in line for one up to `queue_s`; a session that gets none is closed again."""
+        is_repeat = len(record.token_digests) > 1  # it may have its slot
+        if (is_repeat or not self.queue) and await self._has_slot(record):
+            return
+        # Also for one that does not wait: the fleet is to grow by what was refused.
+        await self._store.want_slot(record.session_id)
+        try:
+            async with asyncio.timeout(queue_s), self.queue.turn():
+                while not await self._has_slot(record):
+                    await self._store.want_slot(record.session_id)
+                    await asyncio.sleep(_QUEUE_LOOK_S)
+            await self._store.want_no_more(record.session_id)
+        except (TimeoutError, QueueFull) as fault:
+            await self._store.close(record.session_id)
+            await self._refuse(f"{len(self.queue)} creations wait already" if isinstance(fault, QueueFull) else "")
 
-    async def _refuse(self) -> None:
+    async def _has_slot(self, record: SessionRecord) -> bool:
+        try:
+            await self._store.reserve_slot(record.session_id, bundle=self._manifest.digest)
+        except NoCapacity:
+            return False
+        return True
+
+    async def _refuse(self, why: str) -> None:
         workers = await self._store.list_workers()
         if not workers:
             raise WorkerUnavailable(
@@ -190,7 +200,7 @@ class Admission:
         slots = sum(worker.slots for worker in suited)
         free_in_s = min((worker.free_in_s for worker in suited if worker.is_ready), default=0.0)
         raise NoCapacity(
-            f"all {slots} slots of {len(suited)} workers are taken; try again, or give queue_timeout",
+            f"all {slots} slots of {len(suited)} workers are taken; {why or 'try again, or give queue_timeout'}",
             retry_after_s=max(free_in_s, NoCapacity.retry_after_s),
         )
 

@@ -63,7 +63,10 @@ async def test_full_workers_refuse_with_a_delay(stub: SessionServiceStub, worker
     assert details(fault)["RetryInfo"].retry_delay.seconds > 0
     worker.free_in_s = 17.0
     await worker._beat()
-    assert details(await refused(stub))["RetryInfo"].retry_delay.seconds == 17
+    fault = await refused(stub)
+    assert details(fault)["RetryInfo"].retry_delay.seconds == 17
+    trailers = dict(fault.trailing_metadata() or ())
+    assert trailers["grpc-retry-pushback-ms"] == "17000", "libraries that retry by themselves are told too"
 
 
 async def test_a_queued_session_gets_the_next_free_slot(stub: SessionServiceStub, worker: FakeWorker) -> None:
