@@ -14,7 +14,6 @@ from gateway.sessions import validation
 from gateway.sessions.convert import session_message
 from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
-from gateway.sessions.planning import planners_for
 from gateway.sessions.queue import Queue, QueueFull
 from gateway.sessions.tokens import attach_token, new_secret
 from services.errors import (
