@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from services.render import RenderKey
 from services.settings import RenderingSettings
@@ -33,7 +33,7 @@ def make_app(settings: RenderingSettings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_queues=(Queue(QUEUE),),
+        task_queues=(Queue(QUEUE),),  # type: ignore[no-untyped-call]
         task_default_queue=QUEUE,
         task_create_missing_queues=False,
         # A message is acknowledged when its render is done with here, and comes back when the process is lost.

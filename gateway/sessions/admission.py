@@ -6,6 +6,7 @@ It knows the store and the workers' slots; streams are not its business.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 
 from cuelight.v1 import session_pb2 as pb
@@ -22,6 +23,7 @@ from services.errors import (
     QuotaExceeded,
     SessionClosed,
     SessionNotFound,
+    StoreUnavailable,
     WorkerUnavailable,
 )
 from services.logs import get_logger
@@ -30,6 +32,7 @@ from services.session import Cue, CueKind, SessionRecord, SessionState, token_di
 log = get_logger(__name__)
 
 _QUEUE_LOOK_S = 0.25
+_WANT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ class Admission:
             return
         # Also for one that does not wait: the fleet is to grow by what was refused.
         await self._store.want_slot(record.session_id)
+        wanting = asyncio.create_task(self._keep_wanting(record.session_id))
         try:
             async with asyncio.timeout(queue_s), self.queue.turn():
                 while not await self._has_slot(record):
@@ -174,6 +178,15 @@ class Admission:
         except (TimeoutError, QueueFull) as fault:
             await self._store.close(record.session_id)
             await self._refuse(f"{len(self.queue)} creations wait already" if isinstance(fault, QueueFull) else "")
+        finally:
+            wanting.cancel()
+
+    async def _keep_wanting(self, session_id: str) -> None:
+        """Count a session that waits, for as long as it does, wherever it stands in line."""
+        while True:
+            await asyncio.sleep(_WANT_S)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.want_slot(session_id)
 
     async def _has_slot(self, record: SessionRecord) -> bool:
         try:
