@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from helm_python.chart import Chart
 
-from services.settings import GatewaySettings, OrchestratorSettings, ProcessSettings, WorkerSettings
+from services.settings import FleetSettings, GatewaySettings, OrchestratorSettings, ProcessSettings, WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "cuelight"
@@ -33,6 +33,7 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "gateway": GatewaySettings,
     "orchestrator": OrchestratorSettings,
     "worker": WorkerSettings,
+    "fleet": FleetSettings,
 }
 CHART_SETS = frozenset(
     {
@@ -43,6 +44,8 @@ CHART_SETS = frozenset(
         *("api_keys_file", "jwt_issuer", "jwt_audience", "jwt_keys", "jwt_tenant_claim"),
         *("orchestrator_listen", "orchestrator_address"),
         *("worker_listen", "worker_advertise", "worker_id"),
+        *("fleet_namespace", "fleet_workers", "fleet_orchestrators", "fleet_lease", "fleet_identity"),
+        *("fleet_slots_per_worker", "fleet_scales", "fleet_watches_nodes"),
         *("planner", "planners", "planner_key", "planner_key_file"),
     }
 )
@@ -50,6 +53,7 @@ CHART_SETS = frozenset(
 UNREAD = {
     "gateway": frozenset({"torch_threads", "torch_autocast", "verify_bundle"}),
     "orchestrator": frozenset({"redis_call_timeout_ms", "redis_start_timeout_s"}),
+    "fleet": frozenset({"redis_start_timeout_s", "grpc_reflection", "grpc_max_message_bytes", "drain_s"}),
 }
 """Settings that a process has by inheritance and does not read."""
 _SHAPE = (

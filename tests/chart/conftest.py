@@ -25,6 +25,7 @@ VARIATIONS: Mapping[str, Values] = {
     "no network policies": {"networkPolicy": {"enabled": False}},
     "TLS from cert-manager": {"tls": {"source": "certManager", "certManager": {"issuer": {"name": "ca"}}}},
     "JWTs by URL": {"gateway": {"auth": {"jwt": {"issuer": "i", "audience": "a", "keysUrl": "https://i/keys"}}}},
+    "a fleet that scales nothing": {"fleet": {"enabled": True, "scaleWorkers": False, "watchNodes": False}},
     "nobody at work": {part: {"replicas": 0} for part in ("gateway", "orchestrator", "worker")},
 }
 
@@ -71,6 +72,11 @@ def pod_specs(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if pod:
             pods[component_of(pod["metadata"])] = pod
     return pods
+
+
+def processes_in(objects: list[dict[str, Any]]) -> list[str]:
+    """Components that run one of our processes and are there: not every installation has a fleet controller."""
+    return [part for part in chart.PROCESSES if part in pod_specs(objects)]
 
 
 def component_of(metadata: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ PACKAGES = {
     "orchestrator-vllm": "orchestrator_llm",
     "orchestrator-vllm-cuda": "orchestrator_llm",
     "worker": "dit_worker",
+    "fleet": "services",
 }
 """The package whose process an image runs."""
 
@@ -67,7 +68,7 @@ def test_the_base_is_pinned_by_a_digest_that_must_be_given() -> None:
 def test_images_run_as_the_chart_runs_them(image: str, objects: dict[str, list[dict[str, Any]]]) -> None:
     """Command, ports, user, stop signal and the bundle's place are those that the chart counts on."""
     lines = _lineage(image)
-    pod = pod_specs(objects["laptop"])[image.partition("-")[0]]
+    pod = pod_specs(objects["a fleet that scales nothing"])[image.partition("-")[0]]
     container = containers(pod)[-1]
     context = pod["spec"]["securityContext"]
     ports = " ".join(str(port["containerPort"]) for port in sorted(container["ports"], key=_by_name))
@@ -77,7 +78,7 @@ def test_images_run_as_the_chart_runs_them(image: str, objects: dict[str, list[d
     assert lines[-2] == f"USER {context['runAsUser']}:{context['runAsGroup']}"
     assert f"EXPOSE {ports}" in lines
     assert "STOPSIGNAL SIGTERM" in lines
-    assert f"COPY bundles/pocket {env['CUELIGHT_BUNDLE']}" in lines
+    assert image == "fleet" or f"COPY bundles/pocket {env['CUELIGHT_BUNDLE']}" in lines
 
 
 def _by_name(port: dict[str, Any]) -> int:
@@ -100,7 +101,8 @@ def test_images_install_pinned_versions(image: str) -> None:
     """By constraints.txt and the process's extra; vLLM's by the hashes of requirements/, where there are any."""
     installs = [line for line in _lineage(f"build-{image}") if "pip install" in line]
     if "vllm" not in image:
-        assert installs[-1] == f"RUN pip install --constraint constraints.txt ./sdk/python '.[{image}]'"
+        sdk = "'./sdk/python[cli]'" if image == "fleet" else "./sdk/python"
+        assert installs[-1] == f"RUN pip install --constraint constraints.txt {sdk} '.[{image}]'"
     elif image == "orchestrator-vllm":
         assert all("--require-hashes" in part or "--no-deps ./sdk/python ." in part for part in installs[0].split("&&"))
     else:

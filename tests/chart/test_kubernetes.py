@@ -77,7 +77,7 @@ SPECS = {
         {
             "secretName": _TEXT,
             "dnsNames": {"type": "array", "minItems": 1, "items": _TEXT},
-            "usages": {"const": ["server auth", "client auth"]},
+            "usages": {"enum": [["server auth", "client auth"], ["client auth"]]},
             "privateKey": _closed({"algorithm": _TEXT, "size": {"type": "integer"}, "rotationPolicy": _TEXT}),
             "duration": _DURATION,
             "renewBefore": _DURATION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.state import lease
-from tests.chart.conftest import component_of, containers, kinds, pod_specs
+from tests.chart.conftest import component_of, containers, kinds, pod_specs, processes_in
 from tools import chart
 
 OBJECTS = dict[str, list[dict[str, Any]]]
@@ -16,6 +16,9 @@ FLOWS: Flows = {
     ("worker", "orchestrator", 50061),
     ("gateway", "redis", 6379),
     ("worker", "redis", 6379),
+    ("worker", "worker", 50071),
+    ("fleet", "worker", 50071),
+    ("fleet", "redis", 6379),
     ("test", "gateway", 50051),
 }
 """Who calls whom: the arrows of docs/architecture.md, and the test of the release."""
@@ -32,7 +35,8 @@ def test_selectors_find_their_pods_and_no_others(objects: OBJECTS) -> None:
         for each in found:
             spec, component = each.get("spec", {}), component_of(each["metadata"])
             if each["kind"] in ("Deployment", "StatefulSet", "PodDisruptionBudget"):
-                selector = spec["selector"]["matchLabels"]
+                # The controller's mark of busy pods is in no template.
+                selector = {key: value for key, value in spec["selector"]["matchLabels"].items() if "busy" not in key}
             elif each["kind"] == "Service":
                 selector = spec["selector"]
             elif each["kind"] == "NetworkPolicy" and component:
@@ -52,16 +56,21 @@ def test_services_lead_to_ports_that_exist(objects: OBJECTS) -> None:
 
 
 def test_every_component_has_a_budget_and_an_account_without_rights(objects: OBJECTS) -> None:
-    """One pod of a component may be away at a time; accounts are of one component, and nothing grants them anything."""
+    """One pod of a component may be away at a time; each has an account, and only the controller's has rights."""
     for found in objects.values():
         budgets = {component_of(each["metadata"]): each["spec"] for each in kinds(found, "PodDisruptionBudget")}
         accounts = {each["metadata"]["name"]: each for each in kinds(found, "ServiceAccount")}
-        assert set(budgets) == set(chart.PROCESSES) and len(accounts) == len(chart.PROCESSES)
+        parts = processes_in(found)
+        assert sorted(budgets) == sorted(parts) and len(accounts) == len(parts)
         assert all(budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for budget in budgets.values())
         assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
-        used = [pod_specs(found)[part]["spec"]["serviceAccountName"] for part in chart.PROCESSES]
+        used = [pod_specs(found)[part]["spec"]["serviceAccountName"] for part in parts]
         assert sorted(used) == sorted(accounts)
-        assert not {each["kind"] for each in found} & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+        granted = [each for each in found if each["kind"].endswith("Binding")]
+        assert all(
+            who["name"] == accounts[who["name"]]["metadata"]["name"] for each in granted for who in each["subjects"]
+        )
+        assert {component_of(each["metadata"]) for each in granted} == ({"fleet"} & set(parts))
 
 
 def test_everything_is_of_the_release(objects: OBJECTS) -> None:
@@ -100,7 +109,7 @@ def test_policies_allow_exactly_the_flows_that_exist(objects: OBJECTS) -> None:
         if name == "no network policies":
             assert not policies
             continue
-        expected = {flow for flow in FLOWS if flow[1] in pod_specs(found)}
+        expected = {flow for flow in FLOWS if {flow[0], flow[1]} <= {*pod_specs(found), "test"}}
         ingress, egress = _flows(policies, "ingress"), _flows(policies, "egress")
         assert egress == expected, name
         # Where anyone may be a client, the test of the release is one.
@@ -175,6 +184,46 @@ def test_certificates_carry_the_names_that_are_called(objects: OBJECTS) -> None:
 def test_probes_are_quicker_than_a_lease(objects: OBJECTS) -> None:
     """A pod that takes nothing new leaves its service before a lost session's lease has run out."""
     for found in objects.values():
-        for component in chart.PROCESSES:
+        for component in processes_in(found):
             probe = containers(pod_specs(found)[component])[-1]["readinessProbe"]
             assert probe["periodSeconds"] * probe["failureThreshold"] < lease.LEASE_S
+
+
+def test_the_controller_may_do_what_it_does_and_no_more(objects: OBJECTS) -> None:
+    """Its rules name the one StatefulSet, Deployment and Lease, and follow what it is asked to do."""
+    rules = {name: [rule for each in kinds(found, "Role") for rule in each["rules"]] for name, found in objects.items()}
+    assert not rules["laptop"]
+    told = {(kind, *rule["verbs"]) for rule in rules["multi-node"] for kind in rule["resources"]}
+    assert told == {
+        ("pods", "list", "patch"),
+        ("statefulsets", "get"),
+        ("statefulsets/scale", "get", "patch"),
+        ("deployments", "get"),
+        ("deployments/scale", "get", "patch"),
+        ("leases", "create"),
+        ("leases", "get", "update"),
+    }
+    named = [rule["resourceNames"] for rule in rules["multi-node"] if "resourceNames" in rule]
+    assert sorted({name for names in named for name in names}) == [
+        "cuelight-fleet",
+        "cuelight-orchestrator",
+        "cuelight-worker",
+    ]
+    quiet = {kind for rule in rules["a fleet that scales nothing"] for kind in rule["resources"]}
+    assert not {kind for kind in quiet if kind.endswith("/scale")}
+    nodes = {name for name, found in objects.items() if kinds(found, "ClusterRole")}
+    assert {"multi-node", "everything"} <= nodes and "a fleet that scales nothing" not in nodes
+
+
+def test_who_scales_sets_the_number_and_nobody_else(objects: OBJECTS) -> None:
+    """Where the controller scales, an upgrade renders no number that would undo it; workers with sessions are kept."""
+    for name, found in objects.items():
+        (stateful,) = kinds(found, "StatefulSet")
+        fleet = [each for each in kinds(found, "Deployment") if component_of(each["metadata"]) == "fleet"]
+        is_scaled = bool(fleet) and name != "a fleet that scales nothing"
+        assert ("replicas" in stateful["spec"]) is not is_scaled, name
+        (budget,) = [
+            each["spec"] for each in kinds(found, "PodDisruptionBudget") if component_of(each["metadata"]) == "worker"
+        ]
+        kept = budget["selector"]["matchLabels"].get("cuelight.dev/busy")
+        assert (budget["maxUnavailable"], kept) == ((0, "true") if fleet else (1, None))

@@ -14,7 +14,7 @@ from services import serving, settings
 from tests.chart.conftest import component_of, containers, kinds, pod_specs
 from tools import chart
 
-PACKAGES = {"gateway": "gateway", "orchestrator": "orchestrator_llm", "worker": "dit_worker"}
+PACKAGES = {"gateway": "gateway", "orchestrator": "orchestrator_llm", "worker": "dit_worker", "fleet": "services.fleet"}
 SECRET_URL = "rediss://:word@redis.example.com:6380/0"
 OBJECTS = dict[str, list[dict[str, Any]]]
 
@@ -77,7 +77,7 @@ def test_settings_on_offer_are_read(objects: OBJECTS) -> None:
     """Every setting that the values may hold is read somewhere by the code that runs in the pod."""
     shared = [chart.ROOT / "services" / name for name in ("serving.py", "settings.py")]
     for component, package in PACKAGES.items():
-        sources = [*shared, *(chart.ROOT / package).rglob("*.py")]
+        sources = [*shared, *(chart.ROOT / package.replace(".", "/")).rglob("*.py")]
         text = "\n".join(path.read_text() for path in sources)
         offered = chart.settings_schema(component)["properties"]
         unread = [name for name in offered if not re.search(rf'(settings|self)\.{name}\b|data\.get\("{name}"\)', text)]
@@ -161,14 +161,14 @@ def test_a_pod_has_more_time_than_its_drain(objects: OBJECTS, monkeypatch: pytes
 
 
 def test_every_container_is_restricted(objects: OBJECTS) -> None:
-    """The Pod Security Standard `restricted`, a read-only root, and no token of the API server."""
+    """The Pod Security Standard `restricted`, a read-only root, and no token but the controller's."""
     allowed = {"configMap", "downwardAPI", "emptyDir", "image", "persistentVolumeClaim", "projected", "secret"}
     for found in objects.values():
-        for pod in pod_specs(found).values():
+        for component, pod in pod_specs(found).items():
             spec = pod["spec"]
             assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] == 10001
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-            assert spec["automountServiceAccountToken"] is False
+            assert spec["automountServiceAccountToken"] is (component == "fleet")
             assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec)
             assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
             for container in containers(pod):
@@ -215,6 +215,9 @@ def test_the_bundle_is_where_processes_look(objects: OBJECTS, monkeypatch: pytes
     """CUELIGHT_BUNDLE lies in the image or under a mount, and the check before the start looks at the same."""
     for name, component, pod in _processes(objects):
         read = _read(component, pod, monkeypatch)
+        if component == "fleet":
+            assert "initContainers" not in pod["spec"]
+            continue
         assert isinstance(read, settings.BundleSettings)
         mounts = [mount["mountPath"] for mount in _container(pod)["volumeMounts"]]
         path = str(read.bundle)
@@ -227,5 +230,8 @@ def test_what_nobody_asks_is_said(objects: OBJECTS, monkeypatch: pytest.MonkeyPa
     """A process lets strangers in only where neither certificates nor credentials tell who calls."""
     for name, component, pod in _processes(objects):
         read = _read(component, pod, monkeypatch)
+        if component == "fleet":  # nobody calls it
+            assert not read.allow_strangers
+            continue
         asks = read.asks_for_credentials if isinstance(read, settings.GatewaySettings) else read.tls_ca is not None
         assert read.allow_strangers is not asks, name

@@ -14,7 +14,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"gatway": {}}, "gatway"),
     ({"gateway": {"replica": 2}}, "replica"),
     ({"render": {"replicas": 1}}, "render"),
-    ({"fleet": {"replicas": 1}}, "fleet"),
+    ({"fleet": {"replica": 1}}, "replica"),
+    ({"fleet": {"settings": {"fleet_lease": "mine"}}}, "fleet_lease"),
+    ({"fleet": {"settings": {"fleet_max_workers": 0}}}, "fleet_max_workers"),
+    ({"fleet": {"gpu": {"count": 1}}}, "gpu"),
     ({"gateway": {"image": {"tag": "latest"}}}, "tag"),
     ({"gateway": {"image": {"repository": ""}}}, "repository"),
     ({"worker": {"image": {"digest": "sha256:abc"}}}, "digest"),
@@ -56,6 +59,13 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"bundle": {"source": "initContainer", "image": BUNDLE_IMAGE}}, "needs digest"),
     ({"tls": {"source": "certManager"}}, "needs certManager.issuer.name"),
     ({"tls": {"source": "secrets", "secrets": {"gateway": "g", "worker": "w"}}}, "a Secret for each"),
+    (
+        {
+            "fleet": {"enabled": True},
+            "tls": {"source": "secrets", "secrets": {"gateway": "g", "worker": "w", "orchestrator": "o"}},
+        },
+        "secrets.fleet",
+    ),
     ({"allowStrangers": False}, "tls: with source none"),
     (
         {"allowStrangers": False, "tls": {"source": "certManager", "certManager": {"issuer": {"name": "i"}}}},

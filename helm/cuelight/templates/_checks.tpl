@@ -37,6 +37,9 @@
 {{- fail "gateway.auth: without API keys or JWTs anyone may perform; set apiKeys or jwt, or allowStrangers" }}
 {{- end }}
 {{- end }}
+{{- if and .Values.fleet.enabled (eq $tls.source "secrets") (not $tls.secrets.fleet) }}
+{{- fail "tls: source secrets needs a Secret for the fleet as well, in secrets.fleet" }}
+{{- end }}
 {{- $jwt := .Values.gateway.auth.jwt }}
 {{- if $jwt.issuer }}
 {{- if not $jwt.audience }}

@@ -1,5 +1,6 @@
 {{/*
-The pod of a component: dict root component block ports needsBundle needsRedis env.
+The pod of a component: dict root component block ports needsRedis env, noBundle where it loads none, needsApi where it
+speaks to the API server.
 `ports` are the named ports its process serves. Health has one of its own, since probes carry no certificates.
 */}}
 {{- define "cuelight.pod" -}}
@@ -22,8 +23,10 @@ spec:
   {{- with include "cuelight.placement" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
+  {{- if not .noBundle }}
   {{- with include "cuelight.bundleInit" . | trim }}
   {{- . | nindent 2 }}
+  {{- end }}
   {{- end }}
   containers:
     - name: {{ .component }}
@@ -52,8 +55,10 @@ spec:
       volumeMounts:
         - name: scratch
           mountPath: /tmp
+        {{- if not .noBundle }}
         {{- with include "cuelight.bundleMount" $root | trim }}
         {{- . | nindent 8 }}
+        {{- end }}
         {{- end }}
         {{- range include "cuelight.secretFiles" . | fromYamlArray }}
         - name: {{ .name }}
@@ -64,8 +69,10 @@ spec:
     - name: scratch
       emptyDir:
         sizeLimit: 1Gi
+    {{- if not .noBundle }}
     {{- with include "cuelight.bundleVolume" $root | trim }}
     {{- . | nindent 4 }}
+    {{- end }}
     {{- end }}
     {{- range include "cuelight.secretFiles" . | fromYamlArray }}
     - name: {{ .name }}
@@ -77,7 +84,7 @@ spec:
 
 {{/* dict root: what holds for every pod of the release. */}}
 {{- define "cuelight.podDefaults" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ default false .needsApi }}
 # Service links would add variables like CUELIGHT_GATEWAY_PORT, which the processes refuse as unknown settings.
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
@@ -150,8 +157,10 @@ topologySpreadConstraints:
       key: {{ .root.Values.redis.existingSecret.key }}
   {{- end }}
 {{- end }}
+{{- if not .noBundle }}
 - name: CUELIGHT_BUNDLE
   value: {{ include "cuelight.bundlePath" .root | quote }}
+{{- end }}
 - name: CUELIGHT_METRICS_LISTEN
   value: {{ printf "0.0.0.0:%v" .ports.metrics | quote }}
 - name: CUELIGHT_HEALTH_LISTEN
