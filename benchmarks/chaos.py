@@ -20,8 +20,9 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from evaluation.report import provenance
 from services.bundle import load_manifest
 
 Piece = dict[str, Any]
+OnOutcome = Callable[[Outcome], None]
 REFERENCE_S = 300.0
 SHOWN_VIOLATIONS = 20
 
@@ -100,7 +102,7 @@ class Bench:
         path.write_text(json.dumps(found))
         return found
 
-    async def perform(self, piece: int, reference: verdict.Digests, on_outcome: Any) -> Piece:  # noqa: ANN401
+    async def perform(self, piece: int, reference: verdict.Digests, on_outcome: OnOutcome) -> Piece:
         """Do one piece's faults and judge what was seen; all of it is kept in the piece's folder."""
         folder = self.folder / f"piece-{piece}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +111,7 @@ class Bench:
         witness = Witness(lambda: company.redis.primary.url, history.events.append)
         with small_disk(folder / "disk") as disk:
             clocks = Clocks.build(folder)
-            environment = _environment(clocks)
+            environment = self._environment(clocks)
             company = Company(self.cast, self.options.bundle, folder, witness.hear, environment, disk or folder)
             run: Run | None = None
             try:
@@ -120,6 +122,17 @@ class Bench:
                 told.write(history.events, folder / "history.jsonl")
         assert run is not None
         return self._judge(piece, run, reference)
+
+    def _environment(self, clocks: Clocks | None) -> Callable[[str], Mapping[str, str]]:
+        """Settings that a run adds to those of each process."""
+        # So many slots that without any one worker there is room for all, and no room for all on any one.
+        slots = max(1, -(-self.options.sessions // max(1, self.options.workers - 1)))
+        own = {"gateway": {"CUELIGHT_DETACH_TTL_S": str(DETACH_S)}, "worker": {"CUELIGHT_WORKER_SLOTS": str(slots)}}
+
+        def of(name: str) -> Mapping[str, str]:
+            return {**(clocks.environment(name) if clocks else {}), **own.get(name.rpartition("-")[0], {})}
+
+        return of
 
     def _judge(self, piece: int, run: Run, reference: verdict.Digests) -> Piece:
         violations = rules.check(run.history)
@@ -143,17 +156,19 @@ class Bench:
             json.loads(self.result_of(n).read_text()) for n in range(len(self.pieces())) if self.result_of(n).is_file()
         ]
         outcomes = [outcome for piece in done for outcome in piece["outcomes"]]
+        tried = [outcome for outcome in outcomes if not outcome["note"]]
         gaps = [gap for piece in done for gap in piece["quiet_gaps_s"]]
         options = self.options
         manifest = load_manifest(options.bundle)
         asked = {name: getattr(options, name) for name in ("seed", "sessions", "gateways", "workers", "orchestrators")}
         return {
             **provenance(),
+            "commits": list(dict.fromkeys(piece["commit"] for piece in done)),
             "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
             "asked": {**asked, "faults": options.faults},
-            "faults": len(outcomes),
-            "recovered": sum(outcome["recovered_s"] is not None for outcome in outcomes),
-            "left_out": sorted({outcome["note"] for outcome in outcomes if outcome["note"]}),
+            "faults": len(tried),
+            "recovered": sum(outcome["recovered_s"] is not None for outcome in tried),
+            "left_out": [outcome["note"] for outcome in outcomes if outcome["note"]],
             "totals": _summed([piece["totals"] for piece in done]),
             "latents": _summed([piece["latents"] for piece in done]),
             "refusals": sum(piece["refusals"] for piece in done),
@@ -168,16 +183,6 @@ async def _watch_all(viewer: Viewer, parts: list[Part]) -> None:
         await asyncio.sleep(0.1)
         viewer.is_stopping = viewer.finished >= len(parts) - 1
     await asyncio.wait({watching})
-
-
-def _environment(clocks: Clocks | None) -> Any:  # noqa: ANN401
-    """Settings that a run adds to those of each process."""
-
-    def of(name: str) -> Mapping[str, str]:
-        own = clocks.environment(name) if clocks else {}
-        return {**own, "CUELIGHT_DETACH_TTL_S": str(DETACH_S)} if name.startswith("gateway") else own
-
-    return of
 
 
 def _summed(rows: list[Any]) -> Any:  # noqa: ANN401
@@ -222,6 +227,13 @@ async def main_loop(options: argparse.Namespace, console: Console) -> Piece:
     return bench.gather()
 
 
+async def interruptible(work: Coroutine[Any, Any, Piece]) -> Piece:
+    """The work, cancelled by SIGTERM as by Ctrl-C, so that nothing that it started outlives it."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
 def main() -> None:
     """Does a run, or what is left of it, and writes chaos.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -240,12 +252,15 @@ def main() -> None:
     parser.add_argument("--now", type=int, help="do about so many faults now")
     options = parser.parse_args()
     console = Console(width=int(os.environ.get("COLUMNS", "120")))
-    result = asyncio.run(main_loop(options, console))
+    try:
+        result = asyncio.run(interruptible(main_loop(options, console)))
+    except asyncio.CancelledError:
+        sys.exit("ended; the same command goes on with the piece that was not done")
     (options.out / "chaos.json").write_text(json.dumps(result, indent=1) + "\n")
     print(verdict.table(result["by_kind"]))
     shown = ("faults", "recovered", "left_out", "totals", "latents", "refusals")
     print(json.dumps({name: result[name] for name in shown}, indent=1))
-    if result["violations"] or result["recovered"] + sum(1 for _ in result["left_out"]) < result["faults"]:
+    if result["violations"] or result["recovered"] < result["faults"]:
         sys.exit(1)
 
 

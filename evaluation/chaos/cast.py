@@ -25,7 +25,7 @@ from evaluation.chaos import plan
 from evaluation.chaos.proxy import Address, FaultProxy
 from evaluation.chaos.redis_pair import RedisPair, free_port
 
-START_S = 120.0
+START_S = 600.0
 STOP_S = 20.0
 RESTART_S = 1.0
 """A cluster takes about so long to see that a process has ended."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Mapping
@@ -34,6 +35,12 @@ def free_port() -> int:
         return port
 
 
+def _die_with_us() -> list[str]:
+    """A prefix that makes the kernel end the server should we be killed without time to stop it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
 class RedisServer:
     """One redis-server on a port of its own."""
 
@@ -58,6 +65,7 @@ class RedisServer:
             arguments += ["--replicaof", replica_of[0], str(replica_of[1])]
         with (self._folder / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *_die_with_us(),
                 str(find_servers()[0]),
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,

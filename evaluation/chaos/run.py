@@ -26,11 +26,11 @@ from evaluation.chaos.witness import Witness
 
 TRIGGER_S = 20.0
 """A fault does not wait longer than this for the step it is to come at."""
-RECOVER_S = 120.0
+RECOVER_S = 180.0
 QUIET_S = 3.0
 """Between one recovery and the next fault; what is seen then is how it is undisturbed."""
 SHOWN_MEDIA = 4
-"""Two chunks: the first may have been on its way already."""
+"""Pieces of media, two chunks: the first may have been on its way already."""
 ENDING_S = 90.0
 """For the last sessions to be watched to their end, and for those that nobody watches to be let go."""
 DETACH_S = 30.0

@@ -21,7 +21,7 @@ from cuelight.rpc import Timeouts
 from cuelight.session import Session
 from evaluation.chaos.history import Cut, Ended, Event, Joined, Rendered, Sent, Told
 
-TIMEOUTS = Timeouts(connect_s=30.0, call_s=30.0, attach_s=30.0, silence_s=5.0, recover_s=90.0)
+TIMEOUTS = Timeouts(connect_s=30.0, call_s=30.0, attach_s=30.0, silence_s=5.0, recover_s=150.0)
 AGAIN_S = 0.5
 LAG_CHUNKS = {"scripted": 4, "conversation": 1}
 """Chunks a viewer has that it says it has not played: fewer than the worker may run ahead."""
