@@ -59,7 +59,7 @@ class Gateway:
         policy = HostingPolicy(ring_s=settings.media_ring_s)
         backstage = Backstage(store, self._lines, manifest, policy, self.metrics)
         self.hostings = Hostings(backstage, settings.max_sessions)
-        planners = PlannerNames(tuple(settings.planners), settings.planner)
+        planners = PlannerNames.of(settings)
         admitting = AdmissionPolicy(
             limit_s=settings.session_limit_s,
             detach_ttl_s=settings.detach_ttl_s,

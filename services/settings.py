@@ -152,7 +152,7 @@ class PlanningSettings(BundleSettings):
     planner: str = "rule"
     """Who plans sessions that ask for no planner: `rule`, or a name in `planners`."""
     planners: dict[PlannerName, str] = {}
-    """Planners by name, as JSON: {"small": "openai:MODEL@http://host:8000/v1", "own": "vllm:FOLDER"}."""
+    """Planners by name, as JSON: {"small": "openai:MODEL@http://host:8000/v1", "large": "vllm:FOLDER", "it": "own"}."""
 
     @model_validator(mode="after")
     def _planner_is_known(self) -> Self:
@@ -177,6 +177,9 @@ class RenderingSettings(BundleSettings):
 class OrchestratorSettings(PlanningSettings):
     """Settings of the orchestrator."""
 
+    redis_url: str = ""
+    """Where all orchestrators find what they are to use, as one server or as Sentinels name it; empty, a swap is this
+    process's alone."""
     planner_key: SecretStr = SecretStr("")
     """API key for planners that are endpoints; a file is the better place for it."""
     planner_key_file: Path | None = None
@@ -193,6 +196,13 @@ class OrchestratorSettings(PlanningSettings):
     every time. vLLM always computes together what has come."""
     syllable_budget: float = Field(6.0, gt=0, le=20)
     """Syllables a second that the rule planner puts into one action."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_one(cls, value: str) -> str:
+        if value:
+            RedisAddress.parse(value)
+        return value
 
     @field_validator("orchestrator_listen")
     @classmethod

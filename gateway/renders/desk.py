@@ -16,6 +16,7 @@ from cuelight.v1 import render_pb2 as pb
 from gateway.auth.caller import Caller
 from gateway.renders import validation
 from gateway.renders.convert import render_message
+from gateway.sessions.planning import planners_for
 from gateway.sessions.validation import PlannerNames
 from services.bundle import Manifest
 from services.errors import (
@@ -49,7 +50,7 @@ class Desk:
         self._settings = settings
         self._sessions, self._renders = stores
         self._manifest = manifest
-        self._planners = PlannerNames(tuple(settings.planners), settings.planner)
+        self._planners = PlannerNames.of(settings)
         self._refusals = metrics.refusals
         self._celery = make_app(settings)
 
@@ -71,7 +72,8 @@ class Desk:
         key = validation.new_key(request, caller)
         if settings.tenant_creations_per_minute:
             await self._sessions.take_creation(caller.tenant, a_minute=settings.tenant_creations_per_minute)
-        order = await asyncio.to_thread(validation.order, request, self._manifest, self._planners)
+        planners = await planners_for(request.config, self._planners, self._sessions)
+        order = await asyncio.to_thread(validation.order, request, self._manifest, planners)
         await self._hold_place(key)
         record = await self._renders.submit(key, order, limit_s=settings.render_limit_s, keep_s=settings.render_keep_s)
         if record.state is RenderState.QUEUED and record.attempts == 0:

@@ -15,6 +15,7 @@ from gateway.sessions import validation
 from gateway.sessions.convert import session_message
 from gateway.sessions.hosting import Backstage
 from gateway.sessions.hostings import Hostings
+from gateway.sessions.planning import planners_for
 from gateway.sessions.queue import Queue, QueueFull
 from gateway.sessions.tokens import attach_token, new_secret
 from services.errors import (
@@ -76,10 +77,9 @@ class Admission:
         if self._policy.tenant_creations_per_minute:
             # First of all: what is refused for this must cost next to nothing.
             await self._store.take_creation(caller.tenant, a_minute=self._policy.tenant_creations_per_minute)
+        planners = await planners_for(request.config, self._policy.planners, self._store)
         # Decoding a large portrait takes a while: not on the loop that carries the streams.
-        config = await asyncio.to_thread(
-            validation.session_config, request.config, self._manifest, self._policy.planners
-        )
+        config = await asyncio.to_thread(validation.session_config, request.config, self._manifest, planners)
         secret = new_secret()
         record = await self._store.create_session(
             config,

@@ -10,7 +10,7 @@ import io
 import re
 import secrets
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.duration_pb2 import Duration
 from PIL import Image, UnidentifiedImageError
@@ -21,6 +21,8 @@ from services.bundle import Manifest
 from services.errors import InvalidInput, SessionNotFound
 from services.pictures import MOST_SCANS, has_too_many_scans
 from services.session import RENDER_IDS, Container, Regime, SessionConfig
+from services.settings import PlanningSettings
+from services.state.planning import Choice
 from services.wire import seconds_from_duration
 
 SAY_BYTES = 16 * 1024
@@ -64,6 +66,21 @@ class PlannerNames:
 
     named: tuple[str, ...] = ()
     default: str = RULE
+    """By name or, after a swap, by specification."""
+    rules: tuple[str, ...] = (RULE,)
+    """Names of planners that ask no model."""
+
+    @classmethod
+    def of(cls, settings: PlanningSettings) -> PlannerNames:
+        """As all processes are started."""
+        rules = [name for name, text in settings.planners.items() if text == RULE]
+        return cls(tuple(settings.planners), settings.planner, (RULE, *rules))
+
+    def after(self, choice: Choice) -> PlannerNames:
+        """As the orchestrators have it since a swap; while one is under way, the planner that asks a model."""
+        current = choice.current or self.default
+        is_model_coming = choice.candidate != "" and choice.candidate not in self.rules
+        return replace(self, default=choice.candidate if current in self.rules and is_model_coming else current)
 
 
 def check_parent(parent: str, tenant: str) -> None:
@@ -145,9 +162,9 @@ def session_config(config: pb.SessionConfig, manifest: Manifest, planners: Plann
         check_portrait(config.portrait)
     if config.voice:
         check_voice(config.voice)
-    _check_planner(config.planner or planners.default, planners)
+    _check_planner(config.planner, planners)
     _check_size(config.instructions, INSTRUCTIONS_BYTES, "config.instructions")
-    if config.instructions.strip() and (config.planner or planners.default) == RULE:
+    if config.instructions.strip() and (config.planner or planners.default) in planners.rules:
         raise InvalidInput(
             "config.instructions must be empty: the rule planner follows none", field="config.instructions"
         )
@@ -272,7 +289,7 @@ def _character(name: str, manifest: Manifest) -> str:
 
 def _check_planner(name: str, planners: PlannerNames) -> None:
     known = (RULE, *planners.named)
-    if name not in known:
+    if name not in ("", *known):
         offered = " or ".join(map(repr, known))
         raise InvalidInput(f"config.planner must be {offered} or empty", field="config.planner")
 

@@ -7,13 +7,14 @@ It knows no tensors' library, no sessions and no messages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator_llm.engine.brief import Question
 from orchestrator_llm.engine.transcript import FrontEnd
 from services.session import HistoryChunk
 
@@ -71,6 +72,35 @@ class Voice(Protocol):
         """
 
 
+@dataclass(slots=True)
+class Writing:
+    """One text in the making."""
+
+    tokens: list[int]
+    """The question, in the language model's own tokens."""
+    most_tokens: int
+    schema: Mapping[str, Any] | None
+    tell: Callable[[str], None]
+    """Hears each piece; must not block, for the engine waits for it."""
+    is_wanted: bool = True
+    """Once it is not, the engine lets the text go with its next pass."""
+
+    def say(self, piece: str) -> None:
+        """Tells a piece while somebody listens."""
+        if piece and self.is_wanted:
+            self.tell(piece)
+
+
+class TextWriter(Protocol):
+    """Writes text by the conditioner's own weights; any thread may ask."""
+
+    def begin(self, question: Question, tell: Callable[[str], None]) -> Writing:
+        """A text that has not been asked for yet."""
+
+    def finish(self, writing: Writing) -> None:
+        """Returns when all is told, or nothing is wanted any more. Raises ModelFault."""
+
+
 class Backend(Protocol):
     """Models of one bundle, ready to direct sessions."""
 
@@ -85,6 +115,14 @@ class Backend(Protocol):
     @property
     def geometry(self) -> Geometry:
         """Sizes of the bundle."""
+
+    @property
+    def writer(self) -> TextWriter | None:
+        """What writes text by the same weights; None where nothing does."""
+
+    @property
+    def why_no_writer(self) -> str:
+        """A sentence for whoever asks for one that is not there."""
 
     def voice(self, reference: NDArray[np.float32]) -> Voice:
         """The voice whose latents are `reference`, (R, C)."""

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator_llm.engine.backend import Pointed
+from orchestrator_llm.engine.backend import Pointed, TextWriter
 from orchestrator_llm.engine.errors import ModelFault
-from orchestrator_llm.engine.loading import WEIGHTS, conditioner_config, geometry, load_front_end
+from orchestrator_llm.engine.loading import WEIGHTS, conditioner_config, geometry, load_front_end, no_writer
 from orchestrator_llm.engine.turnstile import Ticket, Turnstile
 from orchestrator_llm.model.causal_lm import KVCache
 from orchestrator_llm.model.conditioner import Conditioner, Prefix, Tail
@@ -121,6 +121,9 @@ class TorchBackend:
         self.front_end = load_front_end(bundle)
         self.vowels = frozenset(self.front_end.vowels)
         self.geometry = geometry(bundle, self.conditioner.config)
+        self.writer: TextWriter | None = None
+        """None: this backend reads and does not write."""
+        self.why_no_writer = no_writer(bundle)
         self.tails: Turnstile[_Step, Tail] = Turnstile(self._advance, CALL_TIMEOUT_S)
         self._voices: OrderedDict[bytes, TorchVoice] = OrderedDict()
         self._voices_lock = threading.Lock()

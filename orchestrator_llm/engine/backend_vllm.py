@@ -5,8 +5,9 @@
 
 Each step is a request for one token whose answer is the tail (`vllm_plugin`). The first step of a chunk computes the
 prefix, those after it find it in vLLM's cache. The engine works for all sessions at once: whichever thread has the turn
-takes it one pass further. What belongs to a chunk in the workers is forgotten when its prefix object goes, however the
-session ended, and bounded besides. It knows no sessions and no messages.
+takes it one pass further. Where the bundle keeps its conditioner's language model, texts are written in the same passes
+(`writing.py`), after steps. What belongs to a chunk in the workers is forgotten when its prefix object goes, however
+the session ended, and bounded besides. It knows no sessions and no messages.
 T chunk frames, R reference frames, C latent channels, D' width of the condition.
 """
 
@@ -25,17 +26,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator_llm.engine.backend import Pointed
+from orchestrator_llm.engine.backend import Pointed, TextWriter, Writing
 from orchestrator_llm.engine.backend_vllm_engine import VllmOptions, start_engine
 from orchestrator_llm.engine.errors import ModelFault
-from orchestrator_llm.engine.loading import conditioner_config, geometry, load_front_end
+from orchestrator_llm.engine.loading import conditioner_config, geometry, language_model, load_front_end, no_writer
 from orchestrator_llm.engine.turnstile import Ticket, Turnstile
+from orchestrator_llm.engine.writing import Writer, parameters
 from orchestrator_llm.model.conditioner import TextWindow
 from services.bundle import Bundle
 from services.session import HistoryChunk
 
 CALL_TIMEOUT_S = 15.0
 """A step that has not been answered after this long fails and is aborted."""
+AFTER_STEPS = 1
+"""Priority of texts in vLLM's queue, where steps have 0 and come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,9 @@ class VllmPrefix:
             forget=self._backend.take_ended(),
         )
         items = [*self._before, self._words, *self._after, noisy(torch.tensor(latents, dtype=torch.float32), timestep)]
-        return self._backend.steps.call(_Step(prompt(items), asked.to_extra_args()))
+        answer = self._backend.steps.call(_Step(prompt(items), asked.to_extra_args()))
+        assert isinstance(answer, Tensor), "a step is answered with rows"
+        return answer
 
 
 class VllmVoice:
@@ -153,12 +159,16 @@ class VllmBackend:
         self.passes = 0
         """Passes of the model since the start."""
         self._names = itertools.count()
-        self._running: dict[str, Ticket[_Step, Tensor]] = {}
+        self._running: dict[str, Ticket[_Step | Writing, Tensor | str]] = {}
         self.engine = start_engine(bundle, self.config, self.options)
         self.close = weakref.finalize(self, self.engine.engine_core.shutdown)
         """Ends the engine; done as well when nobody has this backend any more. A process that ends frees it sooner."""
         self.close.atexit = False
-        self.steps: Turnstile[_Step, Tensor] = Turnstile(self._advance, CALL_TIMEOUT_S)
+        self.steps: Turnstile[_Step | Writing, Tensor | str] = Turnstile(self._advance, CALL_TIMEOUT_S)
+        kept = language_model(bundle)
+        self.writer: TextWriter | None = None if kept is None else Writer(kept, self.steps.call)
+        """Writes text by the conditioner's own weights; None for a bundle whose conditioner only reads."""
+        self.why_no_writer = no_writer(bundle)
 
     def voice(self, reference: NDArray[np.float32]) -> VllmVoice:
         """The voice whose latents are `reference`, (R, C)."""
@@ -178,44 +188,70 @@ class VllmBackend:
             texts, tails = self.engine.collective_rpc("texts_held")[0]
         return texts, tails
 
-    def _advance(self, arrived: deque[Ticket[_Step, Tensor]]) -> None:
+    def _advance(self, arrived: deque[Ticket[_Step | Writing, Tensor | str]]) -> None:
         """Gives the engine what has arrived and takes it one pass further."""
         try:
-            self._abort([name for name, ticket in self._running.items() if ticket.is_given_up])
+            self._abort([name for name, ticket in self._running.items() if _is_unwanted(ticket)])
             for _ in range(len(arrived)):
                 self._add(arrived.popleft())
             self.passes += 1
             for output in self.engine.step():
-                self.cache.asked += len(output.prompt_token_ids)
-                self.cache.cached += output.num_cached_tokens or 0
-                ticket = self._running.pop(output.request_id, None)
-                if ticket is not None:  # requests for tokens may share the engine
-                    ticket.settle(output.outputs.data)
+                ticket = self._running.get(output.request_id)
+                if ticket is not None:  # requests of others may share the engine
+                    self._take(ticket, output)
         except Exception as fault:  # noqa: BLE001 - each caller hears of it; the thread is only one of theirs
             for ticket in self._running.values():
                 ticket.fail(ModelFault(f"vLLM has failed: {fault}"))
             self._abort(list(self._running))
 
-    def _add(self, ticket: Ticket[_Step, Tensor]) -> None:
-        if ticket.is_given_up:
+    def _take(self, ticket: Ticket[_Step | Writing, Tensor | str], output: Any) -> None:
+        """What one pass made for one request."""
+        if isinstance(ticket.request, Writing):
+            written = output.outputs[0]
+            ticket.request.say(written.text)
+            if not output.finished:
+                return
+            ticket.settle(written.finish_reason or "")
+        else:
+            self.cache.asked += len(output.prompt_token_ids)
+            self.cache.cached += output.num_cached_tokens or 0
+            ticket.settle(output.outputs.data)
+        del self._running[output.request_id]
+
+    def _add(self, ticket: Ticket[_Step | Writing, Tensor | str]) -> None:
+        if _is_unwanted(ticket):
+            ticket.settle("")
             return
         from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        name = str(next(self._names))
-        self._running[name] = ticket
-        parameters = SamplingParams(
-            max_tokens=1,
-            temperature=0,
-            detokenize=False,
-            ignore_eos=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=ticket.request.arguments,
-        )
-        self.engine.add_request(name, ticket.request.prompt, parameters)
+        name, request = str(next(self._names)), ticket.request
+        try:
+            if isinstance(request, Writing):
+                self.engine.add_request(name, tokens_input(request.tokens), parameters(request), priority=AFTER_STEPS)
+            else:
+                wanted = SamplingParams(
+                    max_tokens=1,
+                    temperature=0,
+                    detokenize=False,
+                    ignore_eos=True,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                    extra_args=request.arguments,
+                )
+                self.engine.add_request(name, request.prompt, wanted)
+        except ValueError as fault:  # a question may be longer than the engine's prompts
+            ticket.fail(ModelFault(f"vLLM refuses a request: {fault}"))
+        else:
+            self._running[name] = ticket
 
     def _abort(self, names: list[str]) -> None:
         if names:
             for name in names:
-                self._running.pop(name)
+                self._running.pop(name).settle("")
             self.engine.abort_request(names)
+
+
+def _is_unwanted(ticket: Ticket[_Step | Writing, Tensor | str]) -> bool:
+    """Whether nobody waits for the answer any more."""
+    return ticket.is_given_up or (isinstance(ticket.request, Writing) and not ticket.request.is_wanted)

@@ -1,6 +1,7 @@
 """Starts the vLLM engine that hosts a bundle's conditioner, or says why it cannot.
 
-It knows how vLLM is set up, and nothing of prompts and steps.
+Where the bundle keeps its conditioner's language model, the same engine writes text by the same weights, and steps go
+before text. It knows how vLLM is set up, and nothing of prompts and steps.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from typing import Any
 import torch
 
 from orchestrator_llm.engine.errors import BackendMissing
-from orchestrator_llm.engine.loading import WEIGHTS
+from orchestrator_llm.engine.loading import WEIGHTS, LanguageModel, language_model
+from orchestrator_llm.engine.writing import MOST_TOKENS
 from orchestrator_llm.model.causal_lm import BodyConfig
 from orchestrator_llm.model.conditioner import ConditionerConfig
+from orchestrator_llm.model.text import FIRST_PHONE
 from services.bundle import Bundle
 from services.errors import BundleInvalid
 
 CPU_BLOCK, GPU_BLOCK = 32, 16
 """Rows of one block of the prefix cache: the fewest that vLLM has there."""
 WIDEST_HEAD = 256
+WRITERS = 8
+"""Questions that are answered at the same time; others wait."""
+STRUCTURED_OUTPUT = {"backend": "xgrammar", "disable_any_whitespace": True}
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -65,6 +71,7 @@ def longest_words(config: ConditionerConfig) -> int:
 def start_engine(bundle: Bundle, config: ConditionerConfig, options: VllmOptions) -> Any:
     """An `LLMEngine` in this process. Raises BackendMissing without vLLM, BundleInvalid for what it cannot host."""
     _check_hostable(config)
+    writes = language_model(bundle)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if importlib.util.find_spec("vllm") is None:
@@ -79,9 +86,10 @@ def start_engine(bundle: Bundle, config: ConditionerConfig, options: VllmOptions
     torch.set_num_threads(options.threads)
     register()
     with tempfile.TemporaryDirectory(prefix="cuelight-vllm-") as folder:
-        _describe(bundle, config, Path(folder), texts_kept=2 * options.sessions)
+        _describe(bundle, config, writes, Path(folder), texts_kept=2 * options.sessions)
         try:
-            settings: VllmConfig = EngineArgs(**_arguments(config, options, folder)).create_engine_config()
+            arguments = _arguments(config, options, folder) | _writing(config, options, writes)
+            settings: VllmConfig = EngineArgs(**arguments).create_engine_config()
             return LLMEngine(settings, Executor.get_class(settings), log_stats=False, multiprocess_mode=False)
         except (KeyError, ValueError, RuntimeError, OSError) as fault:
             raise BundleInvalid(f"vLLM cannot host this conditioner: {fault}") from fault
@@ -102,7 +110,9 @@ def _check_hostable(config: ConditionerConfig) -> None:
         )
 
 
-def _describe(bundle: Bundle, config: ConditionerConfig, folder: Path, *, texts_kept: int) -> None:
+def _describe(
+    bundle: Bundle, config: ConditionerConfig, writes: LanguageModel | None, folder: Path, *, texts_kept: int
+) -> None:
     """Writes the `config.json` that vLLM reads beside the bundle's weights, which are linked, not copied."""
     if WEIGHTS not in bundle.manifest.files:
         raise BundleInvalid(f"the manifest lists no {WEIGHTS}")
@@ -115,9 +125,9 @@ def _describe(bundle: Bundle, config: ConditionerConfig, folder: Path, *, texts_
         "architectures": [ARCHITECTURE],
         "model_type": "qwen2",
         "hidden_act": "silu",
-        "vocab_size": config.vocabulary,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": longest_prompt(config) + 1,
+        "vocab_size": config.vocabulary - FIRST_PHONE,
+        "tie_word_embeddings": writes is None or not writes.has_head,
+        "max_position_embeddings": max(longest_prompt(config) + 1, MOST_TOKENS),
         "conditioner": asdict(config),
         "longest_latents": max(config.reference_frames, config.chunk_frames),
         "longest_words": longest_words(config),
@@ -125,6 +135,8 @@ def _describe(bundle: Bundle, config: ConditionerConfig, folder: Path, *, texts_
     }
     (folder / "config.json").write_text(json.dumps(described))
     (folder / "model.safetensors").symlink_to(bundle.file(WEIGHTS).resolve())
+    for path in () if writes is None else writes.files:
+        (folder / path.name).symlink_to(path.resolve())
 
 
 def _arguments(config: ConditionerConfig, options: VllmOptions, folder: str) -> dict[str, Any]:
@@ -153,6 +165,22 @@ def _arguments(config: ConditionerConfig, options: VllmOptions, folder: str) -> 
         "limit_mm_per_prompt": {"latents": config.history_chunks + 2, "words": 1},
         "skip_mm_profiling": True,
         "disable_log_stats": True,
+    }
+
+
+def _writing(config: ConditionerConfig, options: VllmOptions, writes: LanguageModel | None) -> dict[str, Any]:
+    """What is otherwise where the engine writes too: room for texts, and passes that texts do not make long."""
+    if writes is None:
+        return {}
+    steps, texts = _arguments(config, options, ""), WRITERS * MOST_TOKENS * _bytes_per_row(config, options)
+    return {
+        "skip_tokenizer_init": False,
+        "max_model_len": max(steps["max_model_len"], MOST_TOKENS),
+        "kv_cache_memory_bytes": steps["kv_cache_memory_bytes"] + texts,
+        "max_num_seqs": options.sessions + WRITERS,
+        "long_prefill_token_threshold": longest_prompt(config),
+        "scheduling_policy": "priority",
+        "structured_outputs_config": STRUCTURED_OUTPUT,
     }
 
 

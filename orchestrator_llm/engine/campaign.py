@@ -23,9 +23,20 @@ LETTERS = "A-Za-zÀ-ɏΑ-ωА-яЁёІіЇїЄєぁ-ヺー一-鿿가-힣"
 """What words are written with. Ranges, not classes: grammars of structured output know no \\w beyond ASCII."""
 MARKS = " 0-9.,;:!?'’()&%-"
 _WORDS = f"[{LETTERS}{MARKS}]"
+_MOST_REPEATED = 80
+"""Letters that one repetition of a pattern is for: beyond 127 xgrammar 0.2.8 lets tokens through that it then rejects
+(` {"` within a string), which ends the answer."""
+
+
+def _up_to(count: int) -> str:
+    """So many letters at most, or none."""
+    repeated = [f"{_WORDS}{{0,{min(_MOST_REPEATED, count - done)}}}" for done in range(0, count, _MOST_REPEATED)]
+    return f"^{''.join(repeated)}$"
+
+
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=f"^[{LETTERS}0-9 '’.-]{{0,32}}$")]
-Phrase: TypeAlias = Annotated[str, StringConstraints(pattern=f"^{_WORDS}{{0,160}}$")]
-Words: TypeAlias = Annotated[str, StringConstraints(pattern=f"^{_WORDS}{{0,240}}$")]
+Phrase: TypeAlias = Annotated[str, StringConstraints(pattern=_up_to(160))]
+Words: TypeAlias = Annotated[str, StringConstraints(pattern=_up_to(240))]
 _FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 
 

@@ -9,6 +9,7 @@ from grpc import aio
 
 from cuelight.v1 import orchestrator_admin_pb2 as pb
 from cuelight.v1.orchestrator_admin_pb2_grpc import OrchestratorAdminServiceServicer
+from orchestrator_llm.service.follower import Follower
 from orchestrator_llm.service.house import House
 from orchestrator_llm.service.swap import Phase, Progress
 from orchestrator_llm.service.swaps import Swaps
@@ -28,15 +29,17 @@ _PHASES = {
 class OrchestratorAdminServicer(OrchestratorAdminServiceServicer):
     """Answers operators."""
 
-    def __init__(self, house: House, swaps: Swaps) -> None:
+    def __init__(self, house: House, swaps: Swaps, follower: Follower | None) -> None:
+        """`follower` is this process's part in its deployment; None where it is alone."""
         self._house = house
         self._swaps = swaps
+        self._follower = follower
 
     async def SwapPlanner(
         self, request: pb.SwapPlannerRequest, context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.SwapPlannerResponse]:
         """Makes another planner the deployment's."""
-        swap = self._swaps.planner(request.to, _percent(request.percent), is_checked=not request.unchecked)
+        swap = self._swaps.planners.begin(request.to, _percent(request.percent), is_checked=not request.unchecked)
         async for progress in swap:
             yield pb.SwapPlannerResponse(progress=_progress(progress))
 
@@ -46,7 +49,7 @@ class OrchestratorAdminServicer(OrchestratorAdminServiceServicer):
         """Makes the conditioner of another bundle the one in use."""
         if not request.bundle:
             raise InvalidInput("bundle must name a folder", field="bundle")
-        async for progress in self._swaps.conditioner(request.bundle, _percent(request.percent)):
+        async for progress in self._swaps.conditioners.begin(request.bundle, _percent(request.percent)):
             yield pb.SwapConditionerResponse(progress=_progress(progress))
 
     async def GetPlanners(
@@ -72,6 +75,8 @@ class OrchestratorAdminServicer(OrchestratorAdminServiceServicer):
             percent=rollout.percent,
             conditioner=conditioners.current.name,
             conditioner_candidate=conditioners.candidate.name if conditioners.candidate else "",
+            replicas=[] if self._follower is None else _replicas(self._follower),
+            version=0 if self._follower is None else self._follower.decision.version,
         )
 
 
@@ -79,6 +84,19 @@ def _percent(percent: int) -> int:
     if percent > ALL:
         raise InvalidInput(f"percent must be 0 to {ALL}; 0 is all", field="percent")
     return percent or ALL
+
+
+def _replicas(follower: Follower) -> list[pb.ReplicaStatus]:
+    return [
+        pb.ReplicaStatus(
+            replica=replica,
+            address=report.address,
+            sessions=report.sessions,
+            version=report.version,
+            fault=report.planner.fault or report.conditioner.fault,
+        )
+        for replica, report in sorted(follower.reports.items())
+    ]
 
 
 def _progress(progress: Progress) -> pb.SwapProgress:

@@ -30,6 +30,8 @@ class Conditioner:
 
     name: str
     backend: Backend
+    key: str = ""
+    """Folder and digest, by which other replicas find it too; empty for the one this process was started with."""
 
 
 @dataclass

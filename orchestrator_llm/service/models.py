@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator_llm.engine.backend import Backend
 from orchestrator_llm.service.completion import Completion, PlannerFailed
 from orchestrator_llm.service.endpoint import Endpoint
+from orchestrator_llm.service.own_completion import OwnCompletion
 from orchestrator_llm.service.planners import PlannerSpec
 from services.settings import SettingsError
 
 MAX_KEY_BYTES = 8 * 1024
 
 
-def make_completion(spec: PlannerSpec, key: str = "") -> Completion:
-    """The model of a specification. Raises PlannerFailed when it cannot be had here."""
+def make_completion(spec: PlannerSpec, key: str, conditioning: Callable[[], Backend]) -> Completion:
+    """The model of a specification; `conditioning` gives the backend that conditions sessions now.
+
+    Raises PlannerFailed when it cannot be had here.
+    """
     match spec.kind:
+        case "own":
+            return OwnCompletion(conditioning)
         case "openai":
             return Endpoint(spec.url, spec.model, key=key)
         case "vllm":

@@ -3,6 +3,7 @@
     rule                              no model: transcripts and prompts as the client gives them
     openai:MODEL@http://host:8000/v1  a model behind the OpenAI protocol
     vllm:FOLDER                       a model in this process, by vLLM
+    own                               the language model that conditions sessions, on the same engine
 
 It knows how to come by a model, not what models are asked.
 """
@@ -26,7 +27,7 @@ RULE = "rule"
 MEASURED = 64
 """Answers of a planner that its latency is told from."""
 MAX_SPEC_LETTERS = 1_000
-Kind: TypeAlias = Literal["rule", "openai", "vllm"]
+Kind: TypeAlias = Literal["rule", "openai", "vllm", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,15 @@ class PlannerSpec:
         kind, _, rest = text.partition(":")
         if text == "rule":
             return cls(kind="rule")
+        if text == "own":
+            return cls(kind="own")
         if kind == "vllm" and rest:
             return cls("vllm", rest)
         model, _, url = rest.rpartition("@")
         parts = urlsplit(url)
         if kind == "openai" and model and parts.scheme in ("http", "https") and parts.hostname:
             return cls("openai", model, url)
-        raise ValueError(f"{text[:120]!r} is no planner: rule, openai:MODEL@URL or vllm:FOLDER, or a known name")
+        raise ValueError(f"{text[:120]!r} is no planner: rule, own, openai:MODEL@URL or vllm:FOLDER, or a known name")
 
 
 MakeCompletion: TypeAlias = Callable[[PlannerSpec], Completion]
@@ -92,7 +95,9 @@ class Planners:
         self._known = {RULE: Planner(RULE, PlannerSpec("rule"))}
         for name, text in named.items():
             self._known[name] = Planner(name, PlannerSpec.parse(text))
-        self.in_use = Rollout(self._known[default])
+        self.default = self._known[default]
+        """What this process was started with."""
+        self.in_use = Rollout(self.default)
         self.assigned: dict[str, Planner] = {}
         """The planner of each live session, as of its last chunk."""
         self._following: set[str] = set()

@@ -1,10 +1,13 @@
 """Wires the orchestrator together and runs it: the bundle's models on threads of their own, gRPC in the event loop.
 
-It knows every part and does the work of none. It needs no Redis: what a session is comes with each stream.
+It knows every part and does the work of none. What a session is comes with each stream; Redis, where it is named, holds
+nothing but which planner and which conditioner all orchestrators are to use.
 """
 
 from __future__ import annotations
 
+import socket
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -23,6 +26,7 @@ from orchestrator_llm.engine.warmup import warm_up
 from orchestrator_llm.service.admin import OrchestratorAdminServicer
 from orchestrator_llm.service.bridge import Bridge
 from orchestrator_llm.service.completion import PlannerFailed
+from orchestrator_llm.service.follower import Follower, Used
 from orchestrator_llm.service.house import Conditioner, House
 from orchestrator_llm.service.models import make_completion, read_key
 from orchestrator_llm.service.planners import Planners
@@ -34,6 +38,7 @@ from services.logs import get_logger
 from services.metrics import Metrics
 from services.serving import RpcServer, ServingOptions
 from services.settings import OrchestratorSettings
+from services.state.planning import Kind, PlanningStore
 
 log = get_logger(__name__)
 
@@ -67,8 +72,11 @@ class Orchestrator:
         self.servicer: OrchestratorServicer | None = None
         self.house: House | None = None
         self._swaps: Swaps | None = None
+        self.follower: Follower | None = None
+        self._store: PlanningStore | None = None
         key = read_key(settings.planner_key.get_secret_value(), settings.planner_key_file)
-        self._planners = Planners(settings.planners, settings.planner, partial(make_completion, key=key))
+        make = partial(make_completion, key=key, conditioning=self._conditioning)
+        self._planners = Planners(settings.planners, settings.planner, make)
 
     @classmethod
     @asynccontextmanager
@@ -81,14 +89,13 @@ class Orchestrator:
         finally:
             if orchestrator._swaps is not None:
                 await orchestrator._swaps.close()
+            await orchestrator._leave()
             await orchestrator.rpc.grpc.stop(0)
             await orchestrator.bridge.close()
             await orchestrator._planners.close()
 
     async def _start(self) -> None:
         backend = await self.bridge.run(self._load, timeout_s=LOAD_TIMEOUT_S)
-        with suppress(PlannerFailed):  # it is logged; the rules plan until it can be had
-            await self._planners.ready(self._planners.in_use.current)
         self.house = House(
             manifest=self._bundle.manifest,
             metrics=self.metrics,
@@ -103,9 +110,12 @@ class Orchestrator:
             self.house, self.bridge, max_sessions=self._settings.orchestrator_max_sessions
         )
         self._swaps = Swaps(self.house, self._load_other)
+        await self._join(self._swaps)
+        with suppress(PlannerFailed):  # it is logged; the rules plan until it can be had
+            await self._planners.ready(self._planners.in_use.current)
         add_OrchestratorServiceServicer_to_server(self.servicer, self.rpc.grpc)
         add_OrchestratorAdminServiceServicer_to_server(
-            OrchestratorAdminServicer(self.house, self._swaps), self.rpc.grpc
+            OrchestratorAdminServicer(self.house, self._swaps, self.follower), self.rpc.grpc
         )
         await self.rpc.start()
         if self._settings.metrics_listen:
@@ -113,11 +123,39 @@ class Orchestrator:
         await self._set_ready(is_ready=True)
         log.info("bundle_loaded", bundle=self._bundle.manifest.name, digest=self._bundle.manifest.digest[:12])
 
+    async def _join(self, swaps: Swaps) -> None:
+        """Follows what is decided for all orchestrators, where Redis is named that holds it."""
+        if not self._settings.redis_url:
+            return
+        timeout_s = self._settings.redis_call_timeout_ms / 1000
+        self._store = PlanningStore.connect(self._settings.redis_url, call_timeout_s=timeout_s)
+        name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        used: dict[Kind, Used] = {"planner": swaps.planners, "conditioner": swaps.conditioners}
+        self.follower = Follower(self._store, name, lambda: self.rpc.address, self._sessions, used)
+        swaps.planners.swapper.fleet = swaps.conditioners.swapper.fleet = self.follower
+        await self.follower.start(LOAD_TIMEOUT_S)
+
+    async def _leave(self) -> None:
+        """Follows no more."""
+        if self.follower is not None:
+            await self.follower.close()
+        if self._store is not None:
+            await self._store.aclose()
+
+    def _sessions(self) -> int:
+        """Sessions that are directed here."""
+        return 0 if self.servicer is None else self.servicer.sessions
+
     @property
     def swaps(self) -> Swaps:
         """Swaps of planners and conditioners."""
         assert self._swaps is not None, "start first"
         return self._swaps
+
+    def _conditioning(self) -> Backend:
+        """The backend of sessions that begin now."""
+        assert self.house is not None, "models of planners are made once it stands"
+        return self.house.conditioners.current.backend
 
     async def _set_ready(self, *, is_ready: bool) -> None:
         await self.rpc.set_ready(is_ready)

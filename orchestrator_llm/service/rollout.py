@@ -38,5 +38,9 @@ class Rollout(Generic[Choice]):
         """All sessions use what they did before."""
         self.candidate, self.percent = None, 0
 
+    def follow(self, current: Choice, candidate: Choice | None, percent: int) -> None:
+        """As another replica has decided."""
+        self.current, self.candidate, self.percent = current, candidate, percent if candidate is not None else 0
+
     def _is_moved(self, session_id: str) -> bool:
         return zlib.crc32(session_id.encode()) % 100 < self.percent

@@ -33,6 +33,11 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         self._sessions = 0
         self._draining = asyncio.Event()
 
+    @property
+    def sessions(self) -> int:
+        """Streams that are open."""
+        return self._sessions
+
     async def drain(self) -> None:
         """Takes no new stream, and ends each of those it has after its chunk, so that workers open them elsewhere."""
         self._draining.set()

@@ -10,14 +10,12 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from orchestrator_llm.engine.backend_vllm_engine import CPU_BLOCK, QUIET
+from orchestrator_llm.engine.backend_vllm_engine import CPU_BLOCK, QUIET, STRUCTURED_OUTPUT
 from orchestrator_llm.engine.brief import Question
+from orchestrator_llm.engine.writing import MOST_TOKENS, TEMPERATURE, prompt_text, structured
 from orchestrator_llm.service.completion import PlannerFailed
 
-MOST_TOKENS = 4096
-"""Of question and answer together."""
 MEMORY_SHARE = 0.25
-TEMPERATURE = 0.7
 
 
 class VllmCompletion:
@@ -31,18 +29,17 @@ class VllmCompletion:
     async def stream(self, question: Question) -> AsyncGenerator[str]:
         """The answer's text, piece by piece. Raises PlannerFailed."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import RequestOutputKind
 
-        form = StructuredOutputsParams(json=dict(question.schema)) if question.schema is not None else None
         params = SamplingParams(
             max_tokens=question.max_tokens,
             temperature=TEMPERATURE,
-            structured_outputs=form,
+            structured_outputs=structured(question.schema),
             output_kind=RequestOutputKind.DELTA,
         )
         name = f"planner-{next(self._numbers)}"
         try:
-            async for output in self._engine.generate(self._prompt(question), params, name):
+            async for output in self._engine.generate(prompt_text(self._tokenizer, question), params, name):
                 if text := output.outputs[0].text:
                     yield text
         except (RuntimeError, ValueError) as fault:
@@ -52,13 +49,6 @@ class VllmCompletion:
         """Ends the engine."""
         engine, self._engine = self._engine, None  # it ends for good while vLLM is still there to end it
         engine.shutdown()
-
-    def _prompt(self, question: Question) -> str:
-        messages = [{"role": message.role, "content": message.content} for message in question.messages]
-        if self._tokenizer.chat_template:
-            prompt: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            return prompt
-        return "\n\n".join([*(message["content"] for message in messages), ""])
 
 
 def load_vllm(folder: Path) -> VllmCompletion:
@@ -83,6 +73,6 @@ def load_vllm(folder: Path) -> VllmCompletion:
         gpu_memory_utilization=MEMORY_SHARE,
         block_size=CPU_BLOCK,
         enforce_eager=True,
-        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+        structured_outputs_config=STRUCTURED_OUTPUT,
     )
     return VllmCompletion(AsyncLLM.from_engine_args(arguments), AutoTokenizer.from_pretrained(str(folder)))

@@ -1,8 +1,9 @@
 """The conditioner as vLLM runs it: our embeddings and heads around vLLM's own Qwen2 body.
 
 vLLM owns batching, keys and values; this owns what goes in and what is read off at the end. Weights are the bundle's
-`conditioner.safetensors` under their own names. Nothing here raises once the model is loaded: an exception would end
-the engine for all sessions. n rows of an item, D width.
+`conditioner.safetensors` under their own names, and the language model's head where it has one of its own. To vLLM the
+vocabulary is the language model's: the conditioner's without the special tokens that it begins with. Nothing here
+raises once the model is loaded: an exception would end the engine for all sessions. n rows of an item, D width.
 """
 
 from __future__ import annotations
@@ -14,20 +15,41 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.model_executor.models.qwen2 import Qwen2Model
 from vllm.model_executor.models.utils import AutoWeightsLoader, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from orchestrator_llm.model.conditioner import ConditionerConfig, ConditionerShell
+from orchestrator_llm.model.text import FIRST_PHONE
 from orchestrator_llm.vllm_plugin.attention import layer_type
 from orchestrator_llm.vllm_plugin.items import Role
 from orchestrator_llm.vllm_plugin.processing import Dummies, Info, Processor
 
+SPECIAL_TOKENS = FIRST_PHONE
+HEAD = "lm_head.weight"
+"""The name of a head that scores tokens by other weights than those that embed them."""
+
+
+class Tokens(nn.Module):
+    """Embeds ids of the conditioner's vocabulary: its special tokens by rows of its own, the others by the body's."""
+
+    def __init__(self, words: nn.Module, width: int) -> None:
+        super().__init__()
+        self.words = words
+        self.special = nn.Parameter(torch.empty(SPECIAL_TOKENS, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids of any shape -> (..., D)."""
+        words = self.words((ids - SPECIAL_TOKENS).clamp(min=0))
+        special = self.special[ids.clamp(max=SPECIAL_TOKENS - 1)]
+        return torch.where((ids < SPECIAL_TOKENS)[..., None], special, words)
+
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
 class HostedConditioner(nn.Module, SupportsMultiModal):
-    """Embeddings, body, pointer and projection. Its tokens are scored by the embedding that reads them."""
+    """Embeddings, body, pointer and projection; tokens are scored by the embedding that reads them, or by a head."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -35,7 +57,11 @@ class HostedConditioner(nn.Module, SupportsMultiModal):
         self.body = Qwen2Model(
             vllm_config=vllm_config, prefix=maybe_prefix(prefix, "body"), decoder_layer_type=layer_type(config)
         )
-        self.shell = ConditionerShell(ConditionerConfig(**config.conditioner), self.body.embed_tokens)
+        tokens = Tokens(self.body.embed_tokens, config.hidden_size)
+        self.shell = ConditionerShell(ConditionerConfig(**config.conditioner), tokens)
+        self.head = None
+        if not config.tie_word_embeddings:
+            self.head = ParallelLMHead(config.vocab_size, config.hidden_size, prefix=maybe_prefix(prefix, "head"))
         self.logits_processor = LogitsProcessor(config.vocab_size)
 
     @classmethod
@@ -94,7 +120,8 @@ class HostedConditioner(nn.Module, SupportsMultiModal):
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Scores of the next token (tokens, vocabulary)."""
-        return self.logits_processor(self.body.embed_tokens, hidden_states)
+        head = self.body.embed_tokens if self.head is None else self.head
+        return self.logits_processor(head, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Takes the bundle's weights; a name that does not fit ends the load."""
@@ -106,6 +133,9 @@ def _placed(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor
     """Names in a bundle, which are those of `Conditioner`, as names here."""
     for name, weight in weights:
         if name == "tokens.weight":
-            yield "body.embed_tokens.weight", weight
+            yield "shell.tokens.special", weight[:SPECIAL_TOKENS]
+            yield "body.embed_tokens.weight", weight[SPECIAL_TOKENS:]
+        elif name == HEAD:
+            yield "head.weight", weight
         else:
             yield name if name.startswith("body.") else f"shell.{name}", weight

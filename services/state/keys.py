@@ -29,6 +29,9 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{fleet}:wanting        | zset   | pruned when written           | gateway: until when (ms), by session |
 | cuelight:{fleet}:placements     | hash   | pruned; ID> while ID moves      | gateway reserves, worker confirms |
 | cuelight:{fleet}:open           | zset   | pruned by gateways            | worker: when it last had a session (ms), by id |
+| cuelight:{planning}:decision    | string | for ever                      | orchestrator that leads a swap |
+| cuelight:{planning}:replicas    | hash   | pruned by looks               | orchestrator: report, by id |
+| cuelight:{planning}:beats       | zset   | pruned by looks               | orchestrator: last look (ms), by id |
 """
 
 from __future__ import annotations
@@ -62,6 +65,9 @@ WORKERS = "cuelight:{fleet}:workers"
 BEATS = "cuelight:{fleet}:beats"
 PLACEMENTS = "cuelight:{fleet}:placements"
 WANTING = "cuelight:{fleet}:wanting"
+PLANNING = "cuelight:{planning}:decision"
+ORCHESTRATORS = "cuelight:{planning}:replicas"
+ORCHESTRATOR_BEATS = "cuelight:{planning}:beats"
 OPEN_SESSIONS = "cuelight:{fleet}:open"
 UNFINISHED_RENDERS = "cuelight:{renders}:unfinished"
 JOBS_PREFIX = "cuelight:jobs:"

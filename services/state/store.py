@@ -32,6 +32,7 @@ from services.state.demand import DemandStore
 from services.state.fleet import FleetStore
 from services.state.keys import SessionKeys, is_session_id, request_key, session_keys, tenant_key
 from services.state.lease import LEASE_S, Lease
+from services.state.planning import PlanningStore
 from services.state.quota import QuotaStore
 from services.state.snapshot import StoredSession, build_snapshot
 from services.state.timeline import Cut, cut_idle, cut_where_heard
@@ -57,7 +58,7 @@ class SessionPage:
     next_token: str
 
 
-class SessionStore(FleetStore, DemandStore, QuotaStore):
+class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
     """State of sessions and of the fleet in Redis."""
 
     async def create_session(

@@ -88,6 +88,8 @@ class ScriptedBackend:
     vowels: frozenset[int] = VOWELS
     windows: list[list[int]] = field(default_factory=list)
     histories: list[Sequence[HistoryChunk]] = field(default_factory=list)
+    writer: None = None
+    why_no_writer: str = "the scripted backend has no language model"
 
     @classmethod
     def walking(cls, advances: Iterable[float], geometry: Geometry = GEOMETRY) -> ScriptedBackend:

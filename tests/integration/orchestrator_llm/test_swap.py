@@ -33,8 +33,8 @@ SHORT = SwapLimits(move_s=0.2, watch_s=0.2)
 @asynccontextmanager
 async def admin_of(orchestrator: Orchestrator) -> AsyncIterator[OrchestratorAdminServiceStub]:
     """An operator."""
-    for swapper in (orchestrator.swaps.planners, orchestrator.swaps.conditioners):
-        swapper.limits = SHORT
+    for swaps in (orchestrator.swaps.planners, orchestrator.swaps.conditioners):
+        swaps.swapper.limits = SHORT
     async with aio.insecure_channel(orchestrator.rpc.address) as channel:
         yield OrchestratorAdminServiceStub(channel)
 
@@ -132,7 +132,7 @@ async def test_a_planner_that_fails_in_use_is_taken_back(tiny_bundle: Path, mani
             stream = WorkerStream(stub, manifest)
             await stream.open(regime="narrator")
             await chunk(stream, 0)
-            orchestrator.swaps.planners.limits = SwapLimits(move_s=5.0, watch_s=10.0)
+            orchestrator.swaps.planners.swapper.limits = SwapLimits(move_s=5.0, watch_s=10.0)
             last = None
             async for response in admin.SwapPlanner(pb.SwapPlannerRequest(to=server.spec, unchecked=True)):
                 last = response.progress

@@ -13,6 +13,8 @@ from PIL import Image
 from cuelight.v1 import session_pb2 as pb
 from gateway.sessions import validation
 from services.errors import InvalidInput
+from services.settings import GatewaySettings
+from services.state.planning import Choice
 from tests.fakes import bundle as fake_bundle
 
 
@@ -95,3 +97,31 @@ def test_the_planners_of_the_deployment_can_be_asked_for(tmp_path: Path) -> None
         validation.session_config(pb.SessionConfig(planner="large"), manifest, planners)
     with pytest.raises(InvalidInput, match="follows none"):
         validation.session_config(pb.SessionConfig(planner="rule", instructions="x"), manifest, planners)
+
+
+@pytest.mark.parametrize(
+    ("started", "choice", "follows"),
+    [
+        ("rule", Choice(), False),
+        ("rule", Choice(current="openai:m@http://h/v1"), True),
+        ("rule", Choice(candidate="small", percent=10, on_trial_by="r"), True),
+        ("rule", Choice(candidate="plain", percent=10), False),
+        ("small", Choice(), True),
+        ("small", Choice(current="rule"), False),
+        ("small", Choice(current="plain"), False),
+    ],
+)
+def test_guidance_is_refused_by_the_planner_in_force(
+    tmp_path: Path, started: str, choice: Choice, follows: bool
+) -> None:
+    """Whatever the deployment was started with: after a swap the new planner says whether it follows instructions."""
+    manifest = fake_bundle.write_bundle(tmp_path).manifest
+    settings = GatewaySettings(planner=started, planners={"small": "openai:s@http://h/v1", "plain": "rule"})
+    planners = validation.PlannerNames.of(settings).after(choice)
+    config = pb.SessionConfig(instructions="A keeper of lights.")
+    if follows:
+        assert validation.session_config(config, manifest, planners).instructions == config.instructions
+    else:
+        with pytest.raises(InvalidInput, match="follows none"):
+            validation.session_config(config, manifest, planners)
+    assert validation.session_config(pb.SessionConfig(), manifest, planners).planner == ""

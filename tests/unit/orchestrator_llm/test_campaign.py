@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 
 import pytest
@@ -109,3 +110,15 @@ def test_the_schema_holds_a_model_to_every_field_and_bounds_every_string() -> No
     assert set(item["required"]) == set(item["properties"]) == set(EMPTY)
     assert all("pattern" in field or "enum" in field for field in item["properties"].values())
     assert list(item["properties"]).index("speech") < list(item["properties"]).index("ambience")
+
+
+def test_no_pattern_repeats_letters_more_often_than_grammars_bear() -> None:
+    """Repetitions beyond 127 have xgrammar offer tokens that it then rejects; long strings are several repetitions."""
+    patterns = [
+        field["pattern"]
+        for field in schema(1)["properties"]["actions"]["items"]["properties"].values()
+        if "pattern" in field
+    ]
+    repetitions = [int(most) for pattern in patterns for most in re.findall(r"\{0,(\d+)\}", pattern)]
+    assert max(repetitions) <= 127
+    assert Campaign.parse(text({"speech": "x" * 240})).actions[0].speech == "x" * 240

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orchestrator_llm.engine.errors import ModelFault
-from orchestrator_llm.engine.turnstile import Ticket, Turnstile
+from orchestrator_llm.engine.turnstile import Ticket, Turn, Turnstile
 
 Arrived = deque[Ticket[int, int]]
 
@@ -84,3 +84,46 @@ def test_a_fault_reaches_the_call_that_met_it() -> None:
     with pytest.raises(ModelFault, match="below zero"):
         gate.call(-1)
     assert gate.call(2) == 2
+
+
+def test_a_call_of_many_turns_keeps_nobody_waiting() -> None:
+    """While one call takes turn after turn, others are answered all the same."""
+    has_begun, is_enough = threading.Event(), threading.Event()
+    under_way: list[Ticket[int, int]] = []
+
+    def advance(arrived: Arrived) -> None:
+        under_way.extend(arrived)
+        arrived.clear()
+        time.sleep(0.001)
+        for ticket in [each for each in under_way if each.request == 0 or is_enough.is_set()]:
+            under_way.remove(ticket)
+            ticket.settle(1)
+        has_begun.set()
+
+    gate = Turnstile(advance, timeout_s=60)
+    with ThreadPoolExecutor(4) as threads:
+        long = threads.submit(gate.call, 1)
+        assert has_begun.wait(20)
+        others = [threads.submit(lambda: [gate.call(0) for _ in range(20)]) for _ in range(3)]
+        try:
+            assert [other.result(40) for other in others] == [[1] * 20] * 3
+            assert not long.done()
+        finally:
+            is_enough.set()
+
+
+def test_the_turn_is_handed_on_in_order() -> None:
+    """Whoever holds it for other work gives it to the one that has waited longest."""
+    turn = Turn()
+    order: list[int] = []
+
+    def wait_for(number: int) -> None:
+        with turn:
+            order.append(number)
+
+    with ThreadPoolExecutor(3) as threads, turn:
+        for number in range(3):
+            threads.submit(wait_for, number)
+            while len(turn._waiting) <= number:
+                time.sleep(0.001)
+    assert order == [0, 1, 2]

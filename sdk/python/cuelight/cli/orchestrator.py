@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cuelight.cli.console import StackError, UsageError, out, run_async
 from cuelight.cli.house import open_service
-from cuelight.cli.server import check_planner, read_manifest
+from cuelight.cli.server import check_planner
 from cuelight.cli.stack import state_file as default_state_file
 from cuelight.client import DEFAULT_ADDRESS
 from cuelight.rpc import call
@@ -39,7 +39,7 @@ Address = Annotated[str, typer.Option(envvar="CUELIGHT_ADDRESS", help="host:port
 
 @app.command()
 def swap(
-    to: Annotated[str, typer.Option(help="Planner by name, or rule, openai:MODEL@URL, vllm:FOLDER.")] = "",
+    to: Annotated[str, typer.Option(help="Planner by name, or rule, own, openai:MODEL@URL, vllm:FOLDER.")] = "",
     conditioner: Annotated[str, typer.Option(help="Bundle whose conditioner and pointer come into use.")] = "",
     percent: Annotated[int, typer.Option(min=1, max=_ALL, help="So many sessions in a hundred move.")] = _ALL,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Move sessions without checks before.")] = False,
@@ -47,7 +47,10 @@ def swap(
     address: Address = DEFAULT_ADDRESS,
     state_file: StateFile = None,
 ) -> None:
-    """Put another planner, or conditioner, in use under live sessions: warmed, checked, and back if it fails."""
+    """Put another planner, or conditioner, in use under live sessions: warmed, checked, and back if it fails.
+
+    Any orchestrator may be asked: all that share its Redis follow, those that start later too.
+    """
     if bool(to) == bool(conditioner):
         raise UsageError("give one of --to and --conditioner")
     reached = orchestrator or _orchestrator_of(address, state_file)
@@ -95,13 +98,18 @@ def status(
         table.add_row(each.name, each.kind, in_use, str(each.sessions), str(each.asked), str(each.failed), latency)
     out.print(table)
     out.print(f"conditioner {found.conditioner}", markup=False)
+    for replica in found.replicas:
+        behind = "" if replica.version == found.version else f", behind: it follows {replica.version}"
+        fault = f": {replica.fault}" if replica.fault else ""
+        text = f"replica {replica.replica} at {replica.address}, {replica.sessions} sessions{behind}{fault}"
+        out.print(text, markup=False, soft_wrap=True)
     if found.conditioner_candidate:
         out.print(f"coming into use: {found.conditioner_candidate}", markup=False)
 
 
 @app.command()
 def check(
-    planner: Annotated[str, typer.Option(help="Planner by name, or openai:MODEL@URL, vllm:FOLDER.")],
+    planner: Annotated[str, typer.Option(help="Planner by name, or own, openai:MODEL@URL, vllm:FOLDER.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle whose chunks it would plan.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds an answer may take.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -110,7 +118,7 @@ def check(
 
     An API key comes from CUELIGHT_PLANNER_KEY_FILE or CUELIGHT_PLANNER_KEY.
     """
-    report = check_planner(planner, read_manifest(bundle), timeout)
+    report = check_planner(planner, bundle, timeout)
     if as_json:
         rows = [asdict(row) for row in report.rows]
         out.print_json(json.dumps({"planner": planner, "is_passed": report.is_passed, "rows": rows}))
@@ -171,4 +179,10 @@ def _as_dict(found: pb.GetPlannersResponse) -> dict[str, object]:
         "percent": found.percent,
         "conditioner": found.conditioner,
         "conditioner_candidate": found.conditioner_candidate,
+        "version": found.version,
+        "replicas": [
+            {"replica": each.replica, "address": each.address, "sessions": each.sessions, "version": each.version,
+             "fault": each.fault}
+            for each in found.replicas
+        ],
     }  # fmt: skip

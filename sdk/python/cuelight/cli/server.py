@@ -78,23 +78,25 @@ def answer_capacity(demand: Demand) -> Answer:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
 
 
-def check_planner(planner: str, manifest: Manifest, timeout_s: float) -> Report:
-    """The conformance suite's verdict on a planner.
+def check_planner(planner: str, bundle: Path | None, timeout_s: float) -> Report:
+    """The conformance suite's verdict on a planner of a bundle's chunks; None takes the bundle of the settings.
 
     Raises:
-        UsageError: it names no planner, or a setting is wrong.
+        UsageError: it names no planner, a setting is wrong, or the bundle is not there.
         StackError: its model cannot be had.
     """
     require_server()
-    from orchestrator_llm.conformance.run import PlannerFailed, check_planner
+    from orchestrator_llm.conformance.run import BackendMissing, PlannerFailed, check_planner
+    from services.errors import BundleInvalid
     from services.settings import SettingsError
 
-    chunk_s, rate = manifest.chunk_seconds, manifest.syllables_per_second
     try:
-        return run_async(check_planner(planner, chunk_s=chunk_s, syllables_per_second=rate, timeout_s=timeout_s))
-    except (ValueError, SettingsError) as error:
+        return run_async(check_planner(planner, bundle, timeout_s=timeout_s))
+    except (ValueError, SettingsError, BundleInvalid) as error:
         raise UsageError(str(error)) from error
-    except PlannerFailed as error:
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+    except (PlannerFailed, BackendMissing) as error:
         raise StackError(str(error)) from error
 
 

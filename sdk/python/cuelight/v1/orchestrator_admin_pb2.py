@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cuelight/v1/orchestrator_admin.proto\x12\x0b\x63uelight.v1\"\x88\x01\n\x0cSwapProgress\x12%\n\x05phase\x18\x01 \x01(\x0e\x32\x16.cuelight.v1.SwapPhase\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\telapsed_s\x18\x03 \x01(\x01\x12\x16\n\x0esessions_moved\x18\x04 \x01(\r\x12\x18\n\x10sessions_to_move\x18\x05 \x01(\r\"D\n\x12SwapPlannerRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\x12\x11\n\tunchecked\x18\x03 \x01(\x08\"B\n\x13SwapPlannerResponse\x12+\n\x08progress\x18\x01 \x01(\x0b\x32\x19.cuelight.v1.SwapProgress\"9\n\x16SwapConditionerRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\"F\n\x17SwapConditionerResponse\x12+\n\x08progress\x18\x01 \x01(\x0b\x32\x19.cuelight.v1.SwapProgress\"\x14\n\x12GetPlannersRequest\"\xac\x01\n\x13GetPlannersResponse\x12,\n\x08planners\x18\x01 \x03(\x0b\x32\x1a.cuelight.v1.PlannerStatus\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\t\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\x0f\n\x07percent\x18\x04 \x01(\r\x12\x13\n\x0b\x63onditioner\x18\x05 \x01(\t\x12\x1d\n\x15\x63onditioner_candidate\x18\x06 \x01(\t\"o\n\rPlannerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\r\n\x05\x61sked\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x11\n\tlatency_s\x18\x06 \x01(\x01*\xb2\x01\n\tSwapPhase\x12\x1a\n\x16SWAP_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12SWAP_PHASE_WARMING\x10\x01\x12\x17\n\x13SWAP_PHASE_CHECKING\x10\x02\x12\x15\n\x11SWAP_PHASE_MOVING\x10\x03\x12\x17\n\x13SWAP_PHASE_WATCHING\x10\x04\x12\x13\n\x0fSWAP_PHASE_DONE\x10\x05\x12\x13\n\x0fSWAP_PHASE_BACK\x10\x06\x32\xa0\x02\n\x18OrchestratorAdminService\x12R\n\x0bSwapPlanner\x12\x1f.cuelight.v1.SwapPlannerRequest\x1a .cuelight.v1.SwapPlannerResponse0\x01\x12^\n\x0fSwapConditioner\x12#.cuelight.v1.SwapConditionerRequest\x1a$.cuelight.v1.SwapConditionerResponse0\x01\x12P\n\x0bGetPlanners\x12\x1f.cuelight.v1.GetPlannersRequest\x1a .cuelight.v1.GetPlannersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cuelight/v1/orchestrator_admin.proto\x12\x0b\x63uelight.v1\"\x88\x01\n\x0cSwapProgress\x12%\n\x05phase\x18\x01 \x01(\x0e\x32\x16.cuelight.v1.SwapPhase\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\telapsed_s\x18\x03 \x01(\x01\x12\x16\n\x0esessions_moved\x18\x04 \x01(\r\x12\x18\n\x10sessions_to_move\x18\x05 \x01(\r\"D\n\x12SwapPlannerRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\x12\x11\n\tunchecked\x18\x03 \x01(\x08\"B\n\x13SwapPlannerResponse\x12+\n\x08progress\x18\x01 \x01(\x0b\x32\x19.cuelight.v1.SwapProgress\"9\n\x16SwapConditionerRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\"F\n\x17SwapConditionerResponse\x12+\n\x08progress\x18\x01 \x01(\x0b\x32\x19.cuelight.v1.SwapProgress\"\x14\n\x12GetPlannersRequest\"\xeb\x01\n\x13GetPlannersResponse\x12,\n\x08planners\x18\x01 \x03(\x0b\x32\x1a.cuelight.v1.PlannerStatus\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\t\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\x0f\n\x07percent\x18\x04 \x01(\r\x12\x13\n\x0b\x63onditioner\x18\x05 \x01(\t\x12\x1d\n\x15\x63onditioner_candidate\x18\x06 \x01(\t\x12,\n\x08replicas\x18\x07 \x03(\x0b\x32\x1a.cuelight.v1.ReplicaStatus\x12\x0f\n\x07version\x18\x08 \x01(\x04\"c\n\rReplicaStatus\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05\x66\x61ult\x18\x05 \x01(\t\"o\n\rPlannerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\r\n\x05\x61sked\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x11\n\tlatency_s\x18\x06 \x01(\x01*\xb2\x01\n\tSwapPhase\x12\x1a\n\x16SWAP_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12SWAP_PHASE_WARMING\x10\x01\x12\x17\n\x13SWAP_PHASE_CHECKING\x10\x02\x12\x15\n\x11SWAP_PHASE_MOVING\x10\x03\x12\x17\n\x13SWAP_PHASE_WATCHING\x10\x04\x12\x13\n\x0fSWAP_PHASE_DONE\x10\x05\x12\x13\n\x0fSWAP_PHASE_BACK\x10\x06\x32\xa0\x02\n\x18OrchestratorAdminService\x12R\n\x0bSwapPlanner\x12\x1f.cuelight.v1.SwapPlannerRequest\x1a .cuelight.v1.SwapPlannerResponse0\x01\x12^\n\x0fSwapConditioner\x12#.cuelight.v1.SwapConditionerRequest\x1a$.cuelight.v1.SwapConditionerResponse0\x01\x12P\n\x0bGetPlanners\x12\x1f.cuelight.v1.GetPlannersRequest\x1a .cuelight.v1.GetPlannersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cuelight.v1.orchestrator_admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SWAPPHASE']._serialized_start=772
-  _globals['_SWAPPHASE']._serialized_end=950
+  _globals['_SWAPPHASE']._serialized_start=936
+  _globals['_SWAPPHASE']._serialized_end=1114
   _globals['_SWAPPROGRESS']._serialized_start=54
   _globals['_SWAPPROGRESS']._serialized_end=190
   _globals['_SWAPPLANNERREQUEST']._serialized_start=192
@@ -46,9 +46,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPLANNERSREQUEST']._serialized_start=461
   _globals['_GETPLANNERSREQUEST']._serialized_end=481
   _globals['_GETPLANNERSRESPONSE']._serialized_start=484
-  _globals['_GETPLANNERSRESPONSE']._serialized_end=656
-  _globals['_PLANNERSTATUS']._serialized_start=658
-  _globals['_PLANNERSTATUS']._serialized_end=769
-  _globals['_ORCHESTRATORADMINSERVICE']._serialized_start=953
-  _globals['_ORCHESTRATORADMINSERVICE']._serialized_end=1241
+  _globals['_GETPLANNERSRESPONSE']._serialized_end=719
+  _globals['_REPLICASTATUS']._serialized_start=721
+  _globals['_REPLICASTATUS']._serialized_end=820
+  _globals['_PLANNERSTATUS']._serialized_start=822
+  _globals['_PLANNERSTATUS']._serialized_end=933
+  _globals['_ORCHESTRATORADMINSERVICE']._serialized_start=1117
+  _globals['_ORCHESTRATORADMINSERVICE']._serialized_end=1405
 # @@protoc_insertion_point(module_scope)

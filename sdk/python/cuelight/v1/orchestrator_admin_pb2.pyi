@@ -107,7 +107,7 @@ class SwapPlannerRequest(_message.Message):
     PERCENT_FIELD_NUMBER: _builtins.int
     UNCHECKED_FIELD_NUMBER: _builtins.int
     to: _builtins.str
-    """Name of one of the deployment's planners, or a specification: rule, openai:MODEL@URL, vllm:FOLDER."""
+    """Name of one of the deployment's planners, or a specification: rule, own, openai:MODEL@URL, vllm:FOLDER."""
     percent: _builtins.int
     """So many sessions in a hundred move, always the same ones; 0 is all."""
     unchecked: _builtins.bool
@@ -160,7 +160,7 @@ class SwapConditionerRequest(_message.Message):
     BUNDLE_FIELD_NUMBER: _builtins.int
     PERCENT_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
-    """Folder of the bundle, as the orchestrator process sees it."""
+    """Folder of the bundle, as every orchestrator process sees it."""
     percent: _builtins.int
     """So many sessions in a hundred move, always the same ones; 0 is all."""
     def __init__(
@@ -230,6 +230,8 @@ class GetPlannersResponse(_message.Message):
     PERCENT_FIELD_NUMBER: _builtins.int
     CONDITIONER_FIELD_NUMBER: _builtins.int
     CONDITIONER_CANDIDATE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     current: _builtins.str
     """Name of the one sessions get that ask for none."""
     candidate: _builtins.str
@@ -240,9 +242,15 @@ class GetPlannersResponse(_message.Message):
     """Name and version of the bundle whose conditioner is in use."""
     conditioner_candidate: _builtins.str
     """The same of the one that is coming into use; empty when none is."""
+    version: _builtins.int
+    """Version of the decision that all of them follow; 0 before the first swap."""
     @_builtins.property
     def planners(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannerStatus]:
         """All planners that are known."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+        """The orchestrators that follow the same decision, this one among them; none where no Redis is named."""
 
     def __init__(
         self,
@@ -253,14 +261,54 @@ class GetPlannersResponse(_message.Message):
         percent: _builtins.int = ...,
         conditioner: _builtins.str = ...,
         conditioner_candidate: _builtins.str = ...,
+        replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "conditioner", b"conditioner", "conditioner_candidate", b"conditioner_candidate", "current", b"current", "percent", b"percent", "planners", b"planners"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "conditioner", b"conditioner", "conditioner_candidate", b"conditioner_candidate", "current", b"current", "percent", b"percent", "planners", b"planners", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPlannersResponse: _TypeAlias = GetPlannersResponse  # noqa: Y015
+
+@_typing.final
+class ReplicaStatus(_message.Message):
+    """ReplicaStatus is one orchestrator process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """Its id, different with every start."""
+    address: _builtins.str
+    """host:port where it serves."""
+    sessions: _builtins.int
+    """Live sessions it directs."""
+    version: _builtins.int
+    """Version of the decision it has made its own."""
+    fault: _builtins.str
+    """What keeps it from following; empty when nothing does."""
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        address: _builtins.str = ...,
+        sessions: _builtins.int = ...,
+        version: _builtins.int = ...,
+        fault: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fault", b"fault", "replica", b"replica", "sessions", b"sessions", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
 
 @_typing.final
 class PlannerStatus(_message.Message):
@@ -277,9 +325,9 @@ class PlannerStatus(_message.Message):
     name: _builtins.str
     """Its name, or its specification when it has none."""
     kind: _builtins.str
-    """Where its model is: rule, openai or vllm."""
+    """Where its model is: rule, own, openai or vllm."""
     sessions: _builtins.int
-    """Live sessions it plans."""
+    """Live sessions of the asked process that it plans."""
     asked: _builtins.int
     """Answers asked of it."""
     failed: _builtins.int

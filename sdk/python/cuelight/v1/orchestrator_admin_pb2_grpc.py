@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class OrchestratorAdminServiceStub:
-    """OrchestratorAdminService swaps planners and conditioners of one orchestrator process without ending a session.
+    """OrchestratorAdminService swaps planners and conditioners without ending a session: at all orchestrators that share one
+    Redis, led by the one that is asked, or at this one alone where none is named.
     """
 
     def __init__(self, channel):
@@ -53,7 +54,8 @@ class OrchestratorAdminServiceStub:
 
 
 class OrchestratorAdminServiceServicer:
-    """OrchestratorAdminService swaps planners and conditioners of one orchestrator process without ending a session.
+    """OrchestratorAdminService swaps planners and conditioners without ending a session: at all orchestrators that share one
+    Redis, led by the one that is asked, or at this one alone where none is named.
     """
 
     def SwapPlanner(self, request, context):
@@ -107,7 +109,8 @@ def add_OrchestratorAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrchestratorAdminService:
-    """OrchestratorAdminService swaps planners and conditioners of one orchestrator process without ending a session.
+    """OrchestratorAdminService swaps planners and conditioners without ending a session: at all orchestrators that share one
+    Redis, led by the one that is asked, or at this one alone where none is named.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrchestratorAdminServiceStub:
-    """OrchestratorAdminService swaps planners and conditioners of one orchestrator process without ending a session."""
+    """OrchestratorAdminService swaps planners and conditioners without ending a session: at all orchestrators that share one
+    Redis, led by the one that is asked, or at this one alone where none is named.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,7 +49,9 @@ class OrchestratorAdminServiceStub:
 
 @_typing.type_check_only
 class OrchestratorAdminServiceAsyncStub(OrchestratorAdminServiceStub):
-    """OrchestratorAdminService swaps planners and conditioners of one orchestrator process without ending a session."""
+    """OrchestratorAdminService swaps planners and conditioners without ending a session: at all orchestrators that share one
+    Redis, led by the one that is asked, or at this one alone where none is named.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SwapPlanner: _aio.UnaryStreamMultiCallable[_orchestrator_admin_pb2.SwapPlannerRequest, _orchestrator_admin_pb2.SwapPlannerResponse]  # type: ignore[assignment]
@@ -63,7 +67,9 @@ class OrchestratorAdminServiceAsyncStub(OrchestratorAdminServiceStub):
     """GetPlanners tells of the planners the process knows."""
 
 class OrchestratorAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OrchestratorAdminService swaps planners and conditioners of one orchestrator process without ending a session."""
+    """OrchestratorAdminService swaps planners and conditioners without ending a session: at all orchestrators that share one
+    Redis, led by the one that is asked, or at this one alone where none is named.
+    """
 
     @_abc_1.abstractmethod
     def SwapPlanner(
