@@ -43,6 +43,8 @@ from services.wire.workers import WorkerLines
 log = get_logger(__name__)
 
 _WATCH_S = 1.0
+_ENDING_S = 1.0
+"""For the last words of streams that were ended."""
 
 
 class Gateway:
@@ -53,6 +55,7 @@ class Gateway:
     ) -> None:
         manifest = bundle.manifest
         self._is_let_go = False
+        self._drain_s = settings.drain_s
         self.store = store
         self._lines = WorkerLines(settings.grpc_max_message_bytes, internal_certificates(settings))
         self.metrics = Metrics("gateway")
@@ -129,10 +132,16 @@ class Gateway:
         sys.stdout.flush()
 
     async def let_go(self) -> None:
-        """End all streams and the HTTP port; the sessions live on."""
+        """Send all clients to other gateways and end the streams of those who stay; the sessions live on."""
         self._is_let_go = True
-        await self.hostings.drain()
-        await self.http.stop()
+        self.http.stop_listening()
+        closing = asyncio.create_task(self.rpc.grpc.stop(self._drain_s + _ENDING_S))  # from now on nobody comes in
+        try:
+            await self.hostings.drain(self._drain_s)
+            await self.http.stop()
+            await closing
+        finally:
+            closing.cancel()
 
     async def _watch_store(self) -> None:
         is_ready: bool | None = None
@@ -143,7 +152,7 @@ class Gateway:
             except StoreUnavailable as fault:
                 can_serve = False
                 log.warning("store_lost", detail=fault.message)
-            if can_serve is not is_ready:
+            if can_serve is not is_ready and not self._is_let_go:
                 is_ready = can_serve
                 await self.rpc.set_ready(is_ready)
                 self.metrics.ready.set(is_ready)

@@ -76,6 +76,11 @@ class HttpServer:
             while not self._server.started:
                 await asyncio.sleep(0.01)
 
+    def stop_listening(self) -> None:
+        """Take no new connection; what is open goes on."""
+        for server in getattr(self._server, "servers", ()):  # there are some once it has started
+            server.close()
+
     async def stop(self) -> None:
         """End what is open and stop listening."""
         self._server.should_exit = True

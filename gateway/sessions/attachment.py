@@ -139,6 +139,8 @@ class Attachment:
             async for item in self._subscription:
                 if isinstance(item, pb.MediaChunk):
                     item = self._hosting.framing.frame(item, container)
+                elif isinstance(item, pb.GoAway):
+                    item = self._with_token(item)
                 yield self._response(**{_FIELDS[type(item)]: item})
         finally:
             taking.cancel()
@@ -213,10 +215,19 @@ class Attachment:
         self._durable_seq = max(self._durable_seq, cue.client_seq)
         self._subscription.post(self._resume_update())
 
+    @property
+    def _token(self) -> str:
+        return resume_token(self._record.session_id, self._ordinal, self._record.token_digests[-1])
+
+    def _with_token(self, leave: pb.GoAway) -> pb.GoAway:
+        """What all readers are told, with what this one attaches again with."""
+        told = pb.GoAway(resume_token=self._token)
+        told.MergeFrom(leave)
+        return told
+
     def _resume_update(self) -> pb.ResumeUpdate:
-        key = self._record.token_digests[-1]
         return pb.ResumeUpdate(
-            resume_token=resume_token(self._record.session_id, self._ordinal, key),
+            resume_token=self._token,
             durable_client_seq=self._durable_seq,
             expire_time=timestamp_from_unix(self._record.expire_time_s),
         )

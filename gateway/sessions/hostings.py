@@ -35,6 +35,8 @@ class Hostings:
         self._limits: dict[str, asyncio.Task[None]] = {}
         self._closings: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._left = asyncio.Event()
+        """Set whenever a reader has left."""
 
     @contextlib.asynccontextmanager
     async def join(self, record: SessionRecord, media_offset: int | None) -> AsyncIterator[Hosting]:
@@ -48,6 +50,7 @@ class Hostings:
             yield hosting
         finally:
             hosting.visitors -= 1
+            self._left.set()
             if hosting.is_over:
                 self._forget(hosting)
             is_left = hosting.visitors == 0 and self._hostings.get(session_id) in (None, hosting)
@@ -78,28 +81,38 @@ class Hostings:
             self._forget(hosting)
             await hosting.stop()
 
-    async def drain(self) -> None:
-        """Take nothing new and end all streams; sessions live on for another gateway."""
+    async def drain(self, time_left_s: float) -> None:
+        """Take nothing new and send all readers elsewhere; who has not gone in time is ended. Sessions live on."""
         self._is_draining = True
         for session_id in list(self._partings):
             self._cancel_parting(session_id)
         for task in [*self._closings, *self._limits.values()]:
             task.cancel()
+        for hosting in self._hostings.values():
+            leave = pb.GoAway(reason=pb.GO_AWAY_REASON_DRAINING, time_left=duration_from_seconds(time_left_s))
+            hosting.post(leave)
+        log.info("sending_elsewhere", sessions=list(self._hostings), time_left_s=time_left_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(time_left_s):
+                await self._all_left()
         hostings, self._hostings = list(self._hostings.values()), {}
-        for hosting in hostings:
-            hosting.post(pb.GoAway(reason=pb.GO_AWAY_REASON_DRAINING))
         gone = Draining("this gateway is shutting down; attach again with the newest resume token")
         await asyncio.gather(*(hosting.stop(gone) for hosting in hostings))
 
+    async def _all_left(self) -> None:
+        while any(hosting.visitors for hosting in self._hostings.values()):
+            self._left.clear()
+            await self._left.wait()
+
     def _find(self, record: SessionRecord) -> Hosting:
+        if self._is_draining:
+            raise Draining("this gateway is shutting down; attach to another one")
         session_id = record.session_id
         hosting = self._hostings.get(session_id)
         if hosting is not None:
             if not hosting.is_over:
                 return hosting
             self._forget(hosting)
-        if self._is_draining:
-            raise Draining("this gateway is shutting down; attach to another one")
         if len(self._hostings) >= self._most:
             raise NoCapacity(f"this gateway carries {self._most} sessions already")
         hosting = Hosting(session_id, self._backstage, last_owner=record.owner if record.state.is_final else None)

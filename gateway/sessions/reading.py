@@ -46,6 +46,8 @@ class Reading:
                         yield pb.ReadMediaResponse(progress=item)
                     elif isinstance(item, pb.Retired):
                         yield pb.ReadMediaResponse(retired=item)
+                    elif isinstance(item, pb.GoAway):
+                        yield pb.ReadMediaResponse(go_away=item)
             finally:
                 hosting.unsubscribe(subscription)
 

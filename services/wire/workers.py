@@ -21,7 +21,7 @@ from services.serving import error_from_rpc, open_channel
 from services.tls import Certificates
 
 
-class HandedOn(Exception):
+class HandedOn(WorkerUnavailable):
     """The worker has given the session to another one, which stands ready for the claim."""
 
     def __init__(self, moved: worker_pb2.Moved) -> None:

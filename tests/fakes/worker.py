@@ -169,18 +169,26 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if self.is_breaking:
                 await context.abort_with_status(rpc_status.to_status(status_from_error(CuelightError("it broke"))))
             first = 2 * performance.next_index if offset is None else offset
-            for chunk in list(performance.timeline):
+            made, untold = list(performance.timeline), performance.next_index
+            for chunk in made:
                 for response in _sent_again(chunk, performance, first):
                     yield response
-            async for response in self._perform(record, performance):
+            async for response in self._perform(record, performance, untold):
                 yield response
         finally:
             listening.cancel()
             self._hosted.discard(claim.session_id)
 
-    async def _perform(self, record: SessionRecord, now: Performance) -> AsyncIterator[worker_pb2.HostResponse]:
+    async def _perform(
+        self, record: SessionRecord, now: Performance, untold: int
+    ) -> AsyncIterator[worker_pb2.HostResponse]:
+        """Perform for one reader; chunks that were made for another are told here too."""
         is_scripted = record.config.regime is Regime.SCRIPTED
         while True:
+            for chunk in [chunk for chunk in now.timeline if chunk.chunk_index >= untold]:
+                untold = chunk.chunk_index + 1
+                for response in _sent(chunk, now):
+                    yield response
             for cue in await self.store.read_cues(record.session_id, now.cursor):
                 for response in _take_cue(cue, now, is_scripted):
                     yield response
@@ -200,19 +208,18 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if now.is_paused or (is_ahead and not is_scripted) or (is_idle and is_scripted):
                 await asyncio.sleep(0.02)
                 continue
-            for response in await self._make(now):
-                yield response
+            await self._make(now)
 
-    async def _make(self, now: Performance) -> list[worker_pb2.HostResponse]:
+    async def _make(self, now: Performance) -> None:
         await asyncio.sleep(self.compute_s)
         words = tuple(now.words[now.spoken : now.spoken + WORDS_A_CHUNK])
         response_id = f"r{now.response}" if words else ""
         chunk = MadeChunk(now.next_index, now.next_position, now.generation, words, now.spoken, response_id)
         await asyncio.to_thread(encoded, chunk.position, not words)
-        now.timeline.append(chunk)
-        now.next_index += 1
-        now.spoken += len(words)
-        return _sent(chunk, now)
+        if chunk.chunk_index == now.next_index:  # else it was made for another reader meanwhile
+            now.timeline.append(chunk)
+            now.next_index += 1
+            now.spoken += len(words)
 
 
 async def _listen(requests: AsyncIterator[worker_pb2.HostRequest], now: Performance) -> None:

@@ -201,24 +201,58 @@ async def _until_health(health: Any, wanted: int) -> None:
 
 
 async def test_draining_sends_clients_elsewhere(settings: GatewaySettings, worker: FakeWorker) -> None:
-    """A gateway that shuts down says GoAway, ends its streams as UNAVAILABLE, and the next gateway goes on."""
+    """A gateway that shuts down says GoAway with a token, takes nothing new, goes on, and ends its streams."""
     async with Gateway.running(settings) as second, aio.insecure_channel(second.rpc.address) as channel:
         async with Gateway.running(settings) as first, aio.insecure_channel(first.rpc.address) as old:
             client = await created(SessionServiceStub(old), **SCRIPTED)
             await client.attached()
             await client.say(LONG)
             await client.chunks(4)
-            token = next(heard.resume_update.resume_token for heard in client.heard if heard.HasField("resume_update"))
-            await first.let_go()
-            await client.next("go_away")
+            leaving = asyncio.create_task(first.let_go())
+            go_away = (await client.next("go_away")).go_away
+            assert go_away.reason == pb.GO_AWAY_REASON_DRAINING and go_away.time_left.ToNanoseconds() == 10**9
+            came = len(client.media)
+            await client.chunks(came + 2)
+            late = Client(SessionServiceStub(old), client.session, client.token)
+            assert (await late.refused()).code() is grpc.StatusCode.UNAVAILABLE
             fault = await client.error()
             assert details(fault)["ErrorInfo"].reason == "DRAINING"
+            await leaving
             held = client.media[-1].offset + 1
         client = Client(SessionServiceStub(channel), client.session, client.token, media=client.media, seq=client.seq)
-        attached = await client.attached(resume_token=token, media_offset=held)
+        attached = await client.attached(resume_token=go_away.resume_token, media_offset=held)
         assert attached.last_client_seq == 1
         await client.next("response_ended")
         assert [media.offset for media in client.media] == list(range(30))
+
+
+async def test_a_drained_gateway_waits_for_nobody_who_has_left(settings: GatewaySettings, worker: FakeWorker) -> None:
+    """With a long time to drain it ends as soon as its last client has gone elsewhere; readers are told as well."""
+    patient = settings.model_copy(update={"drain_s": 600.0})
+    async with Gateway.running(settings) as second, aio.insecure_channel(second.rpc.address) as channel:
+        async with Gateway.running(patient) as first, aio.insecure_channel(first.rpc.address) as old:
+            client = await created(SessionServiceStub(old), **SCRIPTED)
+            await client.attached()
+            header = (("authorization", f"Bearer {client.token}"),)
+            reading = client.stub.ReadMedia(pb.ReadMediaRequest(name=client.session), metadata=header)
+            await client.say(LONG)
+            await client.chunks(2)
+            leaving = asyncio.create_task(first.let_go())
+            await client.next("go_away")
+            while not (told := await reading.read()).HasField("go_away"):
+                pass
+            assert told.go_away.reason == pb.GO_AWAY_REASON_DRAINING
+            held = client.media[-1].offset + 1
+            moved = Client(
+                SessionServiceStub(channel), client.session, client.token, media=client.media, seq=client.seq
+            )
+            await moved.attached(media_offset=held)
+            client.call.cancel()
+            reading.cancel()
+            async with asyncio.timeout(30):
+                await leaving
+        await moved.next("response_ended")
+        assert [media.offset for media in moved.media] == list(range(30))
 
 
 async def test_a_worker_that_cannot_perform_is_told_apart(stub: SessionServiceStub, worker: FakeWorker) -> None:
