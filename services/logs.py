@@ -6,10 +6,11 @@ Knows nothing of what is logged.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
 import structlog
@@ -24,7 +25,7 @@ def configure(*, process: str, level: str = "INFO", style: str = "json", stream:
     `style` is `json` or `console`. Every line names the `process`.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
-    target = stream or sys.stderr
+    target = _PatientStream(stream or sys.stderr, process)
 
     def add_process(_: object, __: str, event: EventDict) -> EventDict:
         return {"process": process, **event}  # not a contextvar: threads start without them
@@ -40,10 +41,10 @@ def configure(*, process: str, level: str = "INFO", style: str = "json", stream:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=target),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", target)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(target)
+    handler = logging.StreamHandler(cast("TextIO", target))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -54,6 +55,41 @@ def configure(*, process: str, level: str = "INFO", style: str = "json", stream:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+
+
+class _PatientStream:
+    """Drops what cannot be written, and says how much once it can: a full disk must not end what is logged about."""
+
+    def __init__(self, stream: TextIO, process: str) -> None:
+        self._stream = stream
+        self._process = process
+        self._dropped = 0
+
+    def write(self, text: str) -> int:
+        if self._dropped and self._put(self._told()):
+            self._dropped = 0
+        if not self._put(text):
+            self._dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def _told(self) -> str:
+        told = {"process": self._process, "event": "log_lines_dropped", "level": "warning", "lines": self._dropped}
+        return json.dumps(told) + "\n"
+
+    def _put(self, text: str) -> bool:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            return False
+        return True
 
 
 def _without_bytes_of_strangers(record: logging.LogRecord) -> bool:

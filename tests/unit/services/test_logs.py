@@ -97,3 +97,31 @@ def test_tracebacks_show_no_local_variables(style: str) -> None:
         logs.get_logger("here").exception("broke")
     assert "ZeroDivisionError" in stream.getvalue()
     assert str(12_345 * 54_321) not in stream.getvalue()
+
+
+class _SmallDisk(io.StringIO):
+    """A stream that cannot be written while it is full."""
+
+    is_full = False
+
+    def write(self, text: str) -> int:
+        if self.is_full:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("through", ["ours", "the standard library"])
+def test_a_full_disk_ends_nothing_and_what_was_dropped_is_told(through: str) -> None:
+    """Logging never raises; the first line that can be written again says how many were not."""
+    stream = _SmallDisk()
+    logs.configure(process="worker", stream=stream)
+    say = logs.get_logger("here").warning if through == "ours" else logging.getLogger("there").warning
+    say("before")
+    stream.is_full = True
+    say("unwritten")
+    say("unwritten")
+    stream.is_full = False
+    say("after")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["before", "log_lines_dropped", "after"]
+    assert lines[1]["lines"] == 2
