@@ -23,6 +23,7 @@ from dit_worker.service.fidelity import ChunkTimer, Fidelity
 from dit_worker.service.footing import Footing, Script
 from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper
+from dit_worker.service.ledger import Ledger, Made
 from dit_worker.service.pipeline import Cut, MediaPipeline, Take
 from dit_worker.service.programme import Programme
 from dit_worker.service.station import Station
@@ -75,6 +76,7 @@ class Play:
         self._stage = self.stage = stage
         self.footing = footing
         self._station = stage.station
+        self._ledger = Ledger(stage.station.store, stage.keeper)
         self._fidelity = Fidelity(stage.station, script.config, stage.programme)
         self._timer = ChunkTimer(stage.station.now)
         self._lines: list[Cue] = []
@@ -150,7 +152,7 @@ class Play:
         return snapshot
 
     async def _stand(self) -> SessionSnapshot:
-        snapshot = await self._station.store.load_snapshot(self._script.session_id)
+        snapshot = await self._ledger.mend(await self._station.store.load_snapshot(self._script.session_id))
         self._pending = snapshot.pending
         self._parent = snapshot.parent
         self._generation = snapshot.generation
@@ -177,7 +179,8 @@ class Play:
         cut, programme = snapshot.last_cut, self._stage.programme
         if cut is not None and cut.generation > programme.generation:
             self._stage.pipeline.retire(cut.chunk_indices)
-            programme.cut(cut, is_interrupt=snapshot.is_interrupted)
+            ends_at = 2 * snapshot.next_chunk_index
+            programme.cut(cut, is_interrupt=snapshot.is_interrupted, before_offset=ends_at)
 
     async def _hand_over(self, take: Take) -> None:
         commit = take.commit
@@ -354,7 +357,7 @@ class Play:
             await self._stand()
             return None
         inputs = self._inputs(plan, lines, asking)
-        written = await self._station.store.write_inputs(self._stage.keeper.lease, inputs)
+        written = await self._ledger.write_inputs(inputs)
         if written != inputs:
             raise CommitConflict("other inputs of this chunk were written before")
         self._remark(plan, lines)
@@ -452,10 +455,10 @@ class Play:
         return inbox.has_interrupt or (inputs.action.is_idle and not inputs.say and inbox.has_say)
 
     async def _commit(self, inputs: ChunkInputs, settled: Settled) -> ChunkCommit:
-        latents, store, lease = settled.latents, self._station.store, self._stage.keeper.lease
+        latents = settled.latents
         progress, _ = await asyncio.gather(
             self._end(inputs.chunk_index, latents.audio),
-            store.put_latents(lease, inputs.chunk_index, latents.video, latents.audio),
+            self._ledger.lay(inputs.chunk_index, latents.video, latents.audio),
         )
         commit = ChunkCommit(
             chunk_index=inputs.chunk_index,
@@ -470,7 +473,7 @@ class Play:
             prompt=inputs.prompt,
             memory=inputs.memory,
         )
-        await store.commit(lease, commit)
+        await self._ledger.commit(Made(commit, latents.video, latents.audio))
         await self._station.bridge.commit(self._script.session_id)
         self._parent, self._is_finished = commit, progress.is_finished
         self._asked, self._memory = commit.prompt, commit.memory

@@ -58,11 +58,11 @@ class Programme:
             if commit.progress.is_finished:
                 self.end_response(messages.COMPLETED)
 
-    def cut(self, cut: Retired, *, is_interrupt: bool) -> None:
-        """Chunks were taken back; with an interrupt the response ends."""
+    def cut(self, cut: Retired, *, is_interrupt: bool, before_offset: int | None = None) -> None:
+        """Chunks were taken back; with an interrupt the response ends. `before_offset` when it was elsewhere."""
         self.generation = cut.generation
         self.ring.retire(cut.chunk_indices)
-        self.ring.publish(messages.retired(cut))
+        self.ring.publish(messages.retired(cut), before_offset=before_offset)
         if is_interrupt:
             self.end_response(messages.INTERRUPTED)
 

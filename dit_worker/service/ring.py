@@ -61,9 +61,12 @@ class MediaRing:
         """Nothing before `offset` will ever be here: another worker published it."""
         self._first_kept = self._next_offset = max(offset, self._first_kept)
 
-    def publish(self, message: worker_pb2.HostResponse) -> None:
-        """Add a message at the end; media must come in the order of their offsets."""
-        chunk_index, offset = None, self._next_offset
+    def publish(self, message: worker_pb2.HostResponse, *, before_offset: int | None = None) -> None:
+        """Add a message at the end; media must come in the order of their offsets.
+
+        What happened before `before_offset` is told even to readers who begin there.
+        """
+        chunk_index, offset = None, self._next_offset if before_offset is None else before_offset
         if message.WhichOneof("message") == "media":
             chunk_index, offset = message.media.chunk_index, message.media.offset
             assert offset >= self._next_offset, "media offsets only rise"

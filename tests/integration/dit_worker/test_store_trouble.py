@@ -1,0 +1,137 @@
+"""A store that is away for longer than a lease, or went back to an earlier moment: no session ends, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import redis as redis_client
+from grpc import aio
+
+from services.session import CueKind, Regime
+from services.state.keys import session_keys
+from tests.fixtures.audience import Audience
+from tests.integration.dit_worker.conftest import CHUNK_S, Theatre, until
+
+LONG = "this is a small character that speaks the words you give it and idles when nothing is left to say. " * 2
+
+
+class Past:
+    """All that the store knows of one session, as it was at one moment."""
+
+    def __init__(self, client: redis_client.Redis, session_id: str) -> None:
+        self._client = client
+        self._record = session_keys(session_id).record
+        self._values = {key: client.dump(key) for key in session_keys(session_id)}
+
+    def come_back(self, *, epoch: int | None = None) -> None:
+        """Have the store forget all that came since, and, where an epoch is given, who took the session under which."""
+        with self._client.pipeline(transaction=True) as pipeline:
+            for key, value in self._values.items():
+                pipeline.delete(key)
+                if value is not None:
+                    pipeline.restore(key, 6000, value)
+            if epoch is not None:
+                pipeline.hset(self._record, "epoch", epoch)
+            pipeline.execute()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis_client.Redis]:
+    """A client of the test's Redis."""
+    with redis_client.Redis.from_url(redis_url) as opened:
+        yield opened
+
+
+def assert_whole(audience: Audience) -> None:
+    """Every offset came once, in order, and every word was told once, in order; neither epoch nor generation fell."""
+    assert [media.offset for media in audience.media] == list(range(len(audience.media)))
+    assert audience.words == LONG.split()
+    for name in ("epoch", "generation"):
+        told = [getattr(media, name) for media in audience.media]
+        assert told == sorted(told), name
+
+
+@pytest.mark.parametrize("is_epoch_lost", [False, True])
+async def test_a_store_that_went_back_is_brought_forward(
+    theatre: Theatre, client: redis_client.Redis, is_epoch_lost: bool
+) -> None:
+    """What a fail-over of the store lost is written again, under a new epoch where even that was lost."""
+    name = await theatre.session("forgotten")
+    await theatre.cue(name, CueKind.SAY, LONG)
+    async with theatre.audience(name) as audience:
+        await until(lambda: len(audience.media) >= 4)
+        past = Past(client, name)
+        await until(lambda: len(audience.media) >= 8)
+        epoch = audience.hosted[0].epoch
+        past.come_back(epoch=epoch - 1 if is_epoch_lost else None)
+        await until(lambda: len(audience.of("response_ended")) == 1)
+    assert_whole(audience)
+    assert "FAILED" not in audience.states
+    assert (audience.media[-1].epoch > epoch) is is_epoch_lost
+    snapshot = await theatre.store.load_snapshot(name)
+    assert snapshot.next_chunk_index == len(audience.media) // 2
+    assert snapshot.pointer_word == len(LONG.split())
+
+
+async def test_a_store_that_is_away_for_longer_than_the_lease_is_waited_for(
+    theatre: Theatre, client: redis_client.Redis
+) -> None:
+    """The worker fences itself, keeps what it has made, and goes on under a new epoch when the store is back."""
+    name = await theatre.session("fenced")
+    await theatre.cue(name, CueKind.SAY, LONG)
+    async with theatre.audience(name) as audience:
+        await until(lambda: len(audience.media) >= 4)
+        client.execute_command("CLIENT", "PAUSE", "7000", "ALL")
+        await until(lambda: "RECOVERING" in audience.states)
+        await until(lambda: len(audience.of("response_ended")) == 1)
+    assert_whole(audience)
+    assert audience.media[-1].epoch > audience.hosted[0].epoch
+    assert len(audience.hosted) == 1, "its reader was never sent away"
+    lost = audience.states.index("RECOVERING")
+    assert audience.states[lost + 1] == "ACTIVE"
+
+
+async def test_a_pause_is_kept_through_a_loss(theatre: Theatre) -> None:
+    """A session that was interrupted while paused is taken up paused, and the cut is told to readers who missed it."""
+    name = await theatre.session("paused", regime=Regime.CONVERSATION)
+    async with theatre.audience(name) as audience:
+        await until(lambda: len(audience.media) >= 2)
+        await theatre.cue(name, CueKind.PAUSE)
+        interrupt = await theatre.cue(name, CueKind.INTERRUPT, playhead_s=CHUNK_S / 2)
+        audience.nudge()
+        await until(lambda: bool(audience.of("retired")))
+        assert (await theatre.store.load_snapshot(name)).cue_cursor == interrupt
+    await theatre.worker.house._performers[name].stop()
+    async with theatre.audience(name) as heir:
+        await until(lambda: bool(heir.of("retired")))
+        assert heir.of("retired")[0] == audience.of("retired")[0]
+        stood = heir.hosted[0].next_chunk_index
+        await asyncio.sleep(1.0)
+        assert (await theatre.store.load_snapshot(name)).next_chunk_index == stood
+        await theatre.cue(name, CueKind.RESUME)
+        heir.nudge()
+        await until(lambda: any(media.chunk_index == stood for media in heir.media))
+
+
+async def test_what_was_made_can_be_read_after_the_end(theatre: Theatre) -> None:
+    """A session that ended at a worker which is gone is read to its end at another, from what is stored."""
+    name = await theatre.session("ended")
+    await theatre.cue(name, CueKind.SAY, "hello there my friend.")
+    await theatre.cue(name, CueKind.END)
+    async with theatre.audience(name) as audience:
+        await audience.following
+    assert audience.states[-1] == "CLOSED"
+    theatre.worker.house._performers.clear()
+    async with theatre.audience(name, media_offset=1) as late:
+        await late.following
+    assert late.states == ["CLOSED"]
+    assert [media.offset for media in late.media] == [media.offset for media in audience.media[1:]]
+    assert [media.pts for media in late.media] == [media.pts for media in audience.media[1:]]
+    assert [media.data for media in late.media if media.track == 1] == [
+        media.data for media in audience.media[1:] if media.track == 1
+    ]
+    with pytest.raises(aio.AioRpcError) as unknown:
+        await Audience("nobody", CHUNK_S).follow(theatre.worker.server.address, media_offset=0)
+    assert unknown.value.code().name == "NOT_FOUND"
