@@ -15,30 +15,15 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from services.errors import CuelightError
 from services.fleet.cluster import Cluster, Names
 from services.fleet.controller import Controller, Tools
-from services.fleet.decision import FleetPolicy
 from services.fleet.election import Election
 from services.fleet.figures import FleetFigures
+from services.fleet.limits import policy_of
 from services.metrics import Metrics
 from services.serving import RpcServer, ServingOptions, internal_certificates
 from services.settings import FleetSettings
 from services.state.demand import DemandStore
 
 START_FAULTS = (ConfigException, CuelightError, OSError)
-
-
-def policy_of(settings: FleetSettings) -> FleetPolicy:
-    """What the settings say of numbers."""
-    return FleetPolicy(
-        min_workers=settings.fleet_min_workers,
-        max_workers=settings.fleet_max_workers,
-        buffer_slots=settings.fleet_buffer_slots,
-        slots_per_worker=settings.fleet_slots_per_worker,
-        cool_down_s=settings.fleet_cool_down_s,
-        stale_s=settings.fleet_stale_s,
-        min_orchestrators=settings.fleet_min_orchestrators,
-        max_orchestrators=settings.fleet_max_orchestrators,
-        condition_target_s=settings.fleet_condition_target_ms / 1000,
-    )
 
 
 @contextlib.asynccontextmanager

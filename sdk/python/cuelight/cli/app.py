@@ -18,6 +18,7 @@ from rich.table import Table
 from cuelight.cli.capacity import Demand, Kind
 from cuelight.cli.capacity import capacity as tell_capacity
 from cuelight.cli.console import StackError, UsageError, exit_status, explain, out, run_async
+from cuelight.cli.fleet import app as fleet
 from cuelight.cli.house import PAPERS, Papers, gateway, print_line
 from cuelight.cli.orchestrator import app as orchestrator
 from cuelight.cli.performance import Cast, perform, print_notices
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 
 app.add_typer(orchestrator, name="orchestrator")
+app.add_typer(fleet, name="fleet")
 
 Address = Annotated[
     str, typer.Option(envvar="CUELIGHT_ADDRESS", help="host:port of the gateway, https://host:port with TLS.")
