@@ -1,0 +1,39 @@
+"""Proves the chart on a real control plane: python -m tools.cluster BINARIES [--only NAME ...].
+
+BINARIES is the folder that build.sh prints. Every scenario has a viewer who must lose nothing; what was measured is
+printed as a table and written to out/cluster. The exit status is 1 when anything was lost, or did not happen in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+
+from tools.cluster import network
+from tools.cluster.container import ROOT
+from tools.cluster.scenarios import SCENARIOS, perform
+
+
+def main(arguments: list[str]) -> int:
+    """Run the chosen scenarios in namespaces of their own."""
+    parser = argparse.ArgumentParser(prog="cluster", description=__doc__.partition("\n")[0])
+    parser.add_argument("binaries", type=Path)
+    parser.add_argument("--only", nargs="+", choices=sorted(SCENARIOS), help="scenarios to run; all by default")
+    chosen = parser.parse_args(arguments)
+    if not (chosen.binaries / "kube-scheduler").exists():
+        parser.error(f"{chosen.binaries} holds no control plane; tools/cluster/build.sh makes one")
+    for tool in ("ip", "unshare", "nsenter", "mount", "redis-server"):
+        if shutil.which(tool) is None:
+            parser.error(f"{tool} is not installed (Debian: iproute2, util-linux, mount, redis-server)")
+    network.enter(arguments)
+    folder = ROOT / "out" / "cluster"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return asyncio.run(perform(chosen.binaries.resolve(), folder, chosen.only or list(SCENARIOS)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
