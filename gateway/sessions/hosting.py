@@ -71,6 +71,7 @@ class Hosting:
         self._ring: MediaRing | None = None
         self._framing: Framing | None = None
         self._next_progress = 0
+        self._newest_cut = 0
         self._cut_position = 0
         self._subscriptions: set[Subscription] = set()
         self._playhead_s: float | None = None
@@ -353,6 +354,9 @@ class Hosting:
         return item.generation < self.generation and item.position >= self._cut_position
 
     def _take_retired(self, retired: pb.Retired) -> None:
+        if retired.generation <= self._newest_cut:
+            return  # a worker that took the session over tells of the newest cut, in case nobody has
+        self._newest_cut = retired.generation
         if retired.generation >= self.generation:
             self.generation = retired.generation
             self._cut_position = retired.first_position
