@@ -110,7 +110,7 @@ class LeaseKeeper:
                 held_since = None
             else:
                 if lease is not None and not lease.is_fenced(self._clock()):
-                    log.info("session_taken_anew", epoch=lease.epoch)
+                    log.info("session_taken", epoch=lease.epoch)
                     self._hold(lease)
                     self.hear(answers=True)
                     return
