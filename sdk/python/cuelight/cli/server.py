@@ -158,7 +158,7 @@ class FleetDoor:
 
 
 def open_fleet(redis_url: str) -> FleetDoor:
-    """The fleet whose store is at ``redis_url``; by default that of the environment, or of `cuelight up` on this machine.
+    """The fleet whose store is at ``redis_url``; by default that of the environment, or of `cuelight up`.
 
     Raises:
         UsageError: the server is not installed.
