@@ -71,6 +71,7 @@ class Costs:
         self._chunks = RecentQuantile()
         self._quanta = RecentQuantile()
         self._media = RecentQuantile()
+        self._conditions = RecentQuantile()
         self._known: tuple[float, float, float] | None = None
 
     @property
@@ -83,6 +84,7 @@ class Costs:
         self._chunks.add(cost.total_s(self.steps))
         self._quanta.add(cost.quantum_s)
         self._media.add(cost.media_s)
+        self._conditions.add(cost.condition_s)
         self._known = None
 
     @property
@@ -99,6 +101,11 @@ class Costs:
     def media_s(self) -> float:
         """Seconds of decoding and encoding, by which steps must be done before a chunk is played."""
         return self._figures()[2]
+
+    @property
+    def condition_s(self) -> float:
+        """Seconds that a step waits for its condition; 0 before the first chunk."""
+        return self._conditions.value
 
     def _figures(self) -> tuple[float, float, float]:
         if self._known is None:

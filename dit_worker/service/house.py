@@ -175,6 +175,7 @@ class House:
             is_ready=not self.is_draining,
             sessions=self.session_ids,
             free_in_s=self._free_in_s(),
+            condition_s=station.costs.condition_s,
         )
 
     @property

@@ -42,6 +42,8 @@ class WorkerReport:
     """Ids of the sessions it hosts."""
     free_in_s: float = 0.0
     """When all slots are taken, seconds until one is expected to be free."""
+    condition_s: float = 0.0
+    """How long a step waits for its condition, 95th percentile; 0 before the first."""
 
 
 @dataclass(frozen=True, slots=True)
