@@ -82,7 +82,36 @@ class Cluster:
 
         await self.until(holds, limit_s, f"{count} ready pods of {component}")
 
-    async def cordon(self, node: str, is_closed: bool) -> None:
+    async def hosts(self, session_id: str) -> list[str]:
+        """Pods that the controller has marked with a session."""
+        marked = [(_name(pod), pod["metadata"].get("annotations", {})) for pod in await self.pods("worker")]
+        return [name for name, marks in marked if session_id in marks.get("cuelight.dev/sessions", "").split(",")]
+
+    async def leader(self) -> str:
+        """The controller that holds the Lease; empty when none does."""
+        lease = await self.api.get("leases", f"{NAME}-fleet", NAMESPACE)
+        return str(lease["spec"].get("holderIdentity", ""))
+
+    async def until_lease_renewed(self, limit_s: float) -> None:
+        """Wait until some controller has renewed the Lease twice from now on."""
+        seen: set[str] = set()
+
+        async def is_renewed() -> bool:
+            lease = await self.api.get("leases", f"{NAME}-fleet", NAMESPACE)
+            seen.add(lease["spec"].get("renewTime", ""))
+            return len(seen) > 2
+
+        await self.until(is_renewed, limit_s, "a controller that leads")
+
+    async def command(self, component: str, *command: str) -> None:
+        """Run a command in a pod of a component, as `kubectl exec` does. Raises RuntimeError when it fails."""
+        name = (await self.ready(component))[0]
+        pod = self.agent.find(name)
+        status = await pod.containers[0].execute(command) if pod is not None else 1
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with {status} in {name}")
+
+    async def cordon(self, node: str, *, is_closed: bool) -> None:
         """Close a node to new pods, or open it again."""
         await self.api.patch("nodes", node, {"spec": {"unschedulable": is_closed}})
 

@@ -89,7 +89,7 @@ class Container:
         if hook:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    await self._run_inside(hook["command"])
+                    await self.execute(hook["command"])
         if self._process is None or self._process.returncode is not None:
             return
         self._signal(signal.SIGTERM)
@@ -159,7 +159,7 @@ class Container:
             stderr=log,
         )
 
-    async def _run_inside(self, command: Sequence[str]) -> int:
+    async def execute(self, command: Sequence[str]) -> int:
         """Run a command in the namespaces of the process that runs."""
         if self._process is None:
             return 1
@@ -227,7 +227,7 @@ class Container:
             return await is_serving(f"{self.around.address}:{command[1]}", command[2], timeout_s=limit_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(limit_s, _EXEC_S)):
-                return await self._run_inside(command) == 0
+                return await self.execute(command) == 0
         return False
 
     def _port(self, port: int | str) -> int:
