@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,8 @@ from tools.cluster.cluster import GATEWAY_ADDRESS, NAMESPACE, Cluster
 from tools.cluster.release import NAME
 from tools.cluster.viewer import Viewer
 
-PATIENCE_S = 300.0
+PATIENCE_S = float(os.environ.get("CLUSTER_PATIENCE_S", "300"))
+"""Anything is waited for this long; a machine that does other work takes more."""
 SLOTS = 2
 """Of a worker."""
 FIRST = f"{NAME}-worker-0"

@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 import cuelight
 from cuelight.errors import CuelightError
 from cuelight.events import Media, StateChanged, Track
+from cuelight.rpc import Timeouts
 from cuelight.session import Session
 
 TICK_S = 0.05
+_TIMEOUTS = Timeouts(connect_s=60.0, call_s=30.0)
+"""What is slow here is the machine, which starts everything at once."""
 _LINES = (
     "Good evening, and welcome to the house.",
     "The light goes down, and the play is about to begin.",
@@ -101,7 +104,7 @@ class Viewer:
     async def _watch(self) -> None:
         try:
             async with (
-                cuelight.connect(self._address) as client,
+                cuelight.connect(self._address, timeouts=_TIMEOUTS) as client,
                 client.create_session(regime="scripted", queue_timeout_s=60) as session,
             ):
                 self.session_id = session.name.rpartition("/")[2]
