@@ -1,7 +1,7 @@
 # Every target prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: audit chaos sbom chart-check chart-cross help demo up test test-vllm vllm-env lint type protos bench constraints
+.PHONY: audit chaos sbom chart-check chart-cross cluster-sim help demo up test test-vllm vllm-env lint type protos bench constraints
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
@@ -61,6 +61,9 @@ chart-cross: $(BIN)/.dev ## Render the chart by another Helm (npm) and compare; 
 	$(BIN)/python tools/chart.py cross $(HELM)
 	@if command -v promtool >/dev/null; then promtool test rules tests/chart/alerts.test.yaml; \
 	  else echo "promtool is not installed (Debian: prometheus): the alerts were not tried"; fi
+
+cluster-sim: $(BIN)/.dev ## Prove the chart on a real Kubernetes control plane, which the first time is built (10 minutes)
+	$(BIN)/python -m tools.cluster "$$(tools/cluster/build.sh)"
 
 type: $(BIN)/.dev ## Check types (mypy, strict outside model/)
 	$(BIN)/mypy
