@@ -77,6 +77,8 @@ class Rehearsal:
         self.engine = Engine(self.models, time.monotonic)
         self.writer = MediaWriter(self.models)
         self.writer.start(0, None)
+        self.lightly = MediaWriter(self.models)
+        self.lightly.start(0, None)
         self.times: Times = defaultdict(list)
         self._clock: Callable[[], float] = time.process_time if device == "cpu" else time.perf_counter
         character = self.manifest.characters[0]
@@ -131,6 +133,9 @@ class Rehearsal:
             decoded = self.writer.decode(position, latents.video, latents.audio)
         with self.stage("encode"):
             self.writer.encode(decoded)
+        if self.models.light_video is not None:
+            with self.stage("light_decode"):
+                self.lightly.decode(position, latents.video, latents.audio, is_light=True)
 
 
 async def commit_costs(latents: ChunkLatents, chunk_s: float, chunks: int) -> list[float]:

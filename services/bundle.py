@@ -142,6 +142,8 @@ class Manifest(_Frozen):
     conditioner: dict[str, Any]
     dit: dict[str, Any]
     video_vae: dict[str, Any]
+    light_video_decoder: dict[str, Any] = {}
+    """A small decoder of the video latents, for chunks that have no time for the VAE's; empty where there is none."""
     audio_codec: dict[str, Any]
     audio_vae: dict[str, Any] = {}
     """The learned decoder of audio latents; a bundle without one makes its sound by Griffin-Lim."""

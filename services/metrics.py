@@ -71,6 +71,7 @@ class Metrics:
         self.chunk_cost = self._gauge("cuelight_chunk_cost_seconds", "C: what a chunk costs, 95th percentile")
         self.quantum = self._gauge("cuelight_quantum_seconds", "q: the longest piece of work, 95th percentile")
         self.fidelity = self._counter("cuelight_fidelity_chunks_total", "Chunks, by the steps they were given", "steps")
+        self.light_chunks = self._counter("cuelight_light_chunks_total", "Chunks decoded by the light decoder")
         self.cache_slots = self._gauge("cuelight_cache_slots", "Sessions whose keys and values have room on the device")
         self.cache_held = self._gauge("cuelight_cache_slots_held", "Sessions whose keys and values are on the device")
         self.session_bytes = self._gauge("cuelight_session_cache_bytes", "Keys and values of one session")

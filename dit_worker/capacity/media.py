@@ -30,6 +30,8 @@ class Chunk:
     is_last: bool = False
     """Whether an answer ends with it."""
     steps: int = 0
+    is_light: bool = False
+    """Whether its pictures are decoded by the light decoder."""
     steps_left: int = 0
     took_off_at: float = 0.0
     due_at: float = 0.0

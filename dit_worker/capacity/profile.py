@@ -24,11 +24,11 @@ from pydantic import (
 )
 
 Stage: TypeAlias = Literal[
-    "motion", "step", "plan", "condition", "end", "commit", "decode", "encode", "exchange", "delivery"
+    "motion", "step", "plan", "condition", "end", "commit", "decode", "light_decode", "encode", "exchange", "delivery"
 ]
 """Caches of what a chunk follows; a step; the orchestrator's plan, its condition of a step, its progress; the store's
-commit; latents to frames and samples; those to access units; what asking the orchestrator takes besides its answer;
-what store, gateway and client do for a chunk."""
+commit; latents to frames and samples, and that by the light decoder; those to access units; what asking the
+orchestrator takes besides its answer; what store, gateway and client do for a chunk."""
 PlaceName: TypeAlias = Literal["device", "orchestrator", "store", "decode", "encode", "gateway"]
 STAGES: Mapping[Stage, PlaceName] = {
     "motion": "device",
@@ -38,13 +38,14 @@ STAGES: Mapping[Stage, PlaceName] = {
     "end": "orchestrator",
     "commit": "store",
     "decode": "decode",
+    "light_decode": "decode",
     "encode": "encode",
     "exchange": "orchestrator",
     "delivery": "gateway",
 }
 """Where each stage is done."""
-OPTIONAL: tuple[Stage, ...] = ("exchange", "delivery")
-"""Stages that a profile may know nothing of; they take no time then."""
+OPTIONAL: tuple[Stage, ...] = ("light_decode", "exchange", "delivery")
+"""Stages that a profile may know nothing of: bundles without a light decoder, and what takes no time then."""
 
 
 class PlaceCosts(BaseModel):
@@ -98,7 +99,7 @@ class Profile(BaseModel):
 
     def chunk_work_s(self, place: PlaceName | None = None) -> float:
         """Mean work of a chunk with all its steps, at one place or at all."""
-        count = {"step": self.steps, "condition": self.steps, "exchange": self.steps + 2}
+        count = {"step": self.steps, "condition": self.steps, "exchange": self.steps + 2, "light_decode": 0}
         return sum(
             count.get(stage, 1) * fmean(self.seconds.get(stage) or (0.0,))
             for stage, where in STAGES.items()

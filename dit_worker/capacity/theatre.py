@@ -163,7 +163,8 @@ class Performance:
         floor = profile.steps if policy.fidelity_floor_steps is None else policy.fidelity_floor_steps
         if audience.kind == "script":
             floor = profile.steps
-        self._ladder = Ladder(Rungs(profile.steps, min(profile.steps, floor)))
+        floor, has_light = min(profile.steps, floor), bool(profile.seconds.get("light_decode"))
+        self._ladder = Ladder(Rungs(profile.steps, floor, has_light=has_light and floor < profile.steps))
         self._player = Player(self.experience)
         self._position = 0
         self._speech_left = 0
@@ -289,8 +290,9 @@ class Performance:
         if self._is_gone or chunk is None:
             return
         due_at = self._pacing.deadline(chunk.position, self._asked_at, is_answer=chunk.asked_at is not None)
-        chunk.steps = chunk.steps_left = self._ladder.choose(due_at - self._world.now, self._theatre.pace.step_s)
-        chunk.spent, chunk.took_off_at = ChunkCost(chunk.steps, 0.0, 0.0, direction_s=took_s), self._world.now
+        chunk.steps, chunk.is_light = self._ladder.choose(due_at - self._world.now, self._theatre.pace.step_s)
+        chunk.spent = ChunkCost(chunk.steps, 0.0, 0.0, direction_s=took_s, is_light=chunk.is_light)
+        chunk.steps_left, chunk.took_off_at = chunk.steps, self._world.now
         chunk.due_at = due_at
         self._theatre.scheduler.begin(self._name, chunk.position, due_at)
         self._ask()
@@ -373,8 +375,8 @@ class Performance:
         self._consider()
 
     def _decode(self, chunk: Chunk, done: Done) -> None:
-        seconds = 0.0 if chunk.is_cut else self._theatre.draw("decode")
-        self._theatre.submit("decode", seconds, done)
+        seconds = self._theatre.draw("light_decode" if chunk.is_light else "decode")
+        self._theatre.submit("decode", 0.0 if chunk.is_cut else seconds, done)
 
     def _encode(self, chunk: Chunk, done: Done) -> None:
         self._theatre.submit("encode", 0.0 if chunk.is_cut else self._theatre.draw("encode"), done)

@@ -7,7 +7,7 @@ It knows no session and no clock: durations are given to it.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHARE = 0.95
 HALF_LIFE_CHUNKS = 32
@@ -31,6 +31,8 @@ class ChunkCost:
     """Decoding and encoding."""
     quantum_s: float = 0.0
     """The longest piece of it that could not be interrupted."""
+    is_light: bool = False
+    """Whether its pictures were decoded by the light decoder."""
 
     def total_s(self, steps: int) -> float:
         """What it would have taken with so many steps."""
@@ -80,7 +82,9 @@ class Costs:
         return len(self._chunks) > 0
 
     def add(self, cost: ChunkCost) -> None:
-        """A chunk was made; one made with fewer steps counts as if it had been made with all."""
+        """A chunk was made; one made with fewer steps, or decoded lightly, counts as if it had been given all."""
+        if cost.is_light:
+            cost = replace(cost, media_s=max(cost.media_s, self.media_s))
         self._chunks.add(cost.total_s(self.steps))
         self._quanta.add(cost.quantum_s)
         self._media.add(cost.media_s)

@@ -32,12 +32,13 @@ from dit_worker.model.diffusers_vae import OobleckAudioVAE, WanVideoVAE
 from dit_worker.model.dit import DiTConfig, JointDiT
 from dit_worker.model.prompt import PromptEncoder, PromptEncoderConfig
 from dit_worker.model.sampler import SAMPLERS
-from dit_worker.model.vae import VideoVAE, VideoVAEConfig
+from dit_worker.model.vae import LightVideoDecoder, VideoVAE, VideoVAEConfig
 from services.bundle import Bundle, Manifest
 from services.prompts import PromptWords
 
 DIT_FILE = "dit.safetensors"
 VIDEO_VAE_FILE = "video_vae.safetensors"
+LIGHT_VIDEO_FILE = "light_video_decoder.safetensors"
 AUDIO_CODEC_FILE = "audio_codec.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 AUDIO_VAE_FILE = "audio_vae.safetensors"
@@ -69,6 +70,8 @@ class Models:
     """The learned decoder of the codec's latents; without one Griffin-Lim makes the sound."""
     prompts: PromptStates | None = None
     """None for a bundle that reads no prompts."""
+    light_video: LightVideoDecoder | None = None
+    """Decodes pictures faster and worse than `video_vae`; None for a bundle that has no such decoder."""
 
     @property
     def audio_codec(self) -> AudioCodec:
@@ -129,6 +132,7 @@ def load_models(bundle: Bundle, device: str = "cpu", compute: Compute | None = N
         is_autocast=compute.is_autocast,
         audio_vae=_audio_vae(bundle, encoder) if isinstance(encoder, AudioCodec) else None,
         prompts=_prompt_states(bundle, dit.config.prompt_source_width or dit.config.prompt_width, device, dtype),
+        light_video=_light_video(bundle, device, dtype),
     )
 
 
@@ -164,6 +168,23 @@ def _video_vae(bundle: Bundle, dtype: torch.dtype) -> VideoVAE | WanVideoVAE:
     if (wan.channels, wan.stride) != expected:
         raise BadBundle(f"the video VAE has {wan.channels} channels and stride {wan.stride}, the geometry {expected}")
     return wan.requires_grad_(False)
+
+
+def _light_video(bundle: Bundle, device: str, dtype: torch.dtype) -> LightVideoDecoder | None:
+    """The small decoder of pictures, which must fit the geometry."""
+    section, geometry = bundle.manifest.light_video_decoder, bundle.manifest.geometry
+    if not section:
+        return None
+    config = _config(VideoVAEConfig, section, "light_video_decoder")
+    light = _fill(LightVideoDecoder(config), bundle.path / LIGHT_VIDEO_FILE).to(device, dtype)
+    found = (config.channels, config.stride, 1 + config.frames_per_latent * (geometry.video_latents_per_chunk - 1))
+    side = geometry.width // geometry.video_latent_width
+    expected = (geometry.video_latent_channels, side, geometry.frames_per_chunk)
+    if found != expected:
+        raise BadBundle(
+            f"the light video decoder has channels, stride and frames a chunk {found}, the geometry {expected}"
+        )
+    return light
 
 
 def _sound_encoder(bundle: Bundle, dtype: torch.dtype) -> AudioCodec | OobleckAudioVAE:

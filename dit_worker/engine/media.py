@@ -78,10 +78,11 @@ class Decoder:
         self._sound = models.sound
         self.samples_per_latent = models.manifest.geometry.samples_per_audio_latent
 
-    def frames(self, video: Floats) -> Pixels:
-        """(C, T, H', W') -> (F, H, W, 3), 8-bit RGB."""
+    def frames(self, video: Floats, *, is_light: bool = False) -> Pixels:
+        """(C, T, H', W') -> (F, H, W, 3), 8-bit RGB; is_light: by the bundle's light decoder, if it has one."""
+        light = self._models.light_video if is_light else None
         with self._models.decoding():
-            decoded = self._models.video_vae.decode(to_tensor(video))[0].float()
+            decoded = (light or self._models.video_vae).decode(to_tensor(video))[0].float()
             pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 3, 0).cpu().numpy())
 
@@ -142,13 +143,16 @@ class MediaWriter:
         self._next_decoded = position
         return Restart(position, before)
 
-    def decode(self, position: int, video: Floats, audio: Floats) -> Decoded:
-        """The next chunk's latents, video (C, T, H, W) and audio (A, D), as pictures and samples."""
+    def decode(self, position: int, video: Floats, audio: Floats, *, is_light: bool = False) -> Decoded:
+        """The next chunk's latents, video (C, T, H, W) and audio (A, D), as pictures and samples.
+
+        is_light: pictures by the bundle's light decoder.
+        """
         assert position == self._next_decoded, "chunks come in order of the timeline; stand anew after a cut"
         before = self._context.samples
         samples, self._context = self._decoder.samples(audio, self._context)
         self._next_decoded = position + 1
-        return Decoded(position, self._decoder.frames(video), before, samples)
+        return Decoded(position, self._decoder.frames(video, is_light=is_light), before, samples)
 
     def restart(self, restart: Restart) -> None:
         """Encode from there on."""

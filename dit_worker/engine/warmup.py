@@ -14,7 +14,7 @@ import numpy as np
 from dit_worker.engine.costs import ChunkCost
 from dit_worker.engine.engine import Engine, Outcome, Standing
 from dit_worker.engine.loader import Models
-from dit_worker.engine.media import MediaWriter
+from dit_worker.engine.media import Decoder, MediaWriter
 from dit_worker.engine.performance import ChunkLatents, StepRequest
 
 _NAME = "warm-up"
@@ -26,6 +26,8 @@ def warm_up(engine: Engine, models: Models) -> list[ChunkCost]:
     """Run every path of a session; the engine is left as it was. Returns what chunks cost without an orchestrator."""
     geometry = models.manifest.geometry
     writer = MediaWriter(models)
+    if models.light_video is not None:
+        Decoder(models).frames(np.zeros(models.sampling.video_shape, np.float32), is_light=True)
     engine.voice(np.zeros(models.reference_frames * geometry.samples_per_audio_latent, np.float32))
     engine.open(_NAME, 0, np.zeros((geometry.height, geometry.width, 3), np.uint8), Standing())
     try:

@@ -30,6 +30,11 @@ class VideoVAEConfig:
     decoder_extra: int = 0
     """Residual blocks the decoder has besides its usual ones at each of its two middle sizes."""
 
+    @property
+    def stride(self) -> int:
+        """Pixels to a latent, along each side."""
+        return 16
+
 
 class Residual(nn.Module):
     """Normalise, mix nearby pixels within channel groups, mix channels, add."""
@@ -50,17 +55,40 @@ def upsample(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, out * 4, 1), nn.PixelShuffle(2))
 
 
+def residual(width: int, group: int, depth: int = 1) -> nn.Module:
+    """One residual block, or several in a row."""
+    blocks = [Residual(width, group) for _ in range(depth)]
+    return nn.Sequential(*blocks) if depth > 1 else blocks[0]
+
+
+def decoder(c: VideoVAEConfig) -> nn.Sequential:
+    """Latents (N, C, h, w) to groups of frames, unshuffled by two: (N, 12 * frames_per_latent, 8 h, 8 w)."""
+    w = c.width
+    return nn.Sequential(
+        nn.Conv2d(c.channels, 4 * w, 3, padding=1),
+        residual(4 * w, c.group),
+        residual(4 * w, c.group),
+        upsample(4 * w, 3 * w),
+        residual(3 * w, c.group),
+        residual(3 * w, c.group, 1 + c.decoder_extra),
+        upsample(3 * w, 2 * w),
+        residual(2 * w, c.group, 1 + c.decoder_extra),
+        upsample(2 * w, 2 * w),
+        residual(2 * w, c.group),
+        nn.Conv2d(2 * w, 12 * c.frames_per_latent, 3, padding=1),
+    )
+
+
 class VideoVAE(nn.Module):
     """Encoder and decoder; `mean` and `deviation` (C,) normalise latents channel by channel."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
         self.config = c = config
         w, pixels = c.width, 12 * c.frames_per_latent
-
-        def residual(width: int, depth: int = 1) -> nn.Module:
-            blocks = [Residual(width, c.group) for _ in range(depth)]
-            return nn.Sequential(*blocks) if depth > 1 else blocks[0]
 
         def down(width: int, out: int) -> nn.Conv2d:
             return nn.Conv2d(width, out, 3, stride=2, padding=1)
@@ -69,26 +97,14 @@ class VideoVAE(nn.Module):
             nn.Conv2d(pixels, 2 * w, 3, padding=1),
             nn.GELU(),
             down(2 * w, 2 * w),
-            residual(2 * w, c.encoder_depth),
+            residual(2 * w, c.group, c.encoder_depth),
             down(2 * w, 3 * w),
-            residual(3 * w, c.encoder_depth),
+            residual(3 * w, c.group, c.encoder_depth),
             down(3 * w, 4 * w),
-            residual(4 * w, c.encoder_depth),
+            residual(4 * w, c.group, c.encoder_depth),
             nn.Conv2d(4 * w, c.channels, 1),
         )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(c.channels, 4 * w, 3, padding=1),
-            residual(4 * w),
-            residual(4 * w),
-            upsample(4 * w, 3 * w),
-            residual(3 * w),
-            residual(3 * w, 1 + c.decoder_extra),
-            upsample(3 * w, 2 * w),
-            residual(2 * w, 1 + c.decoder_extra),
-            upsample(2 * w, 2 * w),
-            residual(2 * w),
-            nn.Conv2d(2 * w, pixels, 3, padding=1),
-        )
+        self.decoder = decoder(c)
         self.register_buffer("mean", torch.zeros(c.channels))
         self.register_buffer("deviation", torch.ones(c.channels))
 
@@ -105,10 +121,7 @@ class VideoVAE(nn.Module):
 
     def decode_groups(self, latents: Tensor) -> Tensor:
         """Raw latents (N, C, h, w) -> frames (N, frames_per_latent, 3, H, W)."""
-        # Channels last is the faster layout of these convolutions, on the CPU too.
-        fast = latents.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        frames = F.pixel_shuffle(self.decoder(fast), 2)
-        return frames.unflatten(1, (self.config.frames_per_latent, 3))
+        return _groups(self.decoder, latents, self.config.frames_per_latent)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, T, H, W) in [-1, 1], T = 1 + 4 (L - 1), to normalised latents (B, C, L, H / 16, W / 16).
@@ -130,10 +143,42 @@ class VideoVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, L, h, w) to frames (B, 3, 1 + 4 (L - 1), H, W) in [-1, 1]."""
         raw = latents * self._channels(self.deviation) + self._channels(self.mean)
-        groups = raw.transpose(1, 2)
-        frames = self.decode_groups(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])
-        return frames.flatten(1, 2)[:, self.config.frames_per_latent - 1 :].transpose(1, 2).float().clamp(-1, 1)
+        return _frames(self.decoder, raw, self.config.frames_per_latent)
 
     @staticmethod
     def _channels(x: Tensor) -> Tensor:
         return x[:, None, None, None]
+
+
+class LightVideoDecoder(nn.Module):
+    """A small decoder of latents that another VAE made, as in Wan's layout of time: for chunks that have no time.
+
+    It reads normalised latents, of whatever VAE, and has no encoder.
+    """
+
+    def __init__(self, config: VideoVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.decoder = decoder(config)
+
+    def decode_groups(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, h, w) to frames (N, frames_per_latent, 3, H, W)."""
+        return _groups(self.decoder, latents, self.config.frames_per_latent)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """As `VideoVAE.decode`: (B, C, L, h, w) to frames (B, 3, 1 + 4 (L - 1), H, W) in [-1, 1]."""
+        return _frames(self.decoder, latents, self.config.frames_per_latent)
+
+
+def _groups(decoder: nn.Module, latents: Tensor, per: int) -> Tensor:
+    """Latents (N, C, h, w) to groups of frames (N, per, 3, H, W)."""
+    # Channels last is the faster layout of these convolutions, on the CPU too.
+    fast = latents.to(next(decoder.parameters()).dtype).contiguous(memory_format=torch.channels_last)
+    return F.pixel_shuffle(decoder(fast), 2).unflatten(1, (per, 3))
+
+
+def _frames(decoder: nn.Module, latents: Tensor, per: int) -> Tensor:
+    """Latents (B, C, L, h, w) to frames (B, 3, 1 + per (L - 1), H, W): of the first group only the last is shown."""
+    groups = latents.transpose(1, 2)
+    frames = _groups(decoder, groups.flatten(0, 1), per).unflatten(0, groups.shape[:2])
+    return frames.flatten(1, 2)[:, per - 1 :].transpose(1, 2).float().clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""What a chunk is given and what it costs: its steps under pressure, and the seconds of its stages.
+"""What a chunk is given and what it costs: its steps and its decoder under pressure, and the seconds of its stages.
 
 Only conversations that nobody wants to have again the same climb down: a script has time, and a seed is a promise.
 It knows the engine's ladder and costs, and of a session its settings and its deadline.
@@ -19,26 +19,33 @@ from services.session import Notice, Regime, SessionConfig
 
 
 class Fidelity:
-    """The steps of one session's chunks."""
+    """The steps and the decoder of one session's chunks."""
 
     def __init__(self, station: Station, config: SessionConfig, programme: Programme) -> None:
         self._station = station
         self._programme = programme
         full = station.bundle.manifest.sampler.steps
         is_fixed = config.is_repeatable or config.regime is not Regime.CONVERSATION
+        floor = full if is_fixed else min(full, station.settings.fidelity_floor_steps)
         self._full = full
-        self._ladder = Ladder(Rungs(full, full if is_fixed else min(full, station.settings.fidelity_floor_steps)))
+        self._ladder = Ladder(Rungs(full, floor, has_light=floor < full and station.models.light_video is not None))
+
+    @property
+    def is_light(self) -> bool:
+        """Whether the chunk whose steps were asked for last is decoded by the light decoder."""
+        return self._ladder.rung.is_light
 
     def steps(self, due_at: float) -> int:
-        """Steps of the next chunk, due then on the monotonic clock; the client is told when they change."""
-        before = self._ladder.steps
-        steps = self._ladder.choose(due_at - self._station.now(), self._station.pace.step_s)
-        if steps != before:
-            text = f"The device is busy: chunks are made in {steps} of {self._full} steps for now."
+        """Steps of the next chunk, due then on the monotonic clock; the client is told when it gets more or less."""
+        before = self._ladder.rung
+        rung = self._ladder.choose(due_at - self._station.now(), self._station.pace.step_s)
+        if rung != before:
+            lightly = " and decoded lightly" if rung.is_light else ""
+            text = f"The device is busy: chunks are made in {rung.steps} of {self._full} steps{lightly} for now."
             if self._ladder.is_full:
-                text = f"Chunks are made in all {steps} steps again."
+                text = f"Chunks are made in all {rung.steps} steps again."
             self._programme.notice(Notice("FIDELITY_CHANGED", text))
-        return steps
+        return rung.steps
 
     def patience_s(self, due_at: float) -> float:
         """How long a chunk that is due then may wait for words that are being written: what its steps leave over."""
@@ -78,8 +85,8 @@ class ChunkTimer:
         """For how long it has been in flight."""
         return self._clock() - self._flight_began_at
 
-    def cost(self, steps: int, spent: Spent) -> ChunkCost:
-        """All that is known before its media are made."""
+    def cost(self, steps: int, spent: Spent, *, is_light: bool = False) -> ChunkCost:
+        """All that is known before its media are made; is_light: by which decoder they will be."""
         return ChunkCost(
             steps=steps,
             step_s=spent.steps_s / steps,
@@ -87,4 +94,5 @@ class ChunkTimer:
             motion_s=spent.motion_s,
             direction_s=self._direction_s,
             quantum_s=spent.longest_s,
+            is_light=is_light,
         )

@@ -44,6 +44,11 @@ class Take:
     """What was left before its deadline when its steps were done."""
 
     @property
+    def is_light(self) -> bool:
+        """Whether its pictures are decoded by the light decoder."""
+        return self.cost is not None and self.cost.is_light
+
+    @property
     def is_after_cut(self) -> bool:
         """Whether the timeline was cut just before it."""
         return self.commit.parent is not None and self.commit.parent != self.commit.chunk_index - 1
@@ -131,8 +136,10 @@ class MediaPipeline:
             return (await _run(executor, lambda: writer.stand(work.position, work.parent_audio)))[0]
         if work.commit.chunk_index in self._retired:
             return _Filmed(work, None, 0.0)
+        at, video, audio, is_light = work.commit.position, work.video, work.audio, work.is_light
         with self._metrics.stage("decode"):
-            decoded = await _run(executor, lambda: writer.decode(work.commit.position, work.video, work.audio))
+            decoded = await _run(executor, lambda: writer.decode(at, video, audio, is_light=is_light))
+        self._metrics.light_chunks.inc(is_light)
         return _Filmed(work, *decoded)
 
     async def _encode(self, filmed: _Filmed) -> None:

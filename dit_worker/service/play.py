@@ -334,7 +334,7 @@ class Play:
         asked_at = self._asked_at if is_answer else None
         self._asked_at = self._station.now()
         compute_s = self._station.now() - began_at
-        cost = self._timer.cost(inputs.steps, settled.spent)
+        cost = self._timer.cost(inputs.steps, settled.spent, is_light=self._fidelity.is_light)
         video, audio = settled.latents.video, settled.latents.audio
         await self._hand_over(Take(commit, video, audio, compute_s, asked_at, cost, settled.slack_s))
         if asked_at is not None:  # somebody waits for this one: the next chunk must not take its processor

@@ -25,7 +25,7 @@ CHUNK_S = 1.375
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in the pocket's geometry."""
-    return build_tiny_bundle(tmp_path_factory.mktemp("worker") / "tiny")
+    return build_tiny_bundle(tmp_path_factory.mktemp("worker") / "tiny", has_light=True)
 
 
 @dataclass

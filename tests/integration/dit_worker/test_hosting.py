@@ -119,8 +119,9 @@ async def test_the_admission_test_says_how_many_are_taken(theatre: Theatre) -> N
     assert 1.0 <= (await theatre.store.list_workers())[0].free_in_s <= 60.0
 
 
-async def test_a_pressed_worker_gives_fewer_steps_and_says_so(theatre: Theatre) -> None:
-    """A conversation climbs down to the floor and its client is told; one whose seed was given keeps all its steps."""
+async def test_a_pressed_worker_gives_less_and_says_so(theatre: Theatre) -> None:
+    """A conversation climbs down to the fewest steps and the light decoder, and its client is told; one whose seed was
+    given keeps all it has."""
     theatre.worker.station.pace.add(1, 1e6)
     figures = theatre.worker.station.figures.metrics.registry
     for name, is_repeatable in (("pressed", False), ("again", True)):
@@ -129,9 +130,12 @@ async def test_a_pressed_worker_gives_fewer_steps_and_says_so(theatre: Theatre) 
         await until(lambda: len(again.media) >= 4)
     assert not again.of("notice")
     assert figures.get_sample_value("cuelight_fidelity_chunks_total", {"steps": "2"}) is None
+    assert figures.get_sample_value("cuelight_light_chunks_total") == 0
     async with theatre.audience("pressed") as pressed:
         await until(lambda: len(pressed.media) >= 4)
-    assert [notice.code for notice in pressed.of("notice")] == ["FIDELITY_CHANGED"]
+    (notice,) = pressed.of("notice")
+    assert notice.code == "FIDELITY_CHANGED" and "2 of 4 steps and decoded lightly" in notice.text
+    assert (figures.get_sample_value("cuelight_light_chunks_total") or 0) >= 2
     assert (figures.get_sample_value("cuelight_fidelity_chunks_total", {"steps": "2"}) or 0) >= 2
 
 

@@ -29,6 +29,14 @@ def test_a_chunk_costs_all_its_stages() -> None:
     assert (costs.chunk_s, costs.quantum_s) == (pytest.approx(0.39), 0.06)
 
 
+def test_a_chunk_that_was_decoded_lightly_counts_in_full() -> None:
+    """Under pressure the cost of a chunk must not seem to fall, or more sessions would be taken."""
+    costs = Costs(4)
+    for is_light, media_s in ((False, 0.2), (True, 0.05)):
+        costs.add(ChunkCost(4, step_s=0.05, condition_s=0.0, media_s=media_s, is_light=is_light))
+    assert (costs.chunk_s, costs.media_s) == (pytest.approx(0.4), 0.2)
+
+
 def test_a_quantile_follows_what_is_new_and_is_not_moved_by_one_chunk() -> None:
     """One slow chunk in forty is not the 95th percentile; a device that has become slower soon is."""
     recent = RecentQuantile(0.95, half_life=8)

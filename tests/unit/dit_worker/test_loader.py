@@ -39,6 +39,25 @@ def test_a_whole_bundle_loads(bundle: Bundle) -> None:
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def test_a_light_decoder_makes_frames_of_the_same_latents(tmp_path: Path) -> None:
+    """As many, of the same size, and other ones; a bundle without it has none, and one that does not fit is refused."""
+    path = build_tiny_bundle(tmp_path / "light", has_light=True)
+    models = load_models(load_bundle(path))
+    latents = torch.randn(1, *models.sampling.video_shape)
+    assert models.light_video is not None
+    light, full = models.light_video.decode(latents), models.video_vae.decode(latents)
+    assert light.shape == full.shape and not torch.equal(light, full)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for change, word in (({"frames_per_latent": 2}, "light_video_decoder.safetensors"), ({"depth": 2}, "option")):
+        changed = manifest["light_video_decoder"] | change
+        (path / "manifest.json").write_text(json.dumps(manifest | {"light_video_decoder": changed}))
+        with pytest.raises(BadBundle, match=word):
+            load_models(load_bundle(path))
+    del manifest["light_video_decoder"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert load_models(load_bundle(path)).light_video is None
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_weights_that_do_not_fit_are_refused(bundle: Bundle, change: str) -> None:
     """A tensor too few, too many or of another shape is named, never guessed."""

@@ -7,13 +7,17 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from dit_worker.engine.arrays import Floats
+from dit_worker.engine.costs import ChunkCost
 from dit_worker.engine.loader import Models
 from dit_worker.engine.media import Decoded, EncodedChunk, MediaWriter
+from dit_worker.model.vae import LightVideoDecoder, VideoVAEConfig
 from dit_worker.service.pipeline import Cut, Executors, MediaPipeline, Take
 from services.metrics import Metrics
 from services.session import ChunkCommit, ChunkProgress
@@ -96,6 +100,26 @@ async def test_two_stages_make_the_media_that_one_makes(models: Models, executor
     assert all(media_s > 0 for media_s in published.media_s)
 
 
+async def test_a_chunk_without_time_is_decoded_by_the_light_decoder(models: Models, executors: Executors) -> None:
+    """Its pictures are that decoder's and are counted; its sound is the same, and so are the chunks around it."""
+    torch.manual_seed(7)
+    models = replace(models, light_video=LightVideoDecoder(VideoVAEConfig(width=8)).eval())
+    plain, published = MediaWriter(models), Published()
+    takes = [take(models, index) for index in range(3)]
+    takes[1] = replace(takes[1], cost=ChunkCost(2, 0.1, 0.1, is_light=True))
+    pipeline = MediaPipeline(MediaWriter(models), executors, published.metrics, published)
+    async with running(pipeline):
+        await pipeline.put(Cut(0, None))
+        for one in takes:
+            await pipeline.put(one)
+        await pipeline.drain()
+    expected = [plain.write(index, one.video, one.audio) for index, one in enumerate(takes)]
+    made = [encoded for _, encoded in published.chunks]
+    assert [a.audio == b.audio for a, b in zip(made, expected, strict=True)] == [True] * 3
+    assert [a.video == b.video for a, b in zip(made, expected, strict=True)] == [True, False, True]
+    assert published.count("cuelight_light_chunks_total") == 1
+
+
 class Waiting(MediaWriter):
     """A writer whose first chunk is not encoded before the second is being decoded."""
 
@@ -103,11 +127,11 @@ class Waiting(MediaWriter):
         super().__init__(models)
         self.second_decoded = threading.Event()
 
-    def decode(self, position: int, video: Floats, audio: Floats) -> Decoded:
+    def decode(self, position: int, video: Floats, audio: Floats, *, is_light: bool = False) -> Decoded:
         """Tell that it was begun."""
         if position == 1:
             self.second_decoded.set()
-        return super().decode(position, video, audio)
+        return super().decode(position, video, audio, is_light=is_light)
 
     def encode(self, decoded: Decoded) -> EncodedChunk:
         """Wait to be overtaken."""

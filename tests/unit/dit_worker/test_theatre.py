@@ -211,6 +211,17 @@ def test_messages_and_delivery_cost_what_was_measured() -> None:
         Profile.model_validate({**COSTS, "seconds": seconds})
 
 
+def test_a_light_decoder_is_taken_when_there_is_no_time() -> None:
+    """At more than the device bears chunks are decoded lightly, and more of them are in time; else none is."""
+    seconds = {**COSTS["seconds"], "light_decode": [0.005]}
+    profile, policy = Profile.model_validate({**COSTS, "seconds": seconds}), replace(EVERYBODY, fidelity_floor_steps=2)
+    assert profile.chunk_work_s() == pytest.approx(PROFILE.chunk_work_s())
+    crowd = Audience("conversation", 60.0, sessions=7, talk_s=4.0, listen_s=4.0)
+    assert run(profile, policy, crowd, 1).attainment > 0.3 + run(PROFILE, policy, crowd, 1).attainment
+    alone = replace(crowd, sessions=1)
+    assert run(profile, policy, alone, 1) == run(PROFILE, policy, alone, 1)
+
+
 def test_a_player_counts_stalls_and_not_its_beginning() -> None:
     """Two seconds of media, then one second of nothing; after the last chunk silence is no stall."""
     experience = Experience()
