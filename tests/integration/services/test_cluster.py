@@ -82,7 +82,7 @@ async def test_every_call_is_of_one_slot(cluster_url: str) -> None:
         await store.take_creation("local", a_minute=10)
         await store.take_text("local", 10, a_minute=1000)
         await store.hold_place("local", "s1", most=2, life_s=60, has_ended=_never)
-        await store.want("s3")
+        await store.want_slot("s3")
         await store.survey()
     assert Watched.ran >= {*SESSION_SCRIPTS, *FLEET_SCRIPTS, *QUOTA_SCRIPTS}
 
