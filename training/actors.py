@@ -135,13 +135,16 @@ def remember(dit: JointDiT, context: Context) -> Memory:
 
 
 def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, guidance: float = 1.0) -> Latents:
-    """Velocity of noisy latents at times t (B,), float32; with `guidance` other than 1 the DiT is asked twice."""
+    """Velocity of noisy latents at times t (B,), float32.
+
+    With `guidance` other than 1 the DiT is asked again without c_a and without the prompt, and goes on from there.
+    """
     with autocast(noisy.audio):
         condition = model.conditioner.tail(prepared.prefix, noisy.audio, t, prepared.start).condition
         velocity = denoise(model.dit, prepared, noisy, t, condition)
         if guidance == 1:
             return velocity
-        without = denoise(model.dit, prepared, noisy, t, torch.zeros_like(condition))
+        without = denoise(model.dit, prepared._replace(prompt=None), noisy, t, torch.zeros_like(condition))
     return velocity.map(lambda v, u: guided(v, u, guidance), without)
 
 

@@ -95,6 +95,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, "distill-steps")
+    parser.add_argument("--start", help="the student to begin from, as `distill-guidance`; by default the teacher")
     parser.add_argument("--batch", type=int, default=8, help="chunks with pictures in a batch")
     parser.add_argument("--speech", type=int, default=16, help="chunks of speech alone beside them")
     return parser.parse_args()
@@ -110,7 +111,7 @@ def main() -> None:
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
-    begin(trio, loop, teacher, teacher)
+    begin(trio, loop, teacher, options.checkpoints / (options.start or options.teacher))
     source, unseen = sources(options, config, voice_weights(options))
     probe = held_out_probe(unseen, load_vae(options))
     probe.prepare(trio.teacher.model, teacher_sampling(sampling, options.guidance), folder / "teacher.safetensors")

@@ -240,7 +240,7 @@ def begin(trio: Trio, loop: PairLoop, teacher: Path, start: Path) -> None:
         return
     own = start / "fake" / "model.safetensors"
     loop.begin_from(load_file(start / "model.safetensors"))
-    loop.fake.begin_from(load_file(own if own.exists() else teacher / "model.safetensors"))
+    loop.fake.begin_from(load_file(own if own.exists() else start / "model.safetensors"))
 
 
 def run(loop: PairLoop, losses: Callable[[], Losses], validate: Callable[[], dict[str, float]]) -> None:
@@ -265,7 +265,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--fake-rate", type=float, default=5e-5, help="the fake score's")
     parser.add_argument("--ratio", type=int, default=1, help="steps of the fake score for each of the student's")
     parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
-    parser.add_argument("--guidance", type=float, default=2.0, help="scale of the teacher's guidance; 1 is none")
+    parser.add_argument("--guidance", type=float, default=2.5, help="scale of the teacher's guidance; 1 is none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="renoise")

@@ -2,8 +2,8 @@
 
     v = v_without + scale (v_with - v_without)
 
-A share of the chunks is learned without its condition c_a, which is then all zeros; history, picture and prompt stay.
-Whole rows lose it, so that sound and picture do together. It knows tensors alone.
+A share of the chunks is learned without its condition c_a, which is then all zeros; whole rows lose it, so that sound
+and picture do together. Chunks without a prompt are in the corpus. What came before a chunk stays. It knows no model.
 """
 
 from __future__ import annotations

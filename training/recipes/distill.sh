@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Distils the pocket's teacher (data/checkpoints/joint) into four steps, then on rollouts of its own; compares the three.
+# Distils the guidance of the pocket's teacher (data/checkpoints/joint) into one pass, the teacher into four steps, then on
+# rollouts of its own; compares them.
 # With ABLATIONS=1 it also runs the paper's ablations of stage II. Each stage resumes where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 teacher=${TEACHER:-joint}
-$python -m training.distill_steps --teacher "$teacher" --name distill-steps
-$python -m training.distill_rollout --teacher "$teacher" --start distill-steps --name distill-rollout
-rows=("$teacher:50" "$teacher:4" distill-steps distill-rollout)
+guidance=${GUIDANCE:-2.5}
+$python -m training.distill_guidance --teacher "$teacher" --guidance "$guidance" --name distill-guidance
+$python -m training.distill_steps --teacher "$teacher" --guidance "$guidance" --start distill-guidance --name distill-steps
+$python -m training.distill_rollout --teacher "$teacher" --guidance "$guidance" --start distill-steps --name distill-rollout
+rows=("$teacher:50:euler:2:1:$guidance" "$teacher:4:renoise" distill-guidance distill-steps distill-rollout)
 if [ -n "${ABLATIONS:-}" ]; then
   ablate() {
     name=distill-rollout-$1
     shift
-    $python -m training.distill_rollout --teacher "$teacher" --name "$name" "$@"
+    $python -m training.distill_rollout --teacher "$teacher" --guidance "$guidance" --name "$name" "$@"
     rows+=("$name")
   }
   ablate one-chunk --start distill-steps --one-chunk

@@ -15,6 +15,7 @@ from services.prompts import PromptWords
 from tests.unit.training.test_losses import SMALL
 from tests.unit.training.test_windows import source
 from training.actors import Context, predict, prepare, roughen
+from training.distill_guidance import guidance_losses
 from training.distill_probe import Probe, frechet
 from training.distill_rollout import Plan, roll_out, rollout_losses
 from training.distill_steps import steps_losses
@@ -259,3 +260,16 @@ def test_the_probe_finds_nothing_between_a_model_and_itself(tmp_path: Path) -> N
     assert measured["val_frechet_audio"] < 1e-3 and measured["val_spread_video"] == pytest.approx(1)
     assert again.measure(models.student.model, FEW)["val_frechet_audio"] > 0.01
     assert frechet(torch.randn(500, 2), torch.randn(500, 2) + 3) == pytest.approx(18, rel=0.1)
+
+
+def test_a_student_that_answers_what_the_guided_teacher_does_has_nothing_to_learn() -> None:
+    """The error is zero there, is not under another guidance, and only the student is learned from."""
+    models, where = trio(), context()
+    student, teacher = models.student.model, models.teacher.model
+    student.load_state_dict(teacher.state_dict())
+    same = guidance_losses(student, teacher, where, FEW, 1.0)
+    assert {*same} == {"guided_audio", "guided_video"} and all(value == 0 for value in same.values())
+    guided = guidance_losses(student, teacher, where, FEW, 2.0)
+    assert all(value > 0 for value in guided.values())
+    torch.stack([*guided.values()]).sum().backward()
+    assert have_gradient(models.student) and not have_gradient(models.teacher)
