@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1 import worker_pb2
 from render_worker.spool import Chunk
-from services.errors import CuelightError, NoCapacity, OffsetExpired, SessionClosed, SessionNotFound, StateCorrupt
+from services.errors import (
+    CuelightError,
+    NoCapacity,
+    OffsetExpired,
+    Preempted,
+    SessionClosed,
+    SessionNotFound,
+    StateCorrupt,
+)
 from services.logs import get_logger
 from services.session import AUDIO_TRACK
 from services.state import SessionStore
@@ -83,7 +91,6 @@ class Audience:
             before, worker_id = self._next_chunk, ""
             try:
                 slot = await self._store.reserve_slot(self._session_id, bundle=self._bundle, exclude=gone)
-                self._waits(False)
                 worker_id = slot.worker_id
                 async for heard in self._read(slot.address):
                     yield heard
@@ -91,12 +98,14 @@ class Audience:
                         return
             except _ENDINGS:
                 raise
-            except NoCapacity:
-                self._waits(True)
-                gone.clear()
             except CuelightError as fault:
-                log.info("worker_left", reason=fault.reason, tries=tries)
-                gone.add(worker_id)
+                log.info("worker_left", worker_id=worker_id, reason=fault.reason, tries=tries)
+                if isinstance(fault, NoCapacity | Preempted):
+                    self._waits(True)
+                if worker_id:
+                    gone.add(worker_id)  # it may be the only one that takes no renders now
+                else:
+                    gone.clear()
             tries = 0 if self._next_chunk > before else tries + 1
             await asyncio.sleep(min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(tries, 8)) * random.uniform(0.7, 1.3))
 
@@ -104,6 +113,7 @@ class Audience:
         """One claim: what this worker tells, from the first chunk that is missing on."""
         async with self._lines.host(address, self._requests()) as responses:
             yield await responses.first(_CLAIM_S)
+            self._waits(False)
             progress: pb.Progress | None = None
             video: pb.MediaChunk | None = None
             async for response in responses:

@@ -98,7 +98,8 @@ class House:
             await self.clear(record)
 
     async def clear(self, record: RenderRecord) -> None:
-        """Nothing is left of a render that was ended: neither its session nor its chunks."""
+        """Nothing is left of a render that ended without a file: neither its session nor its chunks."""
+        assert record.file is None, "what has succeeded is kept"
         if record.session_id:
             with contextlib.suppress(SessionNotFound):
                 await self._studio.sessions.close(record.session_id)

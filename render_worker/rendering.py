@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cuelight.transcript import count_words, split_transcript
@@ -80,16 +80,19 @@ class Rendering:
     async def run(self) -> None:
         """Perform it to its result. Raises RenderLost or RenderClosed when it is no longer this process's."""
         keeping = asyncio.create_task(self._keep_reporting())
-        performing = asyncio.create_task(self._perform())
+        filming = asyncio.create_task(self._filmed_in_time())
         try:
-            await asyncio.wait({keeping, performing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({keeping, filming}, return_when=asyncio.FIRST_COMPLETED)
             if keeping.done():
                 keeping.result()
-            await performing
+            file = await filming
         finally:
-            for task in (keeping, performing):
+            for task in (keeping, filming):
                 task.cancel()
-            await asyncio.wait({keeping, performing})
+            await asyncio.wait({keeping, filming})  # no report may come after the end
+        keep_s = self._studio.settings.render_keep_s
+        await self._studio.renders.succeed(self._hold, self.progress, file, keep_s=keep_s)
+        await asyncio.to_thread(self._spool.drop_chunks)
 
     @property
     def progress(self) -> RenderProgress:
@@ -103,15 +106,12 @@ class Rendering:
             is_waiting=self._is_waiting,
         )
 
-    async def _perform(self) -> None:
+    async def _filmed_in_time(self) -> RenderFile:
         try:
             async with asyncio.timeout(max(0.0, self._record.expire_time_s - time.time())):
-                file = await self._filmed()
+                return await self._filmed()
         except TimeoutError:
             raise RenderFailed("it was not finished in time") from None
-        keep_s = self._studio.settings.render_keep_s
-        await self._studio.renders.succeed(self._hold, self.progress, file, keep_s=keep_s)
-        await asyncio.to_thread(self._spool.drop_chunks)
 
     async def _filmed(self) -> RenderFile:
         while True:
@@ -155,7 +155,7 @@ class Rendering:
         """The session of this take: made, or found where an attempt before made it."""
         uid, take, settings = self._record.uid, self._spool.take, self._studio.settings
         return await self._studio.sessions.create_session(
-            self._order.config,
+            replace(self._order.config, is_repeatable=True),  # the same by whomever and beside whatever it is performed
             session_id=f"{RENDER_IDS}{uid}-{take}",
             request_id=f"{RENDER_IDS}{uid}-{take}",
             tenant=self._record.key.tenant,

@@ -90,6 +90,11 @@ RENDER_IDS = "render-"
 """Sessions whose ids begin so are renders', and no client can choose such an id."""
 
 
+def is_render(session_id: str) -> bool:
+    """Whether the session is a render's; whoever places sessions knows nothing of them but their ids."""
+    return session_id.startswith(RENDER_IDS)
+
+
 class Priority(StrEnum):
     """Whose work comes first on a worker."""
 

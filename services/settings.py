@@ -219,6 +219,8 @@ class WorkerSettings(BundleSettings):
     worker_id: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._-]*$")
     """Name of the pod; empty means the host's name."""
     worker_slots: int = Field(4, ge=1, le=1024)
+    render_slots: int = Field(1, ge=0, le=1024)
+    """Renders performed at a time, at most, in slots that watched sessions leave; 0 performs none."""
     cache_slots: int = Field(0, ge=0, le=1024)
     """Sessions whose keys and values have room on the device, taken at the start; with fewer than `worker_slots` idle
     sessions give theirs up and have them rebuilt. 0 means as many as `worker_slots`."""
@@ -403,7 +405,13 @@ class FleetSettings(ProcessSettings):
 
 
 _BOOT_ID = uuid.uuid4().hex[:8]
-_PROCESSES: tuple[type[ProcessSettings], ...] = (OrchestratorSettings, WorkerSettings, FleetSettings, GatewaySettings, RenderSettings)
+_PROCESSES: tuple[type[ProcessSettings], ...] = (
+    OrchestratorSettings,
+    WorkerSettings,
+    FleetSettings,
+    GatewaySettings,
+    RenderSettings,
+)
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
 
 

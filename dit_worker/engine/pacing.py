@@ -29,6 +29,10 @@ class PacingLimits:
     margin_s: float
 
 
+FAR_S = 1e9
+"""A deadline this far away is none."""
+
+
 class Pacing:
     """One session's playhead and the deadlines that follow it."""
 
@@ -138,3 +142,11 @@ class Pacing:
     def _is_dry(self) -> bool:
         """Nothing is left to play, as far as is known."""
         return self._reached_s >= self.delivered_s
+
+
+class Unhurried(Pacing):
+    """Of a render: nobody waits for any of its chunks, so that every other session's are due before."""
+
+    def deadline(self, position: int, asked_at: float, *, is_answer: bool = False) -> float:  # noqa: ARG002
+        """As good as none."""
+        return self._clock() + FAR_S

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dit_worker.engine.admission import Admission, Load
 from dit_worker.engine.costs import Costs
 from dit_worker.engine.engine import EngineFigures
+from dit_worker.engine.pacing import FAR_S
 from services.metrics import Metrics
 
 _RECENT = 256
@@ -28,10 +29,16 @@ class Figures:
         """Evictions and steps run together, as told so far."""
 
     def chunk_performed(self, *, slack_s: float, is_idle: bool, steps: int) -> None:
-        """A chunk was committed; slack is what was left before its deadline, negative when it was missed."""
+        """A chunk was committed; slack is what was left before its deadline, negative when it was missed.
+
+        Chunks of renders have none, and say nothing of how well deadlines are kept.
+        """
+        self.metrics.fidelity.labels(str(steps)).inc()
+        if slack_s > FAR_S / 2:
+            self.metrics.chunks.labels("render").inc()
+            return
         self._in_time.append(slack_s >= 0)
         self.metrics.attainment.set(sum(self._in_time) / len(self._in_time))
-        self.metrics.fidelity.labels(str(steps)).inc()
         self.metrics.chunks.labels("idle" if is_idle else "speech").inc()
         self.metrics.slack_seconds.observe(slack_s)
         self.metrics.deadlines.labels("kept" if slack_s >= 0 else "missed").inc()

@@ -23,6 +23,7 @@ from services.errors import (
     WorkerUnavailable,
 )
 from services.logs import get_logger
+from services.session import is_render
 from services.state.fleet import WorkerReport
 
 log = get_logger(__name__)
@@ -57,7 +58,7 @@ class House:
     @property
     def slots(self) -> int:
         """Sessions that can be performed at a time: those that are here, and as many as pass the admission test."""
-        most, load = self._station.settings.worker_slots, self._load()
+        most, load = self._station.settings.worker_slots, self._load()  # without renders, which make way
         used = load.performing + load.listening
         return used + self._station.admission.free(load, max(0, most - used))
 
@@ -111,14 +112,31 @@ class House:
     def _begin(self, session_id: str, heir: Heir | None = None) -> Performer:
         if self.is_draining:
             raise Draining("this worker takes no new sessions")
-        if len(self._on_stage) >= max(self.slots, self._promised()):
+        if not (self._has_room_for_render() if is_render(session_id) else self._has_room()):
             self._station.figures.metrics.refusals.labels(NoCapacity.reason).inc()
             raise NoCapacity(f"all {self.slots} slots of this worker are taken", retry_after_s=self._free_in_s())
         performer = Performer(self._station, session_id)
         self._performers[session_id] = performer
         performer.start(self._ended, heir)
+        self._make_room()
         self._changed.set()
         return performer
+
+    def _has_room(self) -> bool:
+        return len(self._watched) < max(self.slots, self._promised())
+
+    def _has_room_for_render(self) -> bool:
+        is_one_more = len(self._renders) < self._station.settings.render_slots
+        return is_one_more and len(self._on_stage) < self.slots
+
+    def _make_room(self) -> None:
+        """Where more are on stage than there are slots, renders leave at their next chunk boundary, newest first."""
+        surplus = len(self._on_stage) - self.slots
+        for performer in reversed(self._renders):
+            if surplus <= 0:
+                return
+            performer.make_way()
+            surplus -= 1
 
     async def open(self) -> None:
         """Join the fleet: one heartbeat now, then one every two seconds and whenever something changed."""
@@ -162,6 +180,7 @@ class House:
                 log.warning("heartbeat_not_written")
 
     def _report(self) -> WorkerReport:
+        self._make_room()  # what a chunk costs may have risen
         station, slots, load = self._station, self.slots, self._load()
         station.figures.metrics.sessions.set(len(self.session_ids))
         station.figures.admission_stands(station.admission, station.costs, load, slots)
@@ -176,18 +195,27 @@ class House:
             sessions=self.session_ids,
             free_in_s=self._free_in_s(),
             condition_s=station.costs.condition_s,
+            render_slots=station.settings.render_slots,
         )
+
+    @property
+    def _watched(self) -> list[Performer]:
+        return [performer for performer in self._on_stage if not is_render(performer.session_id)]
+
+    @property
+    def _renders(self) -> list[Performer]:
+        return [performer for performer in self._on_stage if is_render(performer.session_id)]
 
     @property
     def _on_stage(self) -> list[Performer]:
         return [performer for performer in self._performers.values() if not performer.is_over]
 
     def _load(self) -> Load:
-        listening = sum(performer.is_listening for performer in self._on_stage)
-        return Load(len(self._on_stage) - listening, listening)
+        listening = sum(performer.is_listening for performer in self._watched)
+        return Load(len(self._watched) - listening, listening)
 
     def _free_in_s(self) -> float:
-        ends = [performer.expected_end_s for performer in self._on_stage]
+        ends = [performer.expected_end_s for performer in self._watched]
         return self._station.admission.retry_after_s(ends) if ends else 0.0
 
     def _promise(self, slots: int) -> None:

@@ -35,6 +35,7 @@ from services.errors import (
     CommitConflict,
     CuelightError,
     OrchestratorUnavailable,
+    Preempted,
     SessionClosed,
     SessionNotFound,
     StaleEpoch,
@@ -80,6 +81,7 @@ class Performer:
         self._gift: Gift | None = None
         self.moved: worker_pb2.Moved | None = None
         """Who has the session, once it has been given away."""
+        self._is_making_way = False
         self.started_at = self.ended_at = station.now()
         self._state = SessionState.PENDING
         self._readers = 0
@@ -182,7 +184,14 @@ class Performer:
     def keep(self, gift: Gift) -> None:
         """The gift is not wanted any more; one that is under way is not held up."""
         if self._gift is gift and self._play is not None:
-            self._gift, self._play.is_leaving = None, False
+            self._gift, self._play.is_leaving = None, self._is_making_way
+
+    def make_way(self) -> None:
+        """Let the session go at its next chunk boundary: others need the room more."""
+        self._is_making_way = True
+        if self._play is not None:
+            self._play.is_leaving = True
+        self._changed.set()
 
     def nudge(self) -> None:
         """Cues were appended."""
@@ -247,7 +256,7 @@ class Performer:
                 return StaleEpoch("another worker has the session")
             await self._end(keeper.lease, SessionState.CLOSED, "")
             return SessionClosed("the session has ended")
-        except (StaleEpoch, SessionNotFound, StoreUnavailable):
+        except (StaleEpoch, SessionNotFound, StoreUnavailable, Preempted):
             raise  # the session lives on; whoever asks next may take it up
         except SessionClosed as fault:
             self._announce(SessionState.CLOSED)
@@ -308,6 +317,7 @@ class Performer:
             self._pacing, self._inbox = stage.pacing, stage.inbox
             self._watching = Watching(self._station, config, stage.pacing)
             play = self._play = self._play_on(snapshot, Play(script, stage, footing), stage.pacing)
+            play.is_leaving = self._is_making_way
             self._record = record
             await first_of(
                 self._performing(play, keeper), keeper.keep(), stage.inbox.watch(), stage.pipeline.decoding(),
@@ -384,6 +394,9 @@ class Performer:
         """Perform to the session's end here, and until its media are out."""
         while await play.run() is Move.LEAVE:
             play.is_leaving, gift, self._gift = False, self._gift, None
+            if self._is_making_way:
+                await play.stage.pipeline.drain()
+                raise Preempted("the session made way for one that is watched")
             if gift is not None and await self._hand_over(play, keeper, gift):
                 break
         await play.stage.pipeline.drain()

@@ -14,12 +14,12 @@ from dit_worker.engine.admission import Admission
 from dit_worker.engine.costs import Costs
 from dit_worker.engine.ladder import Pace
 from dit_worker.engine.loader import Models
-from dit_worker.engine.pacing import Pacing, PacingLimits
+from dit_worker.engine.pacing import Pacing, PacingLimits, Unhurried
 from dit_worker.service.bridge import EngineBridge
 from dit_worker.service.figures import Figures
 from dit_worker.service.pipeline import Executors
 from services.bundle import Bundle
-from services.session import ChunkPolicy, Regime, SessionConfig
+from services.session import ChunkPolicy, Priority, Regime, SessionConfig
 from services.settings import WorkerSettings
 from services.state.store import SessionStore
 
@@ -74,4 +74,5 @@ class Station:
             first_chunk_target_s=self.settings.first_chunk_target_ms / 1000,
             margin_s=self.settings.deadline_margin_ms / 1000,
         )
-        return Pacing(self.now, limits, media=lambda: self.costs.media_s)
+        kind = Unhurried if config.priority is Priority.RENDER else Pacing
+        return kind(self.now, limits, media=lambda: self.costs.media_s)

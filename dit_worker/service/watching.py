@@ -11,7 +11,7 @@ from dit_worker.engine.pacing import Pacing
 from dit_worker.engine.playback import CLEAN_STALL_S
 from dit_worker.service.pipeline import Take
 from dit_worker.service.station import Station
-from services.session import Regime, SessionConfig
+from services.session import Priority, Regime, SessionConfig
 
 
 class Watching:
@@ -21,6 +21,7 @@ class Watching:
         self._station = station
         self._pacing = pacing
         self._goes_on_in_silence = config.regime is Regime.CONVERSATION
+        self._has_audience = config.priority is Priority.WATCHED
         self._published_at: float | None = None
         self._told_s = (0.0, 0.0)
         """Seconds of playing and of standing still that are on the metrics already."""
@@ -31,6 +32,9 @@ class Watching:
         """A chunk's media are there: the playhead may come this far."""
         station, pacing, now = self._station, self._pacing, self._station.now()
         metrics, start_s = station.figures.metrics, take.commit.position * station.chunk_s
+        if not self._has_audience:
+            pacing.deliver(start_s + station.chunk_s)
+            return
         if self._published_at is not None and pacing.player.expects_more:
             metrics.chunk_gap.observe(now - self._published_at)
         metrics.av_skew.observe(_skew_s(encoded))

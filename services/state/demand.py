@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from services.session import is_render
 from services.state.calls import RedisCalls
 from services.state.fleet import ALIVE_MS
 from services.state.keys import BEATS, PLACEMENTS, WANTING, WORKERS
@@ -66,7 +67,9 @@ class DemandStore(RedisCalls):
         hosted: dict[str, list[str]] = {}
         for session_id, placed in _pairs(parts[cut:]):
             # A slot that is held for a session on its way has the session's name with a mark.
-            hosted.setdefault(str(json.loads(placed).get("worker")), []).append(session_id.decode().rstrip(">"))
+            name = session_id.decode().rstrip(">")
+            if not is_render(name):  # they fill what is left: no reason for a worker more, or to keep one
+                hosted.setdefault(str(json.loads(placed).get("worker")), []).append(name)
         return Survey(tuple(_workers(parts[:cut], hosted)), int(wanting))
 
 

@@ -44,6 +44,8 @@ class WorkerReport:
     """When all slots are taken, seconds until one is expected to be free."""
     condition_s: float = 0.0
     """How long a step waits for its condition, 95th percentile; 0 before the first."""
+    render_slots: int = 0
+    """How many of the slots that watched sessions leave renders may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class WorkerStatus:
     heartbeat_age_s: float
     free_in_s: float = 0.0
     """As the worker said in its heartbeat."""
+    render_slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)

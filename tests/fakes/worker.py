@@ -117,6 +117,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     """Takes every session and has a fault at once."""
     silent_chunks: int = 0
     free_in_s: float = 0.0
+    render_slots: int = 1
     address: str = field(init=False, default="")
 
     async def start(self) -> None:
@@ -141,7 +142,16 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _beat(self) -> None:
         hosted = tuple(self._hosted)
-        report = WorkerReport(self.worker_id, self.address, self.slots, self.bundle, True, hosted, self.free_in_s)
+        report = WorkerReport(
+            worker_id=self.worker_id,
+            address=self.address,
+            slots=self.slots,
+            bundle=self.bundle,
+            is_ready=True,
+            sessions=hosted,
+            free_in_s=self.free_in_s,
+            render_slots=self.render_slots,
+        )
         await self.store.heartbeat(report)
 
     async def _beat_for_ever(self) -> None:

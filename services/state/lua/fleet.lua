@@ -45,13 +45,18 @@ local function placed()
   return found
 end
 
--- How many slots of each worker are confirmed, or reserved and waiting.
+local function is_render(session) return string.sub(session, 1, 7) == 'render-' end
+
+-- How many slots of each worker are confirmed, or reserved and waiting: by watched sessions, and by renders.
 local function slots_used(now)
-  local used = {}
+  local watched, renders = {}, {}
   for _, entry in ipairs(placed()) do
-    local slot = entry[2]
-    if slot and (slot.until_ms == 0 or slot.until_ms > now) then used[slot.worker] = (used[slot.worker] or 0) + 1 end
+    local session, slot = unpack(entry, 1, 2)
+    if slot and (slot.until_ms == 0 or slot.until_ms > now) then
+      local used = is_render(session) and renders or watched
+      used[slot.worker] = (used[slot.worker] or 0) + 1
+    end
   end
-  return used
+  return watched, renders
 end
 
