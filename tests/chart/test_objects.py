@@ -16,6 +16,7 @@ FLOWS: Flows = {
     ("worker", "orchestrator", 50061),
     ("gateway", "redis", 6379),
     ("worker", "redis", 6379),
+    ("orchestrator", "redis", 6379),
     ("worker", "worker", 50071),
     ("fleet", "worker", 50071),
     ("fleet", "redis", 6379),
@@ -156,7 +157,7 @@ def test_egress_beyond_the_release_is_what_was_asked_for(objects: OBJECTS) -> No
         "": none,
         "gateway": {53},
         "worker": {53},
-        "orchestrator": none,
+        "orchestrator": {53},
         "redis": none,
         "test": {53},
     }
