@@ -6,6 +6,7 @@ and what it says in an error is not passed on. It knows no plans.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -22,6 +23,8 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
 """Of the protocol, not of the text: an event for each token."""
 TEMPERATURE = 0.7
+LOADED_WITH_THE_FIRST_CALL = ("httpcore._backends.anyio", "anyio._backends._asyncio")
+"""What the HTTP client would import when it is first used, on the event loop, where sessions would wait for it."""
 
 
 class Endpoint:
@@ -29,6 +32,8 @@ class Endpoint:
 
     def __init__(self, base_url: str, model: str, *, key: str = "") -> None:
         """`base_url` ends where `/chat/completions` begins, for instance http://host:8000/v1."""
+        for name in LOADED_WITH_THE_FIRST_CALL:
+            importlib.import_module(name)
         self._model = model
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = httpx.Timeout(READ_S, connect=CONNECT_S)

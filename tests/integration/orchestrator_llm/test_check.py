@@ -114,7 +114,7 @@ async def test_swap_and_status_from_the_command_line(tmp_path: Path, tiny_bundle
     """Swapped, shown, and exit status 1 when it goes back; without a stack here the orchestrator must be named."""
     with llm_server("good") as server, llm_server("broken") as broken:
         async with running(tiny_bundle) as orchestrator:
-            orchestrator.swaps.planners.limits = SwapLimits(move_s=0.2, watch_s=0.2)
+            orchestrator.swaps.planners.swapper.limits = SwapLimits(move_s=0.2, watch_s=0.2)
             at = ("--orchestrator", orchestrator.rpc.address)
             status, printed = await cuelight("swap", "--to", server.spec, *at, home=tmp_path)
             assert status == 0, printed
