@@ -53,6 +53,8 @@ class Script:
     refuse_attach: status_pb2.Status | None = None
     is_mute: bool = False
     """Answers nothing after attach, not even a ping."""
+    go_away_after: int | None = None
+    """Goes away after so many media messages: says so, goes on, and takes no new stream."""
     fail_after: int | None = None
     """The session fails after so many media messages."""
 
@@ -78,9 +80,11 @@ class _Session:
 class FakeGateway(SessionServiceServicer):
     """The service. What clients sent can be read from ``requests`` and ``creates``."""
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, beside: FakeGateway | None = None) -> None:
+        """beside: another gateway of the same deployment, which has the same sessions."""
         self.script = script or Script()
-        self.sessions: dict[str, _Session] = {}
+        self.sessions: dict[str, _Session] = beside.sessions if beside else {}
+        self.is_leaving = False
         self.creates: list[pb.CreateSessionRequest] = []
         self.requests: list[pb.StreamSessionRequest] = []
         self.closes: list[pb.CloseSessionRequest] = []
@@ -122,6 +126,8 @@ class FakeGateway(SessionServiceServicer):
         self.attaches.append(first.attach)
         if ("authorization", f"Bearer {TOKEN}") not in (context.invocation_metadata() or ()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing")
+        if self.is_leaving:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this gateway goes away")
         if self.script.refuse_attach is not None:
             await _abort(context, self.script.refuse_attach)
         session = self.sessions[first.attach.session]
@@ -178,6 +184,10 @@ class _Stream:
         if script.break_after and self.session.media_sent >= script.break_after[0]:
             script.break_after.pop(0)
             await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway goes away")
+        if script.go_away_after is not None and self.session.media_sent >= script.go_away_after:
+            script.go_away_after, self.fake.is_leaving = None, True
+            leave = pb.GoAway(reason=pb.GO_AWAY_REASON_DRAINING, resume_token="elsewhere")
+            self.outgoing.append(pb.StreamSessionResponse(go_away=leave))
         self.session.media_sent += 1
         self.burst += 1
         self.fake.largest_burst = max(self.fake.largest_burst, self.burst)

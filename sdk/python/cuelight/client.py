@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ import grpc
 from cuelight import convert
 from cuelight.errors import Unavailable
 from cuelight.events import SessionInfo
-from cuelight.line import Key, Line
+from cuelight.line import KEEPALIVE_S, Key, Line, Lines
 from cuelight.renders import Renders
 from cuelight.rpc import Timeouts, call
 from cuelight.session import Session
@@ -36,39 +36,57 @@ _CONTAINERS = {
 
 
 def connect(
-    address: str = DEFAULT_ADDRESS,
+    address: str | Sequence[str] = DEFAULT_ADDRESS,
     *,
     key: Key = "",
     ca_certificate: str | Path | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    keepalive_s: float = KEEPALIVE_S,
     timeouts: Timeouts | None = None,
 ) -> Client:
     """A client for the gateway at ``address``; use it as ``async with cuelight.connect(...) as client``.
 
     Args:
-        address: ``host:port`` of the gateway's gRPC port; ``https://host:port`` where it speaks TLS.
+        address: ``host:port`` of the gateway's gRPC port; ``https://host:port`` where it speaks TLS. Several of them
+            where no balancer stands before the gateways: when one goes away, the next is asked.
         key: API key or JWT, where the gateway asks for one; a function is asked for it before each call.
         ca_certificate: File (PEM) with the authority that signed the gateway's certificate, when the system's do not
             know it; the connection is TLS then.
         credentials: TLS credentials made by yourself, for instance with a client certificate.
-        timeouts: How long to wait for what.
+        interceptors: Yours, around every call and stream (``grpc.aio``), for instance for tracing.
+        keepalive_s: The connection is probed when nothing came for so long, at least 5 s.
+        timeouts: How long to wait for what, and how often to try.
 
     Raises:
         ValueError: the address is none, or the file holds no certificate.
         OSError: the file cannot be read.
     """
-    line = Line.to(address, credentials=credentials, ca_certificate=ca_certificate, key=key)
-    return Client(line, address=address, timeouts=timeouts or Timeouts())
+    addresses = (address,) if isinstance(address, str) else tuple(address)
+    lines = [
+        Line.to(
+            each,
+            credentials=credentials,
+            ca_certificate=ca_certificate,
+            key=key,
+            interceptors=interceptors,
+            keepalive_s=keepalive_s,
+        )
+        for each in addresses
+    ]
+    return Client(Lines(lines), address=", ".join(addresses), timeouts=timeouts or Timeouts())
 
 
 class Client:
-    """A connection to one gateway."""
+    """A connection to one of the gateways of a deployment."""
 
-    def __init__(self, line: Line, *, address: str, timeouts: Timeouts) -> None:
+    def __init__(self, lines: Lines, *, address: str, timeouts: Timeouts) -> None:
         self.address = address
         self.timeouts = timeouts
-        self._line = line
+        self._lines = lines
         self._channel: grpc.aio.Channel | None = None
+        self._former: list[grpc.aio.Channel] = []
+        """Connections that were left, and that sessions may still stand on."""
 
     async def __aenter__(self) -> Self:
         """Connects.
@@ -76,25 +94,34 @@ class Client:
         Raises:
             Unavailable: nothing answers there within ``Timeouts.connect_s``.
         """
-        channel = self._line.open()
+        for _ in range(len(self._lines)):
+            self._channel = await self._connected(self._lines.now)
+            if self._channel is not None:
+                return self
+            self._lines.turn()
+        or_untrusted = ", or its certificate is not trusted here" if self._lines.now.credentials else ""
+        raise Unavailable(f"No gateway answers at {self.address}{or_untrusted}.")
+
+    async def _connected(self, line: Line) -> grpc.aio.Channel | None:
+        """A channel that stands, or None when nothing answered in time."""
+        channel = line.open()
         try:
             async with asyncio.timeout(self.timeouts.connect_s):
                 await channel.channel_ready()
         except BaseException as error:
             await channel.close()
             if isinstance(error, TimeoutError):
-                or_untrusted = ", or its certificate is not trusted here" if self._line.credentials else ""
-                raise Unavailable(f"No gateway answers at {self.address}{or_untrusted}.") from error
+                return None
             raise
-        self._channel = channel
-        return self
+        return channel
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        channels, self._former = [*self._former, *([self._channel] if self._channel else [])], []
+        self._channel = None
+        for channel in channels:
+            await channel.close()
 
     @property
     def renders(self) -> Renders:
@@ -158,7 +185,9 @@ class Client:
             config.max_ahead.CopyFrom(convert.duration(max_ahead_s))
         made = await self._create(config, queue_timeout_s)
         info = convert.session_info(made.session)
-        session = Session(self._stub(), info, made.attach_token, timeouts=self.timeouts, window_chunks=window_chunks)
+        session = Session(
+            self._lines, self._stub(), info, made.attach_token, timeouts=self.timeouts, window_chunks=window_chunks
+        )
         async with session:
             yield session
 
@@ -195,6 +224,17 @@ class Client:
                 if time.monotonic() + pause_s >= give_up_at:
                     raise
                 await asyncio.sleep(pause_s)
+                await self._turn()
+
+    async def _turn(self) -> None:
+        """Goes over to the next gateway, where there are several and it answers."""
+        if len(self._lines) == 1:
+            return
+        channel = await self._connected(self._lines.turn())
+        if channel is not None:
+            former, self._channel = self._channel, channel
+            if former is not None:
+                self._former.append(former)
 
     def _stub(self) -> SessionServiceAsyncStub:
         if self._channel is None:

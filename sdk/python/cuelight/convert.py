@@ -130,7 +130,8 @@ def control_event(message: pb.StreamSessionResponse) -> Event | None:
             return _response_ended(message.response_ended)
         case "state_changed":
             changed = message.state_changed
-            return StateChanged(session_state(changed.state), changed.epoch, changed.reason)
+            kept = changed.checkpoint_media_offset if changed.HasField("checkpoint_media_offset") else None
+            return StateChanged(session_state(changed.state), changed.epoch, changed.reason, kept)
         case "retired":
             retired = message.retired
             return Retired(retired.generation, retired.first_position, tuple(retired.chunk_indices))

@@ -63,6 +63,34 @@ class Attached:
     is_first: bool
 
 
+class ResumeCause(StrEnum):
+    """What the performance was taken up again after."""
+
+    CONNECTION_LOST = "connection_lost"
+    """The stream broke, and was opened again."""
+    GATEWAY_LEFT = "gateway_left"
+    """The gateway was shutting down; another one carries the stream, which was not without one meanwhile."""
+    WORKER_LOST = "worker_lost"
+    """What performs the session was lost or out of reach, and was replaced or reached again."""
+    WORKER_MOVED = "worker_moved"
+    """Another worker performs the session, as was planned: nothing stood still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The performance goes on after something happened. Every media offset and every input still counts once."""
+
+    cause: ResumeCause
+    state_preserved: bool
+    """False when the session began again from its configuration: what was said before is forgotten."""
+    gap_ms: float
+    """How long nothing could come, as seen from here; 0 when something always could."""
+    attempts: int
+    """Times that attaching was tried; 0 where the stream itself stood."""
+    epoch: int
+    """Of whoever performs the session now; it only rises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Media:
     """Media of one chunk and one track: encoded access units back to back."""
@@ -172,6 +200,8 @@ class StateChanged:
     state: SessionState
     epoch: int
     reason: str
+    checkpoint_offset: int | None = None
+    """On a recovery: media offset that the state which was kept stands at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,4 +237,6 @@ class SessionInfo:
     epoch: int
 
 
-Event = Attached | Media | Progress | Retired | Notice | Fault | StateChanged | ResponseStarted | ResponseEnded
+Event = (
+    Attached | Resumed | Media | Progress | Retired | Notice | Fault | StateChanged | ResponseStarted | ResponseEnded
+)

@@ -1,8 +1,11 @@
-"""The line to a gateway: where it is, whether it is encrypted, and what shows who calls. Knows no session."""
+"""The line to a gateway: where it is, whether it is encrypted, and what shows who calls. Knows no session.
+
+There may be several gateways that carry the same sessions: whoever finds one gone turns to the next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,11 +19,15 @@ Key: TypeAlias = str | Callable[[], str]
 _OPTIONS = (
     ("grpc.max_receive_message_length", 8 * 1024 * 1024),
     ("grpc.max_send_message_length", 8 * 1024 * 1024),
-    ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A new channel is a new connection: the old one may lead to a gateway that goes away.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 _HTTPS_PORT = 443
+KEEPALIVE_S = 20.0
+MIN_KEEPALIVE_S = 5.0
+"""Gateways take more frequent probes for an attack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,9 @@ class Line:
     credentials: grpc.ChannelCredentials | None = None
     """None speaks in the clear."""
     key: Key = ""
+    interceptors: tuple[grpc.aio.ClientInterceptor, ...] = ()
+    """What stands around every call, outermost first."""
+    keepalive_s: float = KEEPALIVE_S
 
     @classmethod
     def to(
@@ -41,6 +51,8 @@ class Line:
         credentials: grpc.ChannelCredentials | None = None,
         ca_certificate: str | Path | None = None,
         key: Key = "",
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        keepalive_s: float = KEEPALIVE_S,
     ) -> Line:
         """Reads ``host:port``, ``https://host[:port]`` or ``http://host:port``.
 
@@ -49,6 +61,8 @@ class Line:
             OSError: ``ca_certificate`` cannot be read.
         """
         target, is_tls = read_address(address)
+        if keepalive_s < MIN_KEEPALIVE_S:
+            raise ValueError(f"keepalive_s must be {MIN_KEEPALIVE_S:g} or more")
         if is_tls is False and (credentials or ca_certificate):
             raise ValueError(f"{address} speaks in the clear: write https:// to use certificates")
         if credentials is None and (is_tls or ca_certificate):
@@ -56,14 +70,38 @@ class Line:
             if roots is not None and b"-----BEGIN CERTIFICATE-----" not in roots:
                 raise ValueError(f"{ca_certificate} holds no certificate in PEM")
             credentials = grpc.ssl_channel_credentials(roots)
-        return cls(target, credentials, key)
+        return cls(target, credentials, key, tuple(interceptors), keepalive_s)
 
     def open(self) -> grpc.aio.Channel:
         """A channel that shows the key with every plain call; streams show their session's token instead."""
-        interceptors = [_ShowsKey(self.key)] if self.key else []
+        interceptors = [*self.interceptors, *([_ShowsKey(self.key)] if self.key else [])]
+        options = [*_OPTIONS, ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000))]
         if self.credentials is None:
-            return grpc.aio.insecure_channel(self.target, options=_OPTIONS, interceptors=interceptors)
-        return grpc.aio.secure_channel(self.target, self.credentials, options=_OPTIONS, interceptors=interceptors)
+            return grpc.aio.insecure_channel(self.target, options=options, interceptors=interceptors)
+        return grpc.aio.secure_channel(self.target, self.credentials, options=options, interceptors=interceptors)
+
+
+class Lines:
+    """The gateways that can be asked, one of which is asked now."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        if not lines:
+            raise ValueError("give the address of a gateway")
+        self._lines = tuple(lines)
+        self._now = 0
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def now(self) -> Line:
+        """The one to ask."""
+        return self._lines[self._now]
+
+    def turn(self) -> Line:
+        """The next one, which is asked from now on; the same again where there is no other."""
+        self._now = (self._now + 1) % len(self._lines)
+        return self.now
 
 
 def read_address(address: str) -> tuple[str, bool | None]:

@@ -53,6 +53,8 @@ class Timeouts:
     """A stream that is silent for so long is probed; after as much again it is held to be broken."""
     recover_s: float = 60.0
     """For a broken stream to stand again before the session is given up."""
+    recover_tries: int = 60
+    """As often a broken stream is opened again before the session is given up."""
     send_s: float = 30.0
     """For the server to take an input when many wait."""
 

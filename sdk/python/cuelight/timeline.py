@@ -1,10 +1,10 @@
-"""Which media of a session is new, which the client has, and which no longer counts. Pure: knows no stream."""
+"""Which media and words of a session are new, which the client has, and which no longer count. Knows no stream."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-from cuelight.events import Media, Retired
+from cuelight.events import Media, Progress, ResponseEnded, ResponseStarted, Retired
 
 
 class Verdict(Enum):
@@ -26,6 +26,24 @@ class Timeline:
         self._epoch = 0
         self._cut_position = 0
         self._retired_chunks: set[int] = set()
+        self._next_progress = 0
+        self._told: dict[type[ResponseStarted | ResponseEnded], str] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Of the newest media."""
+        return self._epoch
+
+    def is_new(self, event: Progress | ResponseStarted | ResponseEnded | Retired) -> bool:
+        """Whether this is told for the first time; a stream that is opened again tells the last of it again."""
+        if isinstance(event, Retired):
+            return event.generation > self._generation
+        if isinstance(event, Progress):
+            is_new = event.chunk_index >= self._next_progress
+            self._next_progress = max(self._next_progress, event.chunk_index + 1)
+            return is_new
+        is_new, self._told[type(event)] = self._told.get(type(event)) != event.response_id, event.response_id
+        return is_new
 
     def start_at(self, offset: int) -> None:
         """The stream will begin at ``offset`` (a later one than asked for: the rest was retired)."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import grpc
 import pytest
 
 import cuelight
-from cuelight.events import Attached, Media, Progress, ResponseStarted, Retired, StateChanged
+from cuelight.events import Attached, Media, Progress, ResponseStarted, Resumed, Retired, StateChanged
 from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
 
 QUICK = cuelight.Timeouts(connect_s=2, call_s=3, attach_s=2, silence_s=0.3, recover_s=2, send_s=2)
@@ -75,6 +79,93 @@ async def test_a_broken_stream_is_taken_up_again_with_each_offset_once(cuts: lis
     attached = [event for event in events if isinstance(event, Attached)]
     assert [event.is_first for event in attached] == [True] + [False] * len(cuts)
     assert fake.attaches[-1].resume_token == "again"
+    told = [event for event in events if isinstance(event, Resumed)]
+    assert [event.cause for event in told] == [cuelight.ResumeCause.CONNECTION_LOST] * len(cuts)
+    assert all(event.state_preserved and event.gap_ms > 0 and event.attempts >= 1 for event in told)
+    words = [word.index for event in events if isinstance(event, Progress) for word in event.words]
+    assert words == list(range(10)), "every caption comes once"
+    assert len([event for event in events if isinstance(event, ResponseStarted)]) == 1
+
+
+async def test_a_gateway_that_goes_away_is_left_for_another_one() -> None:
+    """The stream goes on until the other one stands: nothing is lost, nothing comes twice, and the client is told."""
+    leaving = FakeGateway(Script(go_away_after=1))
+    staying = FakeGateway(beside=leaving)
+    async with (
+        serve(leaving),
+        serve(staying),
+        cuelight.connect([leaving.address, staying.address], timeouts=QUICK) as client,
+        client.create_session(regime="scripted", window_chunks=2) as session,
+    ):
+        await session.say(TEXT)
+        events = [event async for event in session.events(until=Resumed)]
+        await session.end()
+        events += [event async for event in session]
+    assert _offsets(events) == list(range(8))
+    (told,) = (event for event in events if isinstance(event, Resumed))
+    assert told.cause is cuelight.ResumeCause.GATEWAY_LEFT and told.state_preserved
+    assert [attach.resume_token for attach in staying.attaches] == ["elsewhere"]
+    assert [request.client_seq for request in staying.requests if request.client_seq] == [2]
+
+
+async def test_a_gateway_that_is_gone_is_replaced_by_the_next_in_the_list() -> None:
+    """A dead address is passed over at the start, and a stream that breaks is opened at the next gateway."""
+    first = FakeGateway(Script(break_after=[2]))
+    second = FakeGateway(beside=first)
+    async with (
+        serve(first),
+        serve(second),
+        cuelight.connect(["127.0.0.1:1", first.address, second.address], timeouts=QUICK) as client,
+        client.create_session(regime="scripted") as session,
+    ):
+        await session.say(TEXT)
+        await session.end()
+        events = [event async for event in session]
+    assert _offsets(events) == list(range(8))
+    assert len(first.attaches) == len(second.attaches) == 1
+
+
+async def test_a_session_that_cannot_be_reached_again_ends_within_its_budget() -> None:
+    """After so many tries it is ConnectionLost, which says how often and for how long it was tried."""
+    fake = FakeGateway(Script(go_away_after=1, break_after=[2]))
+    quick = replace(QUICK, recover_s=60, recover_tries=3)
+    with pytest.raises(cuelight.ConnectionLost, match="3 tries"):
+        async with (
+            serve(fake),
+            cuelight.connect(fake.address, timeouts=quick) as client,
+            client.create_session(regime="scripted") as session,
+        ):
+            await session.say(TEXT)
+            async for _ in session:
+                pass
+
+
+async def test_interceptors_stand_around_calls_and_streams() -> None:
+    """What the caller gives sees CreateSession and the stream, on whatever connection they go."""
+    seen: list[bytes] = []
+
+    class Sees(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            seen.append(bytes(details.method).rpartition(b"/")[2])
+            return await continuation(details, request)
+
+    class SeesStreams(grpc.aio.StreamStreamClientInterceptor):
+        async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+            seen.append(bytes(details.method).rpartition(b"/")[2])
+            return await continuation(details, requests)
+
+    fake = FakeGateway(Script(break_after=[1]))
+    async with (
+        serve(fake),
+        cuelight.connect(fake.address, timeouts=QUICK, interceptors=[Sees(), SeesStreams()]) as client,
+        client.create_session(regime="scripted") as session,
+    ):
+        await session.say(TEXT)
+        await session.end()
+        assert _offsets([event async for event in session]) == list(range(8))
+    assert seen[:3] == [b"CreateSession", b"StreamSession", b"StreamSession"]
+    with pytest.raises(ValueError, match="keepalive_s"):
+        cuelight.connect(keepalive_s=1)
 
 
 async def test_input_is_taken_once_over_broken_streams() -> None:
