@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -32,8 +33,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evaluation.chaos import history as told
 from evaluation.chaos import rules, verdict
 from evaluation.chaos.cast import Company
+from evaluation.chaos.inflict import Stage
 from evaluation.chaos.plan import Cast, Fault, make_plan
-from evaluation.chaos.run import DETACH_S, Outcome, Run, Stage, quiet_gaps, told_outcome
+from evaluation.chaos.run import DETACH_S, Outcome, Run, quiet_gaps, told_outcome
 from evaluation.chaos.surroundings import Clocks, small_disk
 from evaluation.chaos.viewers import Part, Viewer, parts_of, scripted_part
 from evaluation.chaos.witness import Witness
@@ -53,7 +55,7 @@ class Bench:
         self.options = options
         self.cast = Cast(options.gateways, options.workers, options.orchestrators)
         self.folder: Path = options.out / f"seed-{options.seed}"
-        self.plan = make_plan(options.seed, options.faults, self.cast)
+        self.plan = make_plan(options.seed, options.faults, self.cast, options.only)
 
     def pieces(self) -> list[list[Fault]]:
         """The plan, cut up."""
@@ -222,8 +224,7 @@ async def main_loop(options: argparse.Namespace, console: Console) -> Piece:
             for violation in result["violations"][:SHOWN_VIOLATIONS]:
                 console.print(f"  {violation['rule']}: {violation['session'][:8]} {violation['what']}", markup=False)
             if result["violations"]:
-                again = f"--seed {options.seed} --faults {options.faults} --sessions {options.sessions} --piece {n}"
-                console.print(f"  this piece again: python benchmarks/chaos.py {again} --bundle {options.bundle}")
+                console.print(f"  this piece again: {shlex.join([*sys.argv, '--piece', str(n)])}", markup=False)
     return bench.gather()
 
 
@@ -249,8 +250,13 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=6, help="sentences of a scripted part")
     parser.add_argument("--piece-faults", type=int, default=20, help="faults under one company of processes")
     parser.add_argument("--piece", type=int, help="do this piece alone, even when it was done")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="kinds of faults, to look at them alone")
     parser.add_argument("--now", type=int, help="do about so many faults now")
     options = parser.parse_args()
+    try:
+        make_plan(options.seed, 0, Cast(), options.only)
+    except ValueError as error:
+        parser.error(str(error))
     console = Console(width=int(os.environ.get("COLUMNS", "120")))
     try:
         result = asyncio.run(interruptible(main_loop(options, console)))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -82,10 +82,16 @@ class Fault:
     """Seconds of a delay or of a clock's step, bytes a second of a slow reader, bytes before a line breaks."""
 
 
-def make_plan(seed: int, count: int, cast: Cast) -> list[Fault]:
-    """So many faults, every kind and place as often as any other."""
+def make_plan(seed: int, count: int, cast: Cast, only: Collection[str] = ()) -> list[Fault]:
+    """So many faults, every kind and place as often as any other; `only` names kinds, to look at them alone.
+
+    Raises ValueError when there is no such kind.
+    """
+    unknown = set(only) - set(Kind)
+    if unknown:
+        raise ValueError(f"no kinds of faults: {', '.join(sorted(unknown))}; there are {', '.join(Kind)}")
     draw = random.Random(seed)
-    kinds = _endless(draw)
+    kinds = _endless(draw, [pair for pair in all_kinds() if not only or pair[0] in only])
     return [_fault(number, *next(kinds), draw, cast) for number in range(count)]
 
 
@@ -98,9 +104,9 @@ def all_kinds() -> list[tuple[Kind, str]]:
     return [*processes, *redis, *lines, *clocks, (Kind.DISK_FULL, "disk"), (Kind.ROLL, "everything")]
 
 
-def _endless(draw: random.Random) -> Iterator[tuple[Kind, str]]:
+def _endless(draw: random.Random, kinds: Sequence[tuple[Kind, str]]) -> Iterator[tuple[Kind, str]]:
     while True:
-        yield from draw.sample(all_kinds(), len(all_kinds()))
+        yield from draw.sample(kinds, len(kinds))
 
 
 def _fault(number: int, kind: Kind, where: str, draw: random.Random, cast: Cast) -> Fault:

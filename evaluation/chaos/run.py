@@ -7,20 +7,16 @@ who does what and does little of it itself.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise, zip_longest
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 from evaluation.chaos import history as told
-from evaluation.chaos import plan, rules
-from evaluation.chaos.cast import Company
+from evaluation.chaos import rules
+from evaluation.chaos.inflict import Stage, inflict
 from evaluation.chaos.plan import ROLES, Fault, Kind
-from evaluation.chaos.surroundings import Clocks, filled
 from evaluation.chaos.viewers import Viewer
 from evaluation.chaos.witness import Witness
 
@@ -34,7 +30,6 @@ SHOWN_MEDIA = 4
 ENDING_S = 90.0
 """For the last sessions to be watched to their end, and for those that nobody watches to be let go."""
 DETACH_S = 30.0
-TRUNCATED_S = 3.0
 
 
 @dataclass
@@ -51,110 +46,6 @@ class Outcome:
     """Of each viewer that watched: the longest time without anything new, between two media of one session."""
     note: str = ""
     """Why it could not be done."""
-
-
-@dataclass
-class Stage:
-    """What faults act on."""
-
-    company: Company
-    clocks: Clocks | None
-    disk: Path | None
-
-
-async def inflict(fault: Fault, stage: Stage) -> str:
-    """Do it, and undo it after its time; the answer says why it could not be done, or nothing."""
-    act = _ACTS.get(fault.kind)
-    assert act is not None, fault.kind
-    return await act(fault, stage) or ""
-
-
-async def _kill(fault: Fault, stage: Stage) -> None:
-    stage.company.members[fault.target].signal(signal.SIGKILL)
-
-
-async def _freeze(fault: Fault, stage: Stage) -> None:
-    member = stage.company.members[fault.target]
-    member.signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(fault.lasts_s)
-    finally:
-        member.signal(signal.SIGCONT)
-
-
-async def _restart(_fault: Fault, stage: Stage) -> None:
-    await stage.company.redis.restart()
-
-
-async def _fail_over(_fault: Fault, stage: Stage) -> None:
-    await stage.company.redis.fail_over()
-
-
-async def _pause(fault: Fault, stage: Stage) -> None:
-    server = stage.company.redis.primary
-    server.signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(fault.lasts_s)
-    finally:
-        server.signal(signal.SIGCONT)
-
-
-async def _on_a_line(fault: Fault, stage: Stage) -> None:
-    proxies = stage.company.of(fault.where, fault.target)
-    for proxy in proxies:
-        if fault.kind is Kind.DELAY:
-            proxy.delay_s = fault.amount
-        elif fault.kind is Kind.SLOW_READER:
-            proxy.bytes_per_s = fault.amount
-        elif fault.kind is Kind.CUT:
-            proxy.cut()
-        elif fault.kind is Kind.HALF_OPEN:
-            proxy.leave_half_open()
-        else:
-            proxy.truncate(int(fault.amount))
-    try:
-        await asyncio.sleep(TRUNCATED_S if fault.kind is Kind.TRUNCATE else fault.lasts_s)
-    finally:
-        for proxy in proxies:
-            proxy.heal()
-
-
-async def _step_clock(fault: Fault, stage: Stage) -> str:
-    if stage.clocks is None:
-        return "there is no C compiler"
-    stage.clocks.step(fault.target if fault.where != "redis" else "redis", fault.amount)
-    return ""
-
-
-async def _fill_disk(fault: Fault, stage: Stage) -> str:
-    if stage.disk is None:
-        return "no leave to mount a small disk"
-    with filled(stage.disk):
-        await asyncio.sleep(fault.lasts_s)
-    return ""
-
-
-async def _roll(_fault: Fault, stage: Stage) -> None:
-    """One of each role at a time."""
-    company = stage.company
-    for names in zip_longest(*(company.cast.members(role) for role in ROLES)):
-        together = [company.members[name] for name in names if name is not None]
-        for member in together:
-            member.signal(signal.SIGTERM)
-        await asyncio.gather(*(member.serving() for member in together))
-
-
-_ACTS: Mapping[Kind, Callable[[Fault, Stage], Any]] = {
-    Kind.KILL: _kill,
-    Kind.FREEZE: _freeze,
-    Kind.RESTART: _restart,
-    Kind.FAIL_OVER: _fail_over,
-    Kind.PAUSE: _pause,
-    **dict.fromkeys(plan.LINE_KINDS, _on_a_line),
-    Kind.CLOCK: _step_clock,
-    Kind.DISK_FULL: _fill_disk,
-    Kind.ROLL: _roll,
-}
 
 
 class Run:
@@ -261,12 +152,3 @@ def told_outcome(outcome: Outcome) -> dict[str, Any]:
     made["recovered_s"] = None if outcome.recovered_s is None else round(outcome.recovered_s, 3)
     made["gaps_s"] = [round(gap, 3) for gap in outcome.gaps_s]
     return made
-
-
-@contextlib.contextmanager
-def kept(history: told.History, path: Path) -> Iterator[None]:
-    """Whatever happens inside, the history is written."""
-    try:
-        yield
-    finally:
-        told.write(history.events, path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from evaluation.chaos.plan import Cast, Kind, all_kinds, make_plan
 from evaluation.chaos.viewers import conversation_part, scripted_part
 
@@ -24,6 +26,13 @@ def test_every_kind_comes_as_often_at_every_place() -> None:
     assert set(counts) == set(all_kinds())
     assert set(counts.values()) == {rounds}
     assert {kind for kind, _ in counts} == set(Kind)
+
+
+def test_kinds_can_be_looked_at_alone() -> None:
+    """Only those that are named; a name that is none is refused."""
+    assert {fault.kind for fault in make_plan(1, 9, Cast(), ["pause", "kill"])} == {Kind.PAUSE, Kind.KILL}
+    with pytest.raises(ValueError, match="flood"):
+        make_plan(1, 9, Cast(), ["flood"])
 
 
 def test_targets_are_in_the_cast() -> None:
