@@ -144,11 +144,18 @@ class Soak:
             "words": [word.index for word in event.words],
         }
         if event.chunk_index % MEMORY_EVERY == 0:
-            row["memory_mib"] = self._house.memory_mib()
+            row["memory_mib"] = {name: private_mib(pid) for name, pid in self._house.pids().items()}
         if self._quality:
             row["quality"] = self._quality.popleft()
         self._rows.write(json.dumps(row) + "\n")
         self._rows.flush()
+
+
+def private_mib(pid: int) -> float:
+    """Memory of a process in MiB that it shares with nobody: what others start and end does not change it."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return round((kib["Private_Clean"] + kib["Private_Dirty"]) / 1024, 2)
 
 
 async def perform(options: argparse.Namespace) -> Path:
@@ -159,7 +166,7 @@ async def perform(options: argparse.Namespace) -> Path:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with path.open("w") as rows, Progress(*columns, TimeRemainingColumn()) as progress:
         async with House(options.bundle, {"OMP_NUM_THREADS": "1"}) as house, cuelight.connect(house.address) as client:
-            rows.write(json.dumps({**provenance(), "startup_s": house.startup_s}) + "\n")
+            rows.write(json.dumps({**provenance(), "startup_s": house.startup_s, "memory": "private"}) + "\n")
             await Soak(house, watcher, rows, options.chunks, options.seed).run(client, progress)
     return path
 
@@ -177,6 +184,22 @@ def slope(at: np.ndarray, values: np.ndarray) -> Estimate:
     left = y - y.mean() - rise * (x - x.mean())
     error = float(np.sqrt((left**2).sum() / (len(x) - 2) / spread)) * float(student.ppf(0.975, len(x) - 2))
     return Estimate(rise, rise - error, rise + error)
+
+
+def growth_at_equal_load(cpu_s: np.ndarray, wall_s: np.ndarray) -> Estimate:
+    """Rise of a chunk's processor time from the first chunk to the last, as a share of its mean.
+
+    Beside other work all processor time grows, as caches are shared: that part follows the wall time and is taken out.
+    """
+    size = len(cpu_s) // BLOCK_CHUNKS * BLOCK_CHUNKS
+    y, load = (values[:size].reshape(-1, BLOCK_CHUNKS).mean(1) for values in (cpu_s, wall_s))
+    along_s = np.linspace(0, 1, len(y))
+    design = np.stack([np.ones_like(y), load, along_s], 1)
+    fitted, *_ = np.linalg.lstsq(design, y, rcond=None)
+    left = y - design @ fitted
+    variance = float((left**2).sum()) / (len(y) - 3) * np.linalg.inv(design.T @ design)[2, 2]
+    error = float(np.sqrt(variance)) * float(student.ppf(0.975, len(y) - 3))
+    return Estimate(*(float(value / y.mean()) for value in (fitted[2], fitted[2] - error, fitted[2] + error)))
 
 
 def ratio_of_means(last: np.ndarray, first: np.ndarray, seed: int = 0) -> Estimate:
@@ -206,6 +229,7 @@ def summarise(rows: Sequence[Row], manifest: Manifest) -> dict[str, Any]:
         "wall_s": rows[-1]["at_s"],
         "words": {"told": len(words), "are_each_once_in_order": words == list(range(len(words)))},
         "chunk_time": {name: _times(values, warm) for name, values in times.items()},
+        "cpu_growth_at_equal_load": _told(growth_at_equal_load(times["cpu_s"], _wall_per_chunk(rows)), 4),
         "memory": {name: _memory(rows, name) for name in rows[0]["memory_mib"]},
         "drift": _drift(quality, manifest.geometry.frames_per_second) if len(quality) else None,
     }
@@ -214,6 +238,11 @@ def summarise(rows: Sequence[Row], manifest: Manifest) -> dict[str, Any]:
 def _cpu_per_chunk(rows: Sequence[Row]) -> np.ndarray:
     total = np.array([sum(row["cpu_s"].values()) for row in rows])
     return np.diff(total, prepend=total[0])
+
+
+def _wall_per_chunk(rows: Sequence[Row]) -> np.ndarray:
+    at_s = np.array([row["at_s"] for row in rows])
+    return np.diff(at_s, prepend=at_s[0])
 
 
 def _times(values: np.ndarray, warm: slice) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.soak import ratio_of_means, sentences, slope, summarise
+from benchmarks.soak import growth_at_equal_load, ratio_of_means, sentences, slope, summarise
 from services.bundle import Manifest, load_manifest
 
 CHUNKS = 600
@@ -50,6 +50,17 @@ def test_a_chunk_that_gets_slower_is_told_from_one_that_does_not(manifest: Manif
     assert same["low"] < 1 < same["high"]
     assert slower["low"] < 1.2 < slower["high"]
     assert slower["low"] > 1.1
+
+
+def test_what_other_work_costs_is_no_growth() -> None:
+    """Processor time that follows the wall time is the load's; what rises besides is the session's."""
+    draw = np.random.default_rng(5)
+    wall_s = 1 + draw.random(CHUNKS) + np.linspace(0, 3, CHUNKS)
+    cpu_s = 0.3 + 0.02 * wall_s + draw.normal(0, 0.005, CHUNKS)
+    none = growth_at_equal_load(cpu_s, wall_s)
+    some = growth_at_equal_load(cpu_s + np.linspace(0, 0.1, CHUNKS), wall_s)
+    assert none.low < 0 < none.high
+    assert some.low > 0.15
 
 
 def test_words_that_are_lost_or_doubled_are_told(manifest: Manifest) -> None:
