@@ -367,6 +367,8 @@ class SessionSnapshot:
     """An interrupt came since that memory was committed."""
     is_paused: bool = False
     """It was paused when the cue at the cursor was taken."""
+    heard: tuple[str, ...] = ()
+    """What users said before the newest interrupt that no chunk has taken, not even the pending one."""
     last_cut: Retired | None = None
     """The newest cut: whoever made it may have died before the audience was told."""
 

@@ -141,9 +141,9 @@ class Play:
         """Read where the session stands, and stand there: after a start, a fault of any kind, or a cut."""
         self._lines.clear()
         self._prompts.clear()
-        self._heard.clear()
         self._is_ending = False
         snapshot = await self._stand()
+        self._heard = list(snapshot.heard)
         self._tell_cut(snapshot)
         self._stage.pacing.pause(snapshot.is_paused)  # a later pause is among the cues that are taken again
         self._cursor = snapshot.pending.cue_cursor if snapshot.pending else snapshot.cue_cursor
@@ -295,6 +295,7 @@ class Play:
             cue_cursor=max(settled, self._cursor),
             prompt=", ".join([self._asked, *waiting]) if (waiting := self._waiting_prompts) else "",
             is_paused=pacing.is_paused,
+            hear=tuple(self._waiting_words),
         )
         self._lines.clear()
         await self._cut(cut, is_interrupt=True)
@@ -305,13 +306,18 @@ class Play:
         self._stage.programme.cut(cut, is_interrupt=is_interrupt)
         self._stage.pacing.retire(cut.first_position * self._station.chunk_s)
         self._prompts = self._waiting_prompts
-        self._heard = [*(self._pending.hear if self._pending else ()), *self._heard]
+        self._heard = self._waiting_words
         await self._stand()
 
     @property
     def _waiting_prompts(self) -> list[str]:
         """Prompts that were taken and that no committed chunk has: what is cut off must not take them along."""
         return [*(self._pending.prompts if self._pending else ()), *self._prompts]
+
+    @property
+    def _waiting_words(self) -> list[str]:
+        """What the user said that was taken and that no committed chunk has."""
+        return [*(self._pending.hear if self._pending else ()), *self._heard]
 
     # one chunk --------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Knows the form of the keys' values, not Redis.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,6 +66,11 @@ class StoredSession:
     def is_paused(self) -> bool:
         """Say whether it was paused at the cue cursor."""
         return self.record.get(b"is_paused", b"") == b"1"
+
+    def heard(self) -> tuple[str, ...]:
+        """Return what users said that an interrupt settled and no chunk has taken since."""
+        text = self.record.get(b"heard", b"").decode()
+        return tuple(str(words) for words in json.loads(text)) if text and not self.inputs else ()
 
     def last_cut(self) -> Retired | None:
         """Return the newest cut."""
@@ -137,6 +143,7 @@ def build_snapshot(session_id: str, stored: StoredSession) -> SessionSnapshot:
         memory=stored.memory(),
         is_interrupted=stored.is_interrupted(),
         is_paused=stored.is_paused(),
+        heard=stored.heard(),
         last_cut=stored.last_cut(),
     )
 

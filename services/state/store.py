@@ -7,6 +7,7 @@ Knows no models and no transport.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -290,13 +291,15 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         say: tuple[str, ...] = (),
         prompt: str = "",
         is_paused: bool = False,
+        hear: tuple[str, ...] = (),
     ) -> Retired:
         """Cut the session where the client heard it stop, and settle every cue up to `cue_cursor` with that.
 
         The chunk under the playhead becomes the parent of the next; unplayed chunks retire; unheard words leave the
         transcript, those of an uncommitted chunk too; the generation rises. `say` then joins the transcript, so that
         a barge-in happens at once. What is asked of the picture still holds; `prompt`, if any, takes its place, so that
-        settled prompts of an uncommitted chunk are not lost. `is_paused` says what the settled cues have left it in.
+        settled prompts of an uncommitted chunk are not lost. `is_paused` says what the settled cues have left it in, and
+        `hear` holds those words of the user among them that no committed chunk has: the next one takes them.
         """
         for _ in range(CUT_TRIES):
             stored = await self._load(lease.session_id)
@@ -305,7 +308,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
             )
             try:
                 return await self._cut(
-                    lease, stored, cut, cue_cursor=cue_cursor, say=say, prompt=prompt, is_paused=is_paused
+                    lease, stored, cut, cue_cursor=cue_cursor, say=say, prompt=prompt, is_paused=is_paused, hear=hear
                 )
             except StaleGeneration:
                 continue  # a commit of ours came in between; its chunk is part of what is cut
@@ -342,6 +345,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         say: tuple[str, ...] = (),
         prompt: str = "",
         is_paused: bool = False,
+        hear: tuple[str, ...] = (),
     ) -> Retired:
         record, to = codec.record_from_fields(lease.session_id, stored.record), cut.to
         pieces: tuple[Argument, ...] = ("", "")
@@ -354,6 +358,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
             *pieces,
             prompt,
             "1" if is_paused else "",
+            json.dumps(hear) if hear else "",
             len(cut.retired),
             *cut.retired,
             *say,

@@ -29,7 +29,7 @@ for i = 15, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
 redis.call('HSET', RECORD, 'next_chunk', string.format('%.0f', tonumber(index) + 1), 'head', index,
   'next_position', string.format('%.0f', tonumber(ARGV[5]) + 1), 'pointer_token', ARGV[7], 'pointer_word', ARGV[8],
   'cue_cursor', ARGV[10], 'state', 'active', 'prompt', ARGV[13], 'memory', ARGV[14], 'is_interrupted', '',
-  'is_paused', '') -- what is paused makes no chunk
+  'is_paused', '', 'heard', '') -- what is paused makes no chunk, and what was said before an interrupt is this one's
 if ARGV[9] ~= '' then redis.call('HSET', RECORD, 'word_token', ARGV[9]) end
 if ARGV[4] == '' then redis.call('HSET', RECORD, 'sink', latents) end
 redis.call('DEL', INPUTS)

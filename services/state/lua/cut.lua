@@ -7,7 +7,8 @@
 --      12 pieces kept or empty for all  13 text of the last piece kept, or empty to leave it
 --      14 prompt in force from now on, or empty to leave it
 --      15 whether it is paused, '1' or '', of an interrupt
---      16 number of retired chunks  17... their indices, then accepted transcript pieces
+--      16 what users said that no committed chunk has, as JSON, of an interrupt
+--      17 number of retired chunks  18... their indices, then accepted transcript pieces
 -- Answers {'OK', generation}
 local refused = refusal(ARGV[1])
 if refused then return refused end
@@ -16,8 +17,8 @@ if field('generation') ~= ARGV[2] or field('next_chunk') ~= ARGV[3] then
   return {'STALE_GENERATION', field('generation')}
 end
 
-local retired = tonumber(ARGV[16])
-local indices = {unpack(ARGV, 17, 16 + retired)}
+local retired = tonumber(ARGV[17])
+local indices = {unpack(ARGV, 18, 17 + retired)}
 for _, index in ipairs(indices) do redis.call('XDEL', CHUNKS, string.format('%.0f-0', tonumber(index) + 1)) end
 for _, name in ipairs(redis.call('HKEYS', LATENTS)) do
   for _, index in ipairs(indices) do
@@ -34,7 +35,7 @@ elseif ARGV[12] ~= '' then
   redis.call('LTRIM', TRANSCRIPT, 0, tonumber(ARGV[12]) - 1)
   if ARGV[13] ~= '' then redis.call('LSET', TRANSCRIPT, -1, ARGV[13]) end
 end
-for i = 17 + retired, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
+for i = 18 + retired, #ARGV do redis.call('RPUSH', TRANSCRIPT, ARGV[i]) end
 redis.call('DEL', INPUTS)
 local generation = redis.call('HINCRBY', RECORD, 'generation', 1)
 redis.call('HSET', RECORD, 'cut_id', ARGV[4], 'head', ARGV[5], 'next_position', ARGV[6], 'pointer_token', ARGV[7],
@@ -42,7 +43,8 @@ redis.call('HSET', RECORD, 'cut_id', ARGV[4], 'head', ARGV[5], 'next_position', 
   'cut_position', ARGV[6], 'cut_word', ARGV[8], 'cut_retired', table.concat(indices, ' '))
 if ARGV[14] ~= '' then redis.call('HSET', RECORD, 'prompt', ARGV[14]) end
 if ARGV[10] ~= '' then
-  redis.call('HSET', RECORD, 'cue_cursor', ARGV[10], 'is_interrupted', '1', 'is_paused', ARGV[15])
+  redis.call('HSET', RECORD, 'cue_cursor', ARGV[10], 'is_interrupted', '1', 'is_paused', ARGV[15],
+    'heard', ARGV[16])
   redis.call('XTRIM', CUES, 'MINID', string.format('%.0f-0', tonumber(ARGV[10]) + 1))
 end
 changed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,11 +11,11 @@ import pytest
 
 from dit_worker.service.worker import running
 from orchestrator_llm.service.process import Orchestrator
-from services.session import CueKind, Regime
+from services.session import ChunkPolicy, CueKind, Regime
 from services.settings import OrchestratorSettings, WorkerSettings
 from services.state import SessionStore
 from tests.fakes.llm_server import REPLY, LlmServer, llm_server
-from tests.integration.dit_worker.conftest import Theatre, until
+from tests.integration.dit_worker.conftest import CHUNK_S, Theatre, until
 
 
 @contextlib.asynccontextmanager
@@ -65,3 +66,30 @@ async def test_a_conversation_is_answered_interrupted_and_remembered(
 def replies_asked(server: LlmServer) -> list[int]:
     """Which of its questions asked for a reply."""
     return [number for number, body in enumerate(server.asked) if "response_format" not in body]
+
+
+async def test_words_settled_by_an_interrupt_are_answered_by_the_next_worker(
+    tiny_bundle: Path, redis_url: str, store: SessionStore
+) -> None:
+    """Heard, interrupted, and then the worker loses the session without a word: its heir asks the model about them."""
+    with llm_server("good") as server:
+        async with theatre_with(tiny_bundle, redis_url, store, server) as theatre:
+            await theatre.session("s", regime=Regime.CONVERSATION)
+            await theatre.cue("s", CueKind.PAUSE)
+            await theatre.cue("s", CueKind.HEAR, "Who are you?")
+            settled = await theatre.cue("s", CueKind.INTERRUPT)
+            async with theatre.audience("s"):
+                async with asyncio.timeout(60):
+                    while (await store.load_snapshot("s")).cue_cursor < settled:
+                        await asyncio.sleep(0.02)
+                assert replies_asked(server) == []
+                await store._redis.delete("cuelight:{s}:lease")
+                lease = await store.acquire_lease("s", "the-heir", ChunkPolicy(CHUNK_S, 1, 8))
+                assert lease is not None
+            assert (await store.load_snapshot("s")).heard == ("Who are you?",)
+            await store.release(lease)
+            await theatre.cue("s", CueKind.RESUME)
+            async with theatre.audience("s"):
+                await until(lambda: len(replies_asked(server)) >= 1)
+            dialogue = server.data(replies_asked(server)[0])["dialogue"]
+            assert [line["words"] for line in dialogue if line["who"] == "user"] == ["Who are you?"]

@@ -265,6 +265,19 @@ async def test_a_pause_outlives_the_interrupt_that_settles_it(teller: Teller) ->
     assert not (await heir.store.load_snapshot("s1")).is_paused
 
 
+async def test_what_was_heard_before_an_interrupt_outlives_it(teller: Teller) -> None:
+    """The words that it settles are there for whoever goes on, until a chunk takes them; a discard leaves them."""
+    await teller.tell("one two three four")
+    words = ("Who are you?", "Grüß Gott, “you”.")
+    await teller.store.interrupt(teller.lease, 0.1, cue_cursor=3, hear=words)
+    heir = await teller.handed_to("other")
+    assert (await heir.store.load_snapshot("s1")).heard == words
+    await heir.store.discard_idle(heir.lease, 0.0)
+    assert (await heir.store.load_snapshot("s1")).heard == words
+    await heir.tell("five")
+    assert (await heir.store.load_snapshot("s1")).heard == ()
+
+
 async def test_the_newest_cut_is_known_to_whoever_goes_on(teller: Teller) -> None:
     """What a cut took back can be told by another worker than the one that made it."""
     await teller.tell("one two three four five six seven eight nine")
