@@ -20,7 +20,14 @@ from typing import Any
 import yaml
 from helm_python.chart import Chart
 
-from services.settings import FleetSettings, GatewaySettings, OrchestratorSettings, ProcessSettings, WorkerSettings
+from services.settings import (
+    FleetSettings,
+    GatewaySettings,
+    OrchestratorSettings,
+    ProcessSettings,
+    RenderSettings,
+    WorkerSettings,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "cuelight"
@@ -34,6 +41,7 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "orchestrator": OrchestratorSettings,
     "worker": WorkerSettings,
     "fleet": FleetSettings,
+    "render": RenderSettings,
 }
 CHART_SETS = frozenset(
     {
@@ -47,6 +55,7 @@ CHART_SETS = frozenset(
         *("fleet_namespace", "fleet_workers", "fleet_orchestrators", "fleet_lease", "fleet_identity"),
         *("fleet_slots_per_worker", "fleet_scales", "fleet_watches_nodes"),
         *("planner", "planners", "planner_key", "planner_key_file"),
+        "render_folder",
     }
 )
 """Settings that follow from other values."""
@@ -54,6 +63,7 @@ UNREAD = {
     "gateway": frozenset({"torch_threads", "torch_autocast", "verify_bundle"}),
     "orchestrator": frozenset({"redis_call_timeout_ms", "redis_start_timeout_s"}),
     "fleet": frozenset({"redis_start_timeout_s", "grpc_reflection", "grpc_max_message_bytes", "drain_s"}),
+    "render": frozenset({"torch_threads", "torch_autocast", "verify_bundle"}),
 }
 """Settings that a process has by inheritance and does not read."""
 _SHAPE = (

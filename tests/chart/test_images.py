@@ -21,6 +21,7 @@ PACKAGES = {
     "orchestrator-vllm-cuda": "orchestrator_llm",
     "worker": "dit_worker",
     "fleet": "services",
+    "render": "render_worker",
 }
 """The package whose process an image runs."""
 
@@ -68,7 +69,8 @@ def test_the_base_is_pinned_by_a_digest_that_must_be_given() -> None:
 def test_images_run_as_the_chart_runs_them(image: str, objects: dict[str, list[dict[str, Any]]]) -> None:
     """Command, ports, user, stop signal and the bundle's place are those that the chart counts on."""
     lines = _lineage(image)
-    pod = pod_specs(objects["a fleet that scales nothing"])[image.partition("-")[0]]
+    values = "renders" if image == "render" else "a fleet that scales nothing"
+    pod = pod_specs(objects[values])[image.partition("-")[0]]
     container = containers(pod)[-1]
     context = pod["spec"]["securityContext"]
     ports = " ".join(str(port["containerPort"]) for port in sorted(container["ports"], key=_by_name))

@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services import errors
 from services.metrics import Metrics
-from tests.chart.conftest import kinds
+from tests.chart.conftest import kinds, processes_in
 from tools import chart
 
 PROMETHEUS_LABELS = {"namespace", "pod", "le"}
@@ -156,5 +156,5 @@ def test_what_is_installed_is_what_was_checked(objects: dict[str, list[dict[str,
     assert rule["spec"]["groups"][0]["rules"] == _alerts()
     assert json.loads(board["data"]["cuelight.json"]) == _dashboard()
     (selects,) = monitor["spec"]["selector"]["matchExpressions"]
-    assert set(selects["values"]) == set(chart.PROCESSES)
+    assert set(selects["values"]) == set(processes_in(found))
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"

@@ -20,6 +20,8 @@ FLOWS: Flows = {
     ("worker", "worker", 50071),
     ("fleet", "worker", 50071),
     ("fleet", "redis", 6379),
+    ("render", "worker", 50071),
+    ("render", "redis", 6379),
     ("test", "gateway", 50051),
 }
 """Who calls whom: the arrows of docs/architecture.md, and the test of the release."""

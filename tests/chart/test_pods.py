@@ -14,7 +14,13 @@ from services import serving, settings
 from tests.chart.conftest import component_of, containers, kinds, pod_specs
 from tools import chart
 
-PACKAGES = {"gateway": "gateway", "orchestrator": "orchestrator_llm", "worker": "dit_worker", "fleet": "services.fleet"}
+PACKAGES = {
+    "gateway": "gateway",
+    "orchestrator": "orchestrator_llm",
+    "worker": "dit_worker",
+    "fleet": "services.fleet",
+    "render": "render_worker",
+}
 SECRET_URL = "rediss://:word@redis.example.com:6380/0"
 OBJECTS = dict[str, list[dict[str, Any]]]
 
@@ -230,8 +236,28 @@ def test_what_nobody_asks_is_said(objects: OBJECTS, monkeypatch: pytest.MonkeyPa
     """A process lets strangers in only where neither certificates nor credentials tell who calls."""
     for name, component, pod in _processes(objects):
         read = _read(component, pod, monkeypatch)
-        if component == "fleet":  # nobody calls it
+        if component in ("fleet", "render"):  # nobody calls them
             assert not read.allow_strangers
             continue
         asks = read.asks_for_credentials if isinstance(read, settings.GatewaySettings) else read.tls_ca is not None
         assert read.allow_strangers is not asks, name
+
+
+def test_renders_are_one_folder_for_all(objects: OBJECTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways and render workers have the same volume where their settings say; gateways cannot write to it."""
+    for name, found in objects.items():
+        pods = pod_specs(found)
+        gateway = _read("gateway", pods["gateway"], monkeypatch)
+        assert isinstance(gateway, settings.GatewaySettings)
+        assert (gateway.render_folder is not None) is ("render" in pods), name
+        if "render" not in pods:
+            continue
+        render = _read("render", pods["render"], monkeypatch)
+        assert isinstance(render, settings.RenderSettings) and render.render_folder == gateway.render_folder
+        mounts = {
+            part: next(each for each in _container(pods[part])["volumeMounts"] if each["name"] == "renders")
+            for part in ("gateway", "render")
+        }
+        assert {each["mountPath"] for each in mounts.values()} == {str(render.render_folder)}
+        assert mounts["gateway"].get("readOnly") and not mounts["render"].get("readOnly")
+        assert mounts["gateway"].get("subPath") == mounts["render"].get("subPath")

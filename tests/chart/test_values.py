@@ -18,6 +18,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"fleet": {"settings": {"fleet_lease": "mine"}}}, "fleet_lease"),
     ({"fleet": {"settings": {"fleet_max_workers": 0}}}, "fleet_max_workers"),
     ({"fleet": {"gpu": {"count": 1}}}, "gpu"),
+    ({"render": {"settings": {"render_folder": "/tmp"}}}, "render_folder"),
+    ({"render": {"settings": {"render_jobs": 0}}}, "render_jobs"),
     ({"gateway": {"image": {"tag": "latest"}}}, "tag"),
     ({"gateway": {"image": {"repository": ""}}}, "repository"),
     ({"worker": {"image": {"digest": "sha256:abc"}}}, "digest"),
@@ -66,6 +68,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         },
         "secrets.fleet",
     ),
+    ({"render": {"enabled": True}}, "render: enabled needs claim.name"),
     ({"allowStrangers": False}, "tls: with source none"),
     (
         {"allowStrangers": False, "tls": {"source": "certManager", "certManager": {"issuer": {"name": "i"}}}},

@@ -40,6 +40,14 @@
 {{- if and .Values.fleet.enabled (eq $tls.source "secrets") (not $tls.secrets.fleet) }}
 {{- fail "tls: source secrets needs a Secret for the fleet as well, in secrets.fleet" }}
 {{- end }}
+{{- if .Values.render.enabled }}
+{{- if not .Values.render.claim.name }}
+{{- fail "render: enabled needs claim.name, a volume that gateways and render workers share" }}
+{{- end }}
+{{- if and (eq $tls.source "secrets") (not $tls.secrets.render) }}
+{{- fail "tls: source secrets needs a Secret for render workers as well, in secrets.render" }}
+{{- end }}
+{{- end }}
 {{- $jwt := .Values.gateway.auth.jwt }}
 {{- if $jwt.issuer }}
 {{- if not $jwt.audience }}

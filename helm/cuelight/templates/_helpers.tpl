@@ -127,6 +127,14 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- toYaml $files }}
 {{- end }}
 
+{{/* Values: where renders are, which gateway and render worker must know alike. */}}
+{{- define "cuelight.renderFolderEnv" -}}
+{{- if .Values.render.enabled }}
+- name: CUELIGHT_RENDER_FOLDER
+  value: /srv/renders
+{{- end }}
+{{- end }}
+
 {{/* Values: the planners, which gateway and orchestrator must know alike. */}}
 {{- define "cuelight.plannersEnv" -}}
 {{- if .Values.planners.named }}

@@ -1,6 +1,6 @@
 {{/*
 The pod of a component: dict root component block ports needsRedis env, noBundle where it loads none, needsApi where it
-speaks to the API server.
+speaks to the API server, renders where it has their folder.
 `ports` are the named ports its process serves. Health has one of its own, since probes carry no certificates.
 */}}
 {{- define "cuelight.pod" -}}
@@ -60,6 +60,16 @@ spec:
         {{- . | nindent 8 }}
         {{- end }}
         {{- end }}
+        {{- with .renders }}
+        - name: renders
+          mountPath: /srv/renders
+          {{- with $root.Values.render.claim.subPath }}
+          subPath: {{ . }}
+          {{- end }}
+          {{- if .readOnly }}
+          readOnly: true
+          {{- end }}
+        {{- end }}
         {{- range include "cuelight.secretFiles" . | fromYamlArray }}
         - name: {{ .name }}
           mountPath: /etc/cuelight/{{ .name }}
@@ -73,6 +83,11 @@ spec:
     {{- with include "cuelight.bundleVolume" $root | trim }}
     {{- . | nindent 4 }}
     {{- end }}
+    {{- end }}
+    {{- with .renders }}
+    - name: renders
+      persistentVolumeClaim:
+        claimName: {{ $root.Values.render.claim.name }}
     {{- end }}
     {{- range include "cuelight.secretFiles" . | fromYamlArray }}
     - name: {{ .name }}
