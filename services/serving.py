@@ -259,13 +259,24 @@ def _listen(server: aio.Server, host: str, port: int, certificates: Certificates
         raise OSError(f"cannot listen on {address}; is another process there?") from fault
 
 
-def open_channel(address: str, max_message_bytes: int, certificates: Certificates | None) -> aio.Channel:
-    """Open a channel to another service, in the clear when there are no certificates."""
+def open_channel(
+    address: str, max_message_bytes: int, certificates: Certificates | None, *, is_spread: bool = False
+) -> aio.Channel:
+    """Open a channel to another service, in the clear when there are no certificates.
+
+    is_spread: calls go to all replicas in turn, which are the addresses of a name or those given with commas between.
+    """
     options: list[tuple[str, int | str]] = [*channel_options(max_message_bytes)]
+    target = address
+    if "," in address:
+        target = f"ipv4:{address}"
+    if is_spread or "," in address:
+        # A replica that goes away is left at once, as connections to the others stand already.
+        options.append(("grpc.lb_policy_name", "round_robin"))
     if certificates is None:
-        return aio.insecure_channel(address, options=options)
+        return aio.insecure_channel(target, options=options)
     options += certificates.channel_options()
-    return aio.secure_channel(address, certificates.for_channel(), options=options)
+    return aio.secure_channel(target, certificates.for_channel(), options=options)
 
 
 def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -130,7 +130,8 @@ class ProcessSettings(BaseSettings):
     def _addresses_are_addresses(cls, value: object, info: object) -> object:
         name = getattr(info, "field_name", "") or ""
         if name.endswith(("listen", "address")) and value:
-            split_address(str(value))
+            for address in str(value).split(",") if name == "orchestrator_address" else [str(value)]:
+                split_address(address)
         return value
 
 
@@ -228,6 +229,7 @@ class WorkerSettings(BundleSettings):
     """Steps of different sessions that may be run as one, where the worker measures at its start that this is cheaper;
     only sessions whose seed the client did not choose, and only by earliest deadline. 1 runs each alone."""
     orchestrator_address: str = "127.0.0.1:50061"
+    """host:port, or several of them by IP address with commas between; of a host name all addresses are used."""
     run_ahead_chunks: int = Field(2, ge=1, le=64)
     """Chunks made ahead of the playhead in a conversation."""
     scripted_run_ahead_chunks: int = Field(8, ge=1, le=64)

@@ -18,7 +18,7 @@ from cuelight.v1 import orchestrator_pb2_grpc
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.performance import StepRequest
 from services.bundle import Manifest
-from services.errors import CuelightError, OrchestratorUnavailable
+from services.errors import CuelightError, Draining, OrchestratorUnavailable
 from services.serving import error_from_rpc
 from services.session import Action, ChunkProgress, Notice, SessionConfig, Snapshot
 from services.wire import (
@@ -67,6 +67,10 @@ class Plan:
     action: Action
     notices: tuple[Notice, ...]
     """What was done with words that could not be taken literally."""
+
+
+class OrchestratorLeaves(OrchestratorUnavailable):
+    """The replica goes away between two chunks: another one is to be asked, at once."""
 
 
 class Direction:
@@ -161,6 +165,8 @@ class Direction:
             known = error_from_rpc(error)
             if known is not None and not known.is_retryable:
                 return known
+            if isinstance(known, Draining):
+                return OrchestratorLeaves(known.message)
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
                 return CuelightError(f"the orchestrator refused a message: {error.details()}")
         return OrchestratorUnavailable("the orchestrator's stream broke")

@@ -19,6 +19,7 @@ from dit_worker.engine.errors import EngineError
 from dit_worker.engine.media import EncodedChunk, MediaWriter
 from dit_worker.engine.pacing import Pacing
 from dit_worker.service import messages
+from dit_worker.service.direction import OrchestratorLeaves
 from dit_worker.service.footing import Footing, script_of
 from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper, acquired
@@ -375,6 +376,14 @@ class Performer:
             except StaleEpoch:
                 await keeper.confirm()  # raises it, unless the store had gone back
                 reason = ""
+            except OrchestratorLeaves:
+                log.info("orchestrator_left")
+                play.footing.close()
+                if stood is not None:  # once; who is sent on at once again waits like anybody else
+                    reason, tries = "", 0
+                    continue
+                reason = "ORCHESTRATOR_LOST"
+                await self._recovering(keeper.lease, reason)
             except (OrchestratorUnavailable, StoreUnavailable) as fault:
                 reason = "ORCHESTRATOR_LOST" if isinstance(fault, OrchestratorUnavailable) else "STORE_LOST"
                 play.footing.close()

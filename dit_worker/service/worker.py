@@ -92,7 +92,8 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
         )
         await stack.enter_async_context(store)
         trusted = internal_certificates(settings)
-        channel = open_channel(settings.orchestrator_address, settings.grpc_max_message_bytes, trusted)
+        replicas, most_bytes = settings.orchestrator_address, settings.grpc_max_message_bytes
+        channel = open_channel(replicas, most_bytes, trusted, is_spread=True)
         await stack.enter_async_context(channel)
         decode = stack.enter_context(ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"))
         encode = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode"))

@@ -16,7 +16,7 @@ from cuelight.v1.orchestrator_pb2_grpc import OrchestratorServiceServicer
 from orchestrator_llm.service.bridge import Bridge
 from orchestrator_llm.service.directed import Directed
 from orchestrator_llm.service.house import House
-from services.errors import NoCapacity, OrchestratorUnavailable
+from services.errors import Draining, NoCapacity
 from services.logs import get_logger
 
 log = get_logger(__name__)
@@ -46,6 +46,8 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         self, request_iterator: AsyncIterator[pb.DirectRequest], context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.DirectResponse]:
         """Directs one session."""
+        if self._draining.is_set():
+            raise Draining("the orchestrator is going away; open the session on another")
         if self._sessions >= self._max_sessions:
             self._metrics.refusals.labels(NoCapacity.reason).inc()
             raise NoCapacity(f"the orchestrator directs {self._sessions} sessions already")
@@ -63,7 +65,7 @@ class OrchestratorServicer(OrchestratorServiceServicer):
     async def _next(self, requests: AsyncIterator[pb.DirectRequest], directed: Directed) -> pb.DirectRequest | None:
         """The next message, None when the worker has ended the stream.
 
-        Raises OrchestratorUnavailable between two chunks when draining: the worker then opens the session elsewhere.
+        Raises Draining between two chunks when it goes away: the worker then opens the session elsewhere.
 
         A worker may be silent for as long as its client pauses; keepalive finds out when it is gone.
         """
@@ -74,7 +76,7 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         try:
             await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
             if draining.done():
-                raise OrchestratorUnavailable("the orchestrator is going away; open the session on another")
+                raise Draining("the orchestrator is going away; open the session on another")
             return coming.result()
         finally:
             coming.cancel()

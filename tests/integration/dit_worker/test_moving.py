@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -30,6 +30,7 @@ class Touring(Theatre):
     """Two workers that sessions move between."""
 
     other: Worker | None = None
+    orchestrators: list[Orchestrator] = field(default_factory=list)
 
     @property
     def workers(self) -> list[Worker]:
@@ -63,10 +64,13 @@ class Touring(Theatre):
 
 @pytest.fixture
 async def touring(tiny_bundle: Path, redis_url: str, store: SessionStore) -> AsyncIterator[Touring]:
-    """One orchestrator, two workers with two slots each."""
+    """Two orchestrators, two workers with two slots each."""
     common = {"bundle": tiny_bundle, "verify_bundle": False, "redis_url": redis_url}
     async with contextlib.AsyncExitStack() as stack:
-        orchestrator = await stack.enter_async_context(Orchestrator.running(OrchestratorSettings(**common)))
+        orchestrators = [
+            await stack.enter_async_context(Orchestrator.running(OrchestratorSettings(**common, drain_s=60)))
+            for _ in range(2)
+        ]
         workers = [
             await stack.enter_async_context(
                 running(
@@ -74,14 +78,15 @@ async def touring(tiny_bundle: Path, redis_url: str, store: SessionStore) -> Asy
                         **common,
                         worker_id=name,
                         worker_slots=2,
+                        drain_s=60,
                         utilisation_bound=100,
-                        orchestrator_address=orchestrator.rpc.address,
+                        orchestrator_address=",".join(replica.rpc.address for replica in orchestrators),
                     )
                 )
             )
             for name in ("w-0", "w-1")
         ]
-        yield Touring(store, workers[0], other=workers[1])
+        yield Touring(store, workers[0], other=workers[1], orchestrators=orchestrators)
 
 
 def latents(snapshot: SessionSnapshot) -> dict[int, tuple[bytes, bytes]]:
@@ -193,3 +198,40 @@ async def test_a_move_that_comes_to_nothing_leaves_the_session_where_it_is(touri
     assert audience.of("moved") == [] and audience.words == TEXT.split()
     assert len({media.epoch for media in audience.media}) == 1
     assert [worker.used for worker in await touring.store.list_workers()].count(1) <= 1
+
+
+async def test_orchestrators_and_workers_go_and_what_they_have_goes_on(touring: Touring) -> None:
+    """A replica that goes away is left for the other without a word of recovering; then so is the worker."""
+    name = await touring.session("steady", seed=3, is_repeatable=True, max_ahead_s=2 * CHUNK_S)
+    await touring.cue(name, CueKind.SAY, TEXT)
+    async with touring.tour(name) as audience:
+        await until(lambda: len(audience.media) >= 4)
+        (directing,) = [replica for replica in touring.orchestrators if replica.servicer._sessions]
+        leaving = asyncio.create_task(directing.rpc.drain(directing.drain))
+        await until(lambda: len(audience.media) >= 8)
+        await leaving
+        await touring.worker.leave()
+        assert touring.host(name) is touring.other
+        await until(lambda: len(audience.of("response_ended")) == 1)
+    assert audience.words == TEXT.split()
+    assert [media.offset for media in audience.media] == list(range(len(audience.media)))
+    assert "RECOVERING" not in audience.states and len(audience.of("moved")) == 1
+    figures = touring.worker.station.figures.metrics.registry
+    assert figures.get_sample_value("cuelight_moves_total", {"result": "moved"}) == 1
+    assert figures.get_sample_value("cuelight_handover_seconds_count") == 1
+
+
+async def test_what_nobody_has_room_for_is_finished_or_let_go(touring: Touring) -> None:
+    """A worker that leaves goes on with a session that somebody watches, and lets go of one that nobody does."""
+    touring.workers[1].house.is_draining = True
+    await touring.session("unwatched", regime=Regime.CONVERSATION)
+    async with touring.tour("unwatched") as audience:
+        await until(lambda: bool(audience.media))
+    name = await touring.session("watched")
+    await touring.cue(name, CueKind.SAY, "hello there my friend.")
+    await touring.cue(name, CueKind.END)
+    async with touring.tour(name) as audience:
+        await until(lambda: bool(audience.hosted))
+        await touring.worker.leave()
+    assert audience.words == "hello there my friend.".split() and audience.states[-1] == "CLOSED"
+    assert not (await touring.store.get("unwatched")).state.is_final

@@ -20,9 +20,9 @@ from services.errors import (
     BundleInvalid,
     BundleMismatch,
     CuelightError,
+    Draining,
     InvalidInput,
     NoCapacity,
-    OrchestratorUnavailable,
 )
 from services.session import HistoryChunk, Snapshot
 from services.settings import OrchestratorSettings
@@ -242,13 +242,13 @@ async def test_draining_lets_a_chunk_end_and_then_sends_the_session_away(
     await busy.open()
     await busy.begin(0, [TEXT])
     await orchestrator.drain()
-    with pytest.raises(OrchestratorUnavailable):
+    with pytest.raises(Draining):
         await resting.answer()
     await busy.denoise(0, 0, latents(0, 0))
     assert (await busy.end(0, latents(0, 9))).pointer_token > 0
-    with pytest.raises(OrchestratorUnavailable):
+    with pytest.raises(Draining):
         await busy.answer()
-    with pytest.raises(OrchestratorUnavailable):
+    with pytest.raises(Draining):
         await WorkerStream(stub, manifest).open()
 
 
