@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from dit_worker.engine.playback import Playback, Player
 from dit_worker.engine.scheduler import Clock
 
+_SOUND_SHORT_S = 0.02 + 1e-6
+"""A chunk's sound may end up to a packet before its picture, and some audiences go by what they have heard."""
+
 
 @dataclass(frozen=True, slots=True)
 class PacingLimits:
@@ -113,7 +116,7 @@ class Pacing:
         end_s = (position + 1) * self.limits.chunk_s
         cap_s = max(self.limits.max_ahead_s, self.limits.chunk_s)
         from_s = self.playhead_in(self.limits.first_chunk_target_s) if is_answer else self.acknowledged_s
-        return end_s - from_s <= cap_s + 1e-6
+        return end_s - from_s <= cap_s + _SOUND_SHORT_S
 
     def deadline(self, position: int, asked_at: float, *, is_answer: bool = False) -> float:
         """When the chunk's steps are due, on the monotonic clock.

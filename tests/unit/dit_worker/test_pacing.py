@@ -45,6 +45,15 @@ def test_run_ahead_is_counted_from_the_acknowledged_playhead(pacing: Pacing, clo
     assert not pacing.can_begin(3)
 
 
+def test_an_audience_that_goes_by_its_sound_frees_as_much(pacing: Pacing) -> None:
+    """A chunk whose sound was heard to its end, a packet before its picture's, has been played."""
+    pacing.deliver(2 * CHUNK_S)
+    pacing.acknowledge(CHUNK_S - 0.03)
+    assert not pacing.can_begin(2)
+    pacing.acknowledge(CHUNK_S - 0.02)
+    assert pacing.can_begin(2)
+
+
 def test_a_cap_below_one_chunk_still_lets_one_be_made(clock: VirtualClock) -> None:
     """A session may never be capped to a standstill."""
     pacing = Pacing(clock, PacingLimits(CHUNK_S, 0.0, 0.8, 0.2))
