@@ -73,6 +73,7 @@ class Ledger:
             return snapshot
         log.warning("commits_written_again", chunks=[made.commit.chunk_index for made in lost])
         for made in lost:
+            self._laid = None  # the latents may be lost as well
             await self.commit(made)
         return await self._store.load_snapshot(snapshot.record.session_id)
 
