@@ -25,6 +25,7 @@ from training.distillation import (
     Sampling,
     Trio,
     add_arguments,
+    add_scores,
     begin,
     generate,
     pointer_losses,
@@ -109,6 +110,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, "distill-rollout")
+    add_scores(parser)
     parser.add_argument("--start", default="distill-steps", help="the student to begin from; the teacher skips stage I")
     parser.add_argument("--batch", type=int, default=4, help="sessions in a batch")
     parser.add_argument("--speech", type=int, default=16, help="windows of speech that keep the pointer right")

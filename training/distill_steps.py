@@ -23,6 +23,7 @@ from training.distillation import (
     Sampling,
     Trio,
     add_arguments,
+    add_scores,
     begin,
     context_of,
     generate,
@@ -95,6 +96,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, "distill-steps")
+    add_scores(parser)
     parser.add_argument("--start", help="the student to begin from, as `distill-guidance`; by default the teacher")
     parser.add_argument("--batch", type=int, default=8, help="chunks with pictures in a batch")
     parser.add_argument("--speech", type=int, default=16, help="chunks of speech alone beside them")

@@ -251,7 +251,7 @@ def run(loop: PairLoop, losses: Callable[[], Losses], validate: Callable[[], dic
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Options of both stages."""
+    """Options of all that distils."""
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--video", type=Path, default=Path("data/video"))
     parser.add_argument("--checkpoints", type=Path, default=Path("data/checkpoints"))
@@ -262,15 +262,19 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--samples", type=int, default=4800, help="chunks or sessions with pictures to learn from")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
     parser.add_argument("--rate", type=float, default=1e-5, help="the student's learning rate")
-    parser.add_argument("--fake-rate", type=float, default=5e-5, help="the fake score's")
-    parser.add_argument("--ratio", type=int, default=1, help="steps of the fake score for each of the student's")
-    parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
     parser.add_argument("--guidance", type=float, default=2.5, help="scale of the teacher's guidance; 1 is none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="renoise")
     parser.add_argument("--shift", type=float, default=2.0, help="time shift of the sampler")
     parser.add_argument("--noise-scale-audio", type=float, default=0.2)
+
+
+def add_scores(parser: argparse.ArgumentParser) -> None:
+    """Options of the two stages that match distributions."""
+    parser.add_argument("--fake-rate", type=float, default=5e-5, help="the fake score's")
+    parser.add_argument("--ratio", type=int, default=1, help="steps of the fake score for each of the student's")
+    parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
 
 
 def sampling_of(options: argparse.Namespace) -> Sampling:
