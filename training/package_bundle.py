@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from scipy.io import wavfile
 from torch import Tensor
 
+from dit_worker.engine.loader import LIGHT_VIDEO_FILE
 from dit_worker.model.codec import AudioCodecConfig
 from dit_worker.model.dit import DiTConfig
 from dit_worker.model.sampler import SAMPLERS
@@ -142,6 +143,18 @@ def describe(options: argparse.Namespace, config: Mapping[str, Any]) -> dict[str
     }
 
 
+def light_decoder(out: Path) -> dict[str, Any]:
+    """The section on the light decoder that is in the bundle, if it was taught by the VAE that is packed; else none."""
+    path = out / "manifest.json"
+    old = read_json(path) if path.exists() else {}
+    if "light_video_decoder" not in old:
+        return {}
+    if old["files"]["video_vae.safetensors"] != digest(out / "video_vae.safetensors"):
+        (out / LIGHT_VIDEO_FILE).unlink(missing_ok=True)
+        return {}
+    return {"light_video_decoder": old["light_video_decoder"]}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a file."""
     found: dict[str, Any] = json.loads(path.read_text())
@@ -183,10 +196,11 @@ def main() -> None:
     write_weights(options, out)
     if "prompt" in config:
         write_vocabulary(config, out)
-    characters = write_gallery(out)
+    characters, light = write_gallery(out), light_decoder(out)
     paths = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
     manifest = {
         **describe(options, config),
+        **light,
         "files": {str(p.relative_to(out)): digest(p) for p in paths},
         "characters": characters,
     }
