@@ -10,31 +10,11 @@ import redis as redis_client
 from grpc import aio
 
 from services.session import CueKind, Regime
-from services.state.keys import session_keys
 from tests.fixtures.audience import Audience
+from tests.fixtures.past import Past
 from tests.integration.dit_worker.conftest import CHUNK_S, Theatre, until
 
 LONG = "this is a small character that speaks the words you give it and idles when nothing is left to say. " * 2
-
-
-class Past:
-    """All that the store knows of one session, as it was at one moment."""
-
-    def __init__(self, client: redis_client.Redis, session_id: str) -> None:
-        self._client = client
-        self._record = session_keys(session_id).record
-        self._values = {key: client.dump(key) for key in session_keys(session_id)}
-
-    def come_back(self, *, epoch: int | None = None) -> None:
-        """Have the store forget all that came since, and, where an epoch is given, who took the session under which."""
-        with self._client.pipeline(transaction=True) as pipeline:
-            for key, value in self._values.items():
-                pipeline.delete(key)
-                if value is not None:
-                    pipeline.restore(key, 6000, value)
-            if epoch is not None:
-                pipeline.hset(self._record, "epoch", epoch)
-            pipeline.execute()
 
 
 @pytest.fixture

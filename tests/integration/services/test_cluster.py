@@ -100,6 +100,7 @@ async def _live(store: SessionStore) -> None:
     await store.discard_idle(lease, 0.0)
     await store.interrupt(lease, 0.5, cue_cursor=1)
     await store.renew(lease)
+    await store.set_state("s1", SessionState.RECOVERING, lease=lease)
     await store.read_cues("s1", 0)
     await store.load_snapshot("s1")
     await store.release(lease)
