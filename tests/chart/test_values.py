@@ -13,7 +13,7 @@ from tools import chart
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"gatway": {}}, "gatway"),
     ({"gateway": {"replica": 2}}, "replica"),
-    ({"render": {"replicas": 1}}, "render"),
+    ({"cinema": {"replicas": 1}}, "cinema"),
     ({"fleet": {"replica": 1}}, "replica"),
     ({"fleet": {"settings": {"fleet_lease": "mine"}}}, "fleet_lease"),
     ({"fleet": {"settings": {"fleet_max_workers": 0}}}, "fleet_max_workers"),
