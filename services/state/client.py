@@ -63,7 +63,7 @@ class _Group(Sentinel):
         tls = {name: value for name, value in server.items() if name.startswith("ssl")}
         own = {"username": sentinels.username, "password": sentinels.password}
         options: dict[str, Any] = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0), **own, **tls}
-        super().__init__(sentinels.hosts, sentinel_kwargs=options)
+        super().__init__(sentinels.hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         self._look_s = look_s
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
@@ -71,7 +71,7 @@ class _Group(Sentinel):
         for sentinel in list(self.sentinels):
             try:
                 async with asyncio.timeout(self._look_s):
-                    known = await sentinel.sentinel_masters()
+                    known: Any = await sentinel.sentinel_masters()
             except (exceptions.RedisError, OSError, TimeoutError):
                 continue
             state = known.get(service_name)
