@@ -228,6 +228,11 @@ def compare(rows: Sequence[Row]) -> Row:
     return found
 
 
+def measured(rows: Sequence[Row]) -> list[str]:
+    """The orders of service that were tried, in their order."""
+    return [name for name in SWEPT if any(row["policy"] == name for row in rows)]
+
+
 def memory_a_session(rows: Sequence[Row]) -> dict[str, float]:
     """MiB that each session more takes, by process: the slope over all runs of the plain order."""
     runs = [row for row in rows if row["policy"] == PLAIN]
@@ -265,7 +270,7 @@ def conclude(bench: Bench, before: Row) -> Row:
         "audience": asdict(bench.audience(0)),
         "repeats": options.repeats,
         "reference": {"before": before, "after": after},
-        "kept": {name: kept(rows, name) for name in SWEPT},
+        "kept": {name: kept(rows, name) for name in measured(rows)},
         "disturbed": sum(row["others"] > DISTURBED for row in rows),
         "memory_mib_a_session": memory_a_session(rows),
         "profile": str(options.profile),
@@ -283,7 +288,7 @@ def draw_sweep(rows: Sequence[Row], path: Path) -> None:
         ("chunks_per_s", "chunks made a second"),
     )
     for axes, (what, title) in zip(panels, shown, strict=True):
-        for colour, name in enumerate(SWEPT):
+        for colour, name in enumerate(measured(rows)):
             _draw_line(axes, [row for row in rows if row["policy"] == name], what, name, f"C{colour}")
         axes.set(xlabel="sessions on one worker", title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
