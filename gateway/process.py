@@ -112,6 +112,7 @@ class Gateway:
             finally:
                 for chore in chores:
                     chore.cancel()
+                await asyncio.wait(chores)
                 if not gateway._is_let_go:
                     await gateway.rpc.drain(gateway.let_go)
                 await gateway._lines.aclose()
