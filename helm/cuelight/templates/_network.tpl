@@ -42,6 +42,10 @@ ports:
 - ports:
     - port: {{ $redis.port }}
       protocol: TCP
+  {{- with $redis.sentinelPort }}
+    - port: {{ . }}
+      protocol: TCP
+  {{- end }}
   {{- with $redis.peers }}
   to:
     {{- toYaml . | nindent 4 }}
