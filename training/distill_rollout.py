@@ -135,7 +135,7 @@ def main() -> None:
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
     trio = Trio.of(config, options.tails, options.guidance)
-    budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
+    budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=options.warmup)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
     begin(trio, loop, teacher, options.checkpoints / options.start)

@@ -180,9 +180,11 @@ class PairLoop(Loop):
     """A student's loop with a fake score's beside it: they are saved and resumed together."""
 
     def __init__(self, trio: Trio, folder: Path, budget: Budget, fake_rate: float, ratio: int) -> None:
-        """ratio: steps of the fake score for each of the student's."""
+        """ratio: steps of the fake score for each of the student's, which warms up more slowly: at first the fake score
+        is the teacher's, so that what differs from it is the guidance and not yet what the student makes.
+        """
         super().__init__(trio.student.model, folder, budget, no_matrix)
-        fake_budget = replace(budget, samples=budget.samples * ratio, rate=fake_rate)
+        fake_budget = replace(budget, samples=budget.samples * ratio, rate=fake_rate, warmup_steps=10)
         self.fake, self.ratio = Loop(trio.fake.model, folder / "fake", fake_budget, no_matrix), ratio
         self.seen: dict[str, float] = {}
 
@@ -240,7 +242,7 @@ def begin(trio: Trio, loop: PairLoop, teacher: Path, start: Path) -> None:
         return
     own = start / "fake" / "model.safetensors"
     loop.begin_from(load_file(start / "model.safetensors"))
-    loop.fake.begin_from(load_file(own if own.exists() else start / "model.safetensors"))
+    loop.fake.begin_from(load_file(own if own.exists() else teacher / "model.safetensors"))
 
 
 def run(loop: PairLoop, losses: Callable[[], Losses], validate: Callable[[], dict[str, float]]) -> None:
@@ -273,6 +275,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 def add_scores(parser: argparse.ArgumentParser) -> None:
     """Options of the two stages that match distributions."""
     parser.add_argument("--fake-rate", type=float, default=5e-5, help="the fake score's")
+    parser.add_argument("--warmup", type=int, default=60, help="steps over which the student's learning rate rises")
     parser.add_argument("--ratio", type=int, default=1, help="steps of the fake score for each of the student's")
     parser.add_argument("--tails", type=int, default=2, help="times at which each sample is scored")
 

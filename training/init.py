@@ -2,7 +2,7 @@
 
     --wan     Wan2.2-TI2V-5B, diffusers' layout: transformer ─▶ dit.safetensors; vae, text_encoder and tokenizer copied
               (its own layout has the transformer alone as safetensors: name --vae and --text-encoder besides)
-    --qwen    Qwen2.5-3B: body ─▶ conditioner.safetensors; tokenizer.json copied
+    --qwen    Qwen2.5-3B: body ─▶ conditioner.safetensors; tokenizer, chat and head, by which it also writes, copied
     --audio-vae    diffusers' AutoencoderOobleck, copied
 
 Each FFN of Wan's is replicated as audio expert. What no checkpoint has, as audio encoder and decoder and the pointer,
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dit_worker.model.dit import DiTConfig
 from orchestrator_llm.model.conditioner import ConditionerConfig
@@ -36,6 +38,10 @@ from training.corpora.clip_shards import digest
 COPIED = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Files of a checkpoint that are taken along: configuration, weights, tokenizers. Never pickles."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LANGUAGE_MODEL = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+                  "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
+"""Files by which a language model is asked and answers, beside its weights."""
+HEAD = "lm_head.weight"
 OOBLECK = {"sampling_rate": 44_100, "audio_channels": 2, "decoder_input_channels": 64}
 """What diffusers takes where an AutoencoderOobleck's configuration says nothing."""
 OOBLECK_RATIOS = (2, 4, 4, 8, 8)
@@ -79,6 +85,7 @@ def init(manifest: Manifest, sources: Sources, out: Path, *, is_random: bool) ->
     tokenizer = manifest.text.get("tokenizer")
     if sources.qwen is not None and tokenizer and (sources.qwen / tokenizer).is_file():
         shutil.copyfile(sources.qwen / tokenizer, out / tokenizer)
+    _language_model(manifest, sources.qwen, out)
     _characters(sources.characters, out)
     begun = Begun(dit.begun, conditioner.begun, begun_sound)
     _describe(manifest, sources, out, digests, begun)
@@ -147,6 +154,23 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
+def _language_model(manifest: Manifest, source: Path | None, out: Path) -> None:
+    """What the body writes with: its files, and its head where the embeddings are not that."""
+    folder = manifest.text.get("language_model")
+    if source is None or not folder or not (source / "tokenizer.json").is_file():
+        return
+    (out / folder).mkdir(parents=True, exist_ok=True)
+    for path in sorted(path for pattern in LANGUAGE_MODEL for path in source.glob(pattern)):
+        shutil.copyfile(path, out / folder / path.name)
+    described = source / "config.json"
+    if described.is_file() and json.loads(described.read_text()).get("tie_word_embeddings", False):
+        return
+    for path in sorted(source.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            if HEAD in weights.keys():  # noqa: SIM118  (it is no mapping)
+                save_file({HEAD: weights.get_tensor(HEAD).bfloat16()}, out / folder / "head.safetensors")
+
+
 def _characters(gallery: Bundle | None, out: Path) -> None:
     for character in gallery.manifest.characters if gallery is not None else ():
         assert gallery is not None, "it has characters"
@@ -160,6 +184,8 @@ def _describe(manifest: Manifest, sources: Sources, out: Path, digests: dict[str
     files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != MANIFEST_NAME)
     names = {str(path.relative_to(out)): path for path in files}
     fields = json.loads(manifest.model_dump_json())
+    if f"{fields['text'].get('language_model')}/tokenizer.json" not in names:
+        fields["text"].pop("language_model", None)  # the body only reads
     fields["files"] = {name: digests.get(name) or digest(path) for name, path in names.items()}
     if sources.characters is not None:
         fields["characters"] = json.loads(sources.characters.manifest.model_dump_json(include={"characters"}))[

@@ -15,5 +15,6 @@ $python -m training.train_audio --threads 1 --samples 230000 &
 speech=$!
 $python -m training.make_video --passages 50 --processes 1
 wait $speech
-$python -m training.train_joint --threads 1 --samples 130000 --hold 0.5
-$python -m training.package_bundle
+$python -m training.train_joint --threads 1 --samples 150000 --hold 0.5
+training/recipes/distill.sh
+$python -m training.package_bundle --run distill-rollout
