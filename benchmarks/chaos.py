@@ -96,7 +96,7 @@ class Bench:
             viewer = Viewer(0, company.address, iter(parts), history.events.append)
             witnessing = asyncio.create_task(witness.run())
             async with asyncio.timeout(REFERENCE_S):
-                await _watch_all(viewer, parts)
+                await viewer.watch()
             await witness.settle(lambda: all(witness.state(name) == "closed" for name in witness.sessions), 10.0)
             witnessing.cancel()
             await asyncio.wait({witnessing})
@@ -177,14 +177,6 @@ class Bench:
             "by_kind": verdict.by_kind(outcomes, gaps),
             "violations": [violation for piece in done for violation in piece["violations"]],
         }
-
-
-async def _watch_all(viewer: Viewer, parts: list[Part]) -> None:
-    watching = asyncio.create_task(viewer.watch())
-    while viewer.finished < len(parts):
-        await asyncio.sleep(0.1)
-        viewer.is_stopping = viewer.finished >= len(parts) - 1
-    await asyncio.wait({watching})
 
 
 def _summed(rows: list[Any]) -> Any:  # noqa: ANN401

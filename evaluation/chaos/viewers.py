@@ -116,12 +116,14 @@ class Viewer:
     is_stopping: bool = False
 
     async def watch(self) -> None:
-        """Watch session after session until told to stop."""
-        while not self.is_stopping:
+        """Watch part after part until told to stop, or until there are no more; what is refused is asked for again."""
+        part = next(self.parts, None)
+        while part is not None and not self.is_stopping:
             try:
                 async with cuelight.connect(self.address, timeouts=TIMEOUTS) as client:
-                    while not self.is_stopping:
-                        await self.perform(client, next(self.parts))
+                    while part is not None and not self.is_stopping:
+                        await self.perform(client, part)
+                        part = next(self.parts, None)
             except CuelightError:
                 self.refusals += 1
                 await asyncio.sleep(AGAIN_S)
