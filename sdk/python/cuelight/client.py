@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 _RETRY_PAUSE_S = 0.25
+_CLOSED_AGAIN = "WORKER_UNAVAILABLE"
+"""Reason of a gateway that made the session, found no worker for it, and closed it again."""
 _CONTAINERS = {
     "elementary": pb.MEDIA_CONTAINER_ELEMENTARY,
     "fmp4": pb.MEDIA_CONTAINER_FMP4,
@@ -223,6 +225,8 @@ class Client:
                 pause_s = error.retry_after_s or _RETRY_PAUSE_S
                 if time.monotonic() + pause_s >= give_up_at:
                     raise
+                if error.reason == _CLOSED_AGAIN:  # this one is over: under the same id it would stay so
+                    request.request_id = str(uuid.uuid4())
                 await asyncio.sleep(pause_s)
                 await self._turn()
 

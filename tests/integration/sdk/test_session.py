@@ -57,6 +57,16 @@ async def test_the_configuration_reaches_the_server() -> None:
     assert len(request.request_id) == 36
 
 
+@pytest.mark.parametrize(("reason", "ids"), [("WORKER_UNAVAILABLE", 2), ("STORE_UNAVAILABLE", 1)])
+async def test_a_creation_is_asked_for_again(reason: str, ids: int) -> None:
+    """While it is not known whether there is a session, under the same id; what was closed again, under another."""
+    fake = FakeGateway(Script(refuse_create=status("UNAVAILABLE", "not now", error_info(reason))))
+    _, session = await _perform(fake)
+    assert session.state is cuelight.SessionState.CLOSED
+    assert len(fake.creates) == 2
+    assert len({request.request_id for request in fake.creates}) == ids
+
+
 async def test_media_is_sent_no_further_ahead_than_the_window() -> None:
     """The server never has more media under way than the window of two chunks."""
     fake = FakeGateway()
