@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 from dit_worker.service.lease import LeaseKeeper
-from services.errors import StaleEpoch, StoreUnavailable
+from services.errors import CommitConflict, StaleEpoch, StaleGeneration, StoreUnavailable
 from services.logs import get_logger
 from services.session import ChunkCommit, ChunkInputs, Latents, SessionSnapshot
 from services.state.lease import Lease
@@ -22,6 +22,19 @@ from services.state.store import SessionStore
 log = get_logger(__name__)
 _AGAIN_S = 0.05
 T = TypeVar("T")
+
+
+async def persistently(write: Callable[[], Awaitable[T]], limit_s: float) -> T:
+    """Write again while the store is away, and begin no more tries after `limit_s`. Raises what the last one raised."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + limit_s
+    while True:
+        try:
+            return await write()
+        except StoreUnavailable:
+            if loop.time() > give_up_at:
+                raise
+            await asyncio.sleep(_AGAIN_S)
 
 
 class Made(NamedTuple):
@@ -72,9 +85,13 @@ class Ledger:
         if not lost or not _follows(lost[0].commit, snapshot):
             return snapshot
         log.warning("commits_written_again", chunks=[made.commit.chunk_index for made in lost])
-        for made in lost:
-            self._laid = None  # the latents may be lost as well
-            await self.commit(made)
+        try:
+            for made in lost:
+                self._laid = None  # the latents may be lost as well
+                await self.commit(made)
+        except (CommitConflict, StaleGeneration):
+            log.warning("commits_not_written_again")
+            self._made.clear()  # they have no place there: the session goes on from what is
         return await self._store.load_snapshot(snapshot.record.session_id)
 
     async def _lay(self, lease: Lease, chunk_index: int, video: Latents, audio: Latents) -> None:

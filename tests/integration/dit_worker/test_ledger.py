@@ -10,8 +10,8 @@ import pytest
 import redis as redis_client
 
 from dit_worker.service.lease import LeaseKeeper
-from dit_worker.service.ledger import Ledger, Made
-from services.errors import StaleEpoch
+from dit_worker.service.ledger import Ledger, Made, persistently
+from services.errors import StaleEpoch, StoreUnavailable
 from services.session import SessionConfig
 from services.state import SessionStore
 from services.state.lease import FENCE_S
@@ -125,3 +125,19 @@ async def test_a_lease_is_taken_anew_under_a_higher_epoch(store: SessionStore, r
     assert epochs == sorted(set(epochs))
     assert told == [False, True, False, True]
     assert (await store.get("s1")).epoch == epochs[-1]
+
+
+async def test_an_end_is_written_for_so_long_and_no_longer() -> None:
+    """A store that comes back in time has it; one that does not is given up with what it said."""
+    answers: list[Exception | None] = [StoreUnavailable("away"), StoreUnavailable("away"), None]
+
+    async def write() -> str:
+        fault = answers.pop(0)
+        if fault is not None:
+            raise fault
+        return "written"
+
+    assert await persistently(write, 60.0) == "written"
+    answers = [StoreUnavailable("away")]
+    with pytest.raises(StoreUnavailable):
+        await persistently(write, -1.0)
