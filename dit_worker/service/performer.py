@@ -8,6 +8,7 @@ stops at once; it gives the session away when another worker stands ready for it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -23,6 +24,7 @@ from dit_worker.service.direction import OrchestratorLeaves
 from dit_worker.service.footing import Footing, script_of
 from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper, acquired
+from dit_worker.service.ledger import persistently
 from dit_worker.service.pipeline import MediaPipeline, Take
 from dit_worker.service.play import Move, Play, Stage
 from dit_worker.service.programme import Programme
@@ -57,6 +59,8 @@ _STEADY_S = 30.0
 _SOON_S = 600.0
 """An end farther off than this says nothing of when there will be room."""
 _WATCH_S = 1.0
+_END_S = 60.0
+"""An end is written for so long while the store is away; after that gateways see that nobody has the session."""
 
 
 class Performer:
@@ -460,7 +464,8 @@ class Performer:
             log.warning("session_recovering", reason=reason)
             self._announce(SessionState.RECOVERING, reason)
             if reason != "STORE_LOST":
-                await self._set_state(lease, SessionState.RECOVERING)
+                with contextlib.suppress(StoreUnavailable):  # it will be told when the session stands again
+                    await self._set_state(lease, SessionState.RECOVERING)
 
     def _store_answers(self, answers: bool) -> None:
         """The store is lost to this session's writes, or has it again, perhaps under another epoch."""
@@ -507,7 +512,9 @@ class Performer:
 
     async def _end(self, lease: Lease, state: SessionState, reason: str) -> None:
         try:
-            await self._station.store.set_state(self.session_id, state, error=reason, lease=lease)
+            await persistently(
+                lambda: self._station.store.set_state(self.session_id, state, error=reason, lease=lease), _END_S
+            )
         except CuelightError as fault:
             log.warning("end_not_written", error=type(fault).__name__)
         self._announce(state, "" if state is SessionState.CLOSED else "SESSION_FAILED")
