@@ -80,6 +80,8 @@ class Attachments:
             first_offset = hosting.ring.live_offset if offset is None else offset
             subscription = hosting.subscribe(first_offset, attach.initial_credit or None)
             self._take_over(record.session_id, ordinal, subscription)
+            if attach.resume_token and hosting.last_cut is not None:
+                subscription.post(hosting.last_cut)
             attachment = Attachment(self, hosting, subscription, record, ordinal)
             try:
                 async with contextlib.aclosing(attachment.serve(requests, first_offset)) as responses:

@@ -73,6 +73,10 @@ class Hosting:
         self._next_progress = 0
         self._newest_cut = 0
         self._cut_position = 0
+        self._told: dict[type[pb.ResponseStarted | pb.ResponseEnded], str] = {}
+        """Id of the newest response that began, and of the newest that ended."""
+        self.last_cut: pb.Retired | None = None
+        """For readers who were away when it was made."""
         self._subscriptions: set[Subscription] = set()
         self._playhead_s: float | None = None
         self._up: _Upstream | None = None
@@ -332,9 +336,9 @@ class Hosting:
         elif kind == "state":
             self._take_state(response.state)
         elif kind == "response_started":
-            self._append(response.response_started)
+            self._append_once(response.response_started)
         elif kind == "response_ended":
-            self._append(response.response_ended)
+            self._append_once(response.response_ended)
 
     def _take_media(self, media: pb.MediaChunk) -> None:
         if media.offset < self.ring.next_offset or self._is_cut_off(media):
@@ -353,7 +357,16 @@ class Hosting:
         """True for a chunk of before the newest cut that lies behind it; the chunk under the cut may still come."""
         return item.generation < self.generation and item.position >= self._cut_position
 
+    def _append_once(self, item: pb.ResponseStarted | pb.ResponseEnded) -> None:
+        """A worker that takes the session over tells of the response that it finds: readers know it already."""
+        if self._told.get(type(item)) != item.response_id:
+            self._told[type(item)] = item.response_id
+            self._append(item)
+
     def _take_retired(self, retired: pb.Retired) -> None:
+        if self.last_cut is not None and retired.generation <= self.last_cut.generation:
+            return  # told again by a worker that cannot know
+        self.last_cut = retired
         if retired.generation <= self._newest_cut:
             return  # a worker that took the session over tells of the newest cut, in case nobody has
         self._newest_cut = retired.generation

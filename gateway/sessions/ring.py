@@ -65,19 +65,21 @@ class MediaRing:
         return self.next_offset + self.next_offset % 2
 
     def place_before(self, offset: int) -> int:
-        """The place to read from so that media from `offset` on come. Raises OffsetExpired when some were let go."""
+        """The place to read from so that media from `offset` on come, and what was said since those before it.
+
+        Raises OffsetExpired when some were let go.
+        """
         if offset < self.oldest_offset:
             raise OffsetExpired(
                 f"media at offset {offset} are no longer kept; the oldest that can be had is {self.oldest_offset}",
                 oldest_offset=self.oldest_offset,
             )
-        if offset == self.oldest_offset:
-            return self._dropped_place
+        place = self._dropped_place
         for entry in self._entries:
             index = _chunk_index(entry.item)
-            if index is not None and index >= offset // 2:
-                return entry.place - 1
-        return self._next_place - 1
+            if index is not None and index < offset // 2:
+                place = entry.place
+        return place
 
     def _trim(self, newest_chunk: int) -> None:
         oldest_chunk = newest_chunk - self._chunks_kept + 1

@@ -1,7 +1,9 @@
 // One session over one WebSocket: JSON both ways, media as binary. Attaches again by itself when the line breaks.
 // It knows the protocol of /ws and nothing of the page.
 
-const RETRY_MS = [300, 700, 1500, 3000, 5000];
+const FIRST_RETRY_MS = 200;
+const MOST_RETRY_MS = 5000;
+const TRIES = 15;
 const CREDIT = 48;
 
 /** Seconds of a protobuf JSON duration such as "1.375s". */
@@ -18,6 +20,8 @@ export class Connection extends EventTarget {
   #unsent = [];        // inputs the server has not yet said are durable
   #nextOffset = null;  // first media offset not yet here
   #nextProgress = 0;   // first chunk whose captions are not yet here
+  #generation = 0;     // of the newest cut that was told
+  #told = {};          // id of the newest response that began, and of the newest that ended
   #received = 0;       // media since the last acknowledge
   #serverSeq = 0;
   #attempt = 0;
@@ -110,19 +114,42 @@ export class Connection extends EventTarget {
       this.#unsent = this.#unsent.filter((input) => input.clientSeq > durable);
     } else if (message.stateChanged && /CLOSED|FAILED/.test(message.stateChanged.state)) {
       this.#isOver = true;
+    } else if (message.goAway && /DRAINING|MAX_AGE/.test(message.goAway.reason)) {
+      this.#resumeToken = message.goAway.resumeToken || this.#resumeToken;
+      this.#leave();
+      return;
     }
-    if (message.progress && !this.#isNewProgress(message.progress)) return;
+    if (!this.#isNew(message)) return;
     for (const kind of ["attached", "progress", "responseStarted", "responseEnded", "stateChanged", "error", "notice", "retired"]) {
       if (message[kind]) this.#emit(kind, message[kind]);
     }
   }
 
-  // Captions come before their media: a chunk whose media were missing brings its captions a second time.
-  #isNewProgress(progress) {
-    const chunk = Number(progress.chunkIndex);
-    if (chunk < this.#nextProgress) return false;
-    this.#nextProgress = chunk + 1;
+  // A stream that is opened again tells the last captions, cut and response of the one before a second time.
+  #isNew(message) {
+    if (message.progress) {
+      const chunk = Number(message.progress.chunkIndex);
+      if (chunk < this.#nextProgress) return false;
+      this.#nextProgress = chunk + 1;
+    }
+    if (message.retired) {
+      if (Number(message.retired.generation) <= this.#generation) return false;
+      this.#generation = Number(message.retired.generation);
+    }
+    for (const kind of ["responseStarted", "responseEnded"]) {
+      if (!message[kind]) continue;
+      if (this.#told[kind] === message[kind].responseId) return false;
+      this.#told[kind] = message[kind].responseId;
+    }
     return true;
+  }
+
+  // The gateway goes away: attach at another one now, over a new line, and let the old one go.
+  #leave() {
+    const old = this.#socket;
+    this.#isAttached = false;
+    this.#connect(() => this.#attach());
+    old.close(1000);
   }
 
   // A binary message is: length of the head (32 bits, big-endian), the head in JSON, the fragment.
@@ -147,11 +174,13 @@ export class Connection extends EventTarget {
     } else if (event.code === 1009) {
       this.#isOver = true;
       this.#emit("problem", { message: event.reason || "A message was too long for the gateway.", isFinal: true });
-    } else if (this.#attempt >= RETRY_MS.length * 3) {
+    } else if (this.#attempt >= TRIES) {
       this.#isOver = true;
       this.#emit("problem", { message: "The connection was lost and could not be made again. Press Speak to begin anew.", isFinal: true });
     } else {
-      const wait = RETRY_MS[Math.min(this.#attempt++, RETRY_MS.length - 1)];
+      // The first try at once, then full jitter: pages that lost the same gateway must not come back all together.
+      const most = Math.min(FIRST_RETRY_MS * 2 ** this.#attempt, MOST_RETRY_MS);
+      const wait = this.#attempt++ === 0 ? 0 : Math.random() * most;
       this.#emit("reconnecting", {});
       setTimeout(() => { if (!this.#isOver) this.#connect(() => this.#attach()); }, wait);
     }

@@ -202,6 +202,7 @@ async def _until_health(health: Any, wanted: int) -> None:
 
 async def test_draining_sends_clients_elsewhere(settings: GatewaySettings, worker: FakeWorker) -> None:
     """A gateway that shuts down says GoAway with a token, takes nothing new, goes on, and ends its streams."""
+    worker.compute_s = 0.3  # slower than the gateway's end comes
     async with Gateway.running(settings) as second, aio.insecure_channel(second.rpc.address) as channel:
         async with Gateway.running(settings) as first, aio.insecure_channel(first.rpc.address) as old:
             client = await created(SessionServiceStub(old), **SCRIPTED)
@@ -228,6 +229,7 @@ async def test_draining_sends_clients_elsewhere(settings: GatewaySettings, worke
 
 async def test_a_drained_gateway_waits_for_nobody_who_has_left(settings: GatewaySettings, worker: FakeWorker) -> None:
     """With a long time to drain it ends as soon as its last client has gone elsewhere; readers are told as well."""
+    worker.compute_s = 0.3  # slower than the gateway's end comes
     patient = settings.model_copy(update={"drain_s": 600.0})
     async with Gateway.running(settings) as second, aio.insecure_channel(second.rpc.address) as channel:
         async with Gateway.running(patient) as first, aio.insecure_channel(first.rpc.address) as old:
