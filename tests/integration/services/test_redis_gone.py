@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
 from services.errors import SessionNotFound, StoreUnavailable
 from services.session import Cue, CueKind, SessionConfig
@@ -98,6 +99,28 @@ async def test_silent_in_mid_call(own_server: EmbeddedRedis, store: SessionStore
         os.kill(own_server.pid, signal.SIGCONT)
     await _answers(lambda: store.append_cue("s1", Cue(2, CueKind.SAY, "y")))
     assert [cue.client_seq for cue in await _answers(lambda: store.read_cues("s1", 1))] == [2]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    ],
+    ids=["replica", "alone"],
+)
+async def test_a_server_that_takes_no_writes(
+    own_server: EmbeddedRedis, spoil: tuple[str, ...], mend: tuple[str, ...]
+) -> None:
+    """A server that was made a replica, or misses its own, is a store that is away until it may write again."""
+    async with SessionStore.connect(own_server.url, call_timeout_s=1) as store:
+        await _answers(lambda: store.create_session(SessionConfig(), session_id="s1", request_id="r"))
+        with redis.Redis.from_url(own_server.url) as client:
+            client.execute_command(*spoil)
+            await _fails_in_time(store)
+            client.execute_command(*mend)
+        await _answers(lambda: store.append_cue("s1", Cue(1, CueKind.SAY, "x")))
+        assert len(await _answers(lambda: store.read_cues("s1", 0))) == 1
 
 
 async def test_short_outage_is_ridden_out(own_server: EmbeddedRedis) -> None:
