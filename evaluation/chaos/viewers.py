@@ -23,8 +23,8 @@ from evaluation.chaos.history import Cut, Ended, Event, Joined, Rendered, Sent, 
 
 TIMEOUTS = Timeouts(connect_s=30.0, call_s=30.0, attach_s=30.0, silence_s=5.0, recover_s=150.0)
 AGAIN_S = 0.5
-LAG_CHUNKS = {"scripted": 4, "conversation": 1}
-"""Chunks a viewer has that it says it has not played: fewer than the worker may run ahead."""
+LAG_CHUNKS = {"scripted": 4.0, "conversation": 0.5}
+"""Chunks a viewer has that it says it has not played: less than the worker may run ahead, or nothing would be made."""
 SENTENCES = (
     "the quiet river bends around the village before it meets the sea.",
     "seven small birds were sitting on the broken fence this morning.",
@@ -175,7 +175,7 @@ class Viewer:
             self.media += 1
             self.note(_rendered(now, name, event))
             lag_s = LAG_CHUNKS[part.regime] * event.duration / event.timescale
-            session.report_playhead(max(0.0, event.end_s - lag_s))
+            session.report_playhead(max(session.playhead_s, event.end_s - lag_s))
         elif isinstance(event, Progress):
             first = event.words[0].index if event.words else 0
             words = tuple(word.text for word in event.words)
