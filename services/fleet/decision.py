@@ -68,6 +68,11 @@ class Worker:
         """It has sessions, or may have some: a ready pod that is not heard of counts as busy."""
         return bool(self.sessions) or (self.slots is None and self.is_ready)
 
+    @property
+    def is_spent(self) -> bool:
+        """It takes no sessions and will take none: it leaves, or was drained and not started anew since."""
+        return self.is_leaving or (self.slots is not None and not self.takes_sessions)
+
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
@@ -128,13 +133,13 @@ def decide(view: FleetView, policy: FleetPolicy, history: History, now_s: float)
     """Decide on one view.
 
     Up at once; down when for a whole cool-down fewer would have done, and never below the highest ordinal that has
-    sessions. Pods that leave do not count as capacity, so their places are given to new ones meanwhile. A stale view
+    sessions. Spent workers do not count as capacity, so their places are given to new ones meanwhile. A stale view
     changes nothing, and the cool-down begins anew with the first view after it.
     """
     if now_s - view.at_s > policy.stale_s:
         return Decision(Advice(view.replicas, "the view is stale"), history=History())
-    leaving = [worker for worker in view.workers if worker.is_leaving and worker.ordinal < view.replicas]
-    wanted = min(demand(view, policy) + len(leaving), max(policy.max_workers, view.replicas))
+    spent = [worker for worker in view.workers if worker.is_spent and worker.ordinal < view.replicas]
+    wanted = min(demand(view, policy) + len(spent), max(policy.max_workers, view.replicas))
     recent = _remembered(history.workers, now_s, wanted, view.replicas, policy.cool_down_s)
     return Decision(
         workers=_advice(view, wanted, max(count for _, count in recent)),

@@ -21,7 +21,7 @@ if [ -x "$made/kube-scheduler" ]; then
     exit 0
 fi
 say() { printf 'control plane: %s\n' "$*" >&2; }
-for tool in apt-get dpkg-deb sha256sum tar xz; do
+for tool in apt-get dpkg-deb sha256sum tar; do
     command -v "$tool" >/dev/null || { say "$tool is missing: this builds on Debian and what is made of it"; exit 1; }
 done
 

@@ -109,6 +109,14 @@ def test_workers_that_leave_are_replaced_and_emptied() -> None:
     assert decide(_view(_worker(0, "a", leaving=True)), POLICY, History(), 0).workers.replicas == 2
 
 
+def test_a_drained_worker_is_no_capacity() -> None:
+    """It takes nothing until it is started anew, so one more is wanted until then, and none beyond the maximum."""
+    drained = replace(_worker(0), takes_sessions=False)
+    assert decide(_view(drained, _worker(1, "a")), POLICY, History(), 0).workers.replicas == 2
+    assert decide(_view(drained, _worker(1, "a", "b")), POLICY, History(), 0).workers.replicas == 3
+    assert decide(_view(drained, waiting=99), POLICY, History(), 0).workers.replicas == POLICY.max_workers
+
+
 def test_marks_say_what_is_in_a_pod() -> None:
     """Whether it is busy, with which sessions, out of how many slots."""
     marks = decide(_view(_worker(0, "b", "a"), _worker(1)), POLICY, History(), 0).marks
