@@ -82,21 +82,26 @@ class Metrics:
         self.batched_steps = self._counter("cuelight_batched_steps_total", "Steps that were run together with others")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
         self.drops = self._counter("cuelight_drops_total", "Whatever was dropped, by what it was", "what")
-        self.fenced = self._counter(
-            "cuelight_fenced_writes_total", "Writes refused because the session is another worker's", "script"
-        )
         self.pointer_nudges = self._counter(
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
+        )
+        self.renders = self._counter("cuelight_renders_total", "Attempts at renders, by how they ended", "result")
+        self._add_ownership()
+        self._add_planners()
+
+    def _add_ownership(self) -> None:
+        self.fenced = self._counter(
+            "cuelight_fenced_writes_total", "Writes refused because the session is another worker's", "script"
         )
         self.recoveries = self._counter("cuelight_recoveries_total", "Sessions taken up again", "result")
         self.moves = self._counter(
             "cuelight_moves_total", "Sessions that were to go on at another worker, by what came of it", "result"
         )
         self.handover = self._histogram(
-            "cuelight_handover_seconds", "From a moved session's last chunk until the next could begin", _HANDOVER_BUCKETS
+            "cuelight_handover_seconds",
+            "From a moved session's last chunk until the next could begin",
+            _HANDOVER_BUCKETS,
         )
-        self.renders = self._counter("cuelight_renders_total", "Attempts at renders, by how they ended", "result")
-        self._add_planners()
 
     def _add_planners(self) -> None:
         self.planner_seconds = self._histogram(
