@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from grpc import aio
 
 from services.bundle import load_manifest
-from services.session import ChunkPolicy, Cue, CueKind, Regime, SessionConfig, SessionSnapshot
+from services.session import Cue, CueKind, Regime, SessionConfig, SessionSnapshot
 from services.state import EmbeddedRedis, SessionStore
 from tests.fixtures.audience import Audience
 from tests.fixtures.processes import ROOT, RunningProcess, running
@@ -46,6 +47,7 @@ class Theatre:
             "CUELIGHT_BUNDLE": str(self.bundle),
             "CUELIGHT_ORCHESTRATOR_ADDRESS": orchestrator.address,
             "CUELIGHT_WORKER_ID": name,
+            "CUELIGHT_DRAIN_S": "60",
         }
         with running("dit_worker", settings, self.folder / f"{name}.log") as worker:
             yield worker
@@ -71,9 +73,9 @@ def theatre(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactor
             yield Theatre(bundle, chunk_s, redis_server.url, folder, orchestrator, steady)
 
 
-async def new_session(store: SessionStore, session_id: str) -> None:
+async def new_session(store: SessionStore, session_id: str, max_ahead_s: float | None = None) -> None:
     """A scripted session that speaks TEXT and ends."""
-    config = SessionConfig(regime=Regime.SCRIPTED, seed=SEED)
+    config = SessionConfig(regime=Regime.SCRIPTED, seed=SEED, max_ahead_s=max_ahead_s)
     await store.create_session(config, session_id=session_id)
     await store.append_cue(session_id, Cue(1, CueKind.SAY, TEXT))
     await store.append_cue(session_id, Cue(2, CueKind.END))
@@ -124,19 +126,25 @@ async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undis
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-async def test_a_worker_told_to_stop_hands_over_at_once(theatre: Theatre, store: SessionStore) -> None:
-    """SIGTERM gives the lease back, so the next worker need not wait for it to run out."""
-    await new_session(store, "handed-over")
-    audience = Audience("handed-over", theatre.chunk_s)
+async def test_a_worker_told_to_stop_moves_what_it_has_and_ends(theatre: Theatre, store: SessionStore) -> None:
+    """SIGTERM: the session goes on at another worker, whole and without a loss, and the process ends with status 0."""
+    await new_session(store, "moved", max_ahead_s=2 * theatre.chunk_s)
+    audience = Audience("moved", theatre.chunk_s, plays=False)
     with theatre.worker("leaving", theatre.orchestrator) as leaving:
-        await audience.follow(leaving.address, until=lambda so_far: so_far.next_offset == 4)
-        leaving.process.terminate()
-        assert leaving.process.wait(30) == 0
-    lease = await store.acquire_lease("handed-over", "nobody", ChunkPolicy(theatre.chunk_s, 1, 8))
-    assert lease is not None, "the lease is free at once"
-    await store.release(lease)
-    await audience.follow(theatre.steady.address, media_offset=audience.next_offset)
+        following = asyncio.create_task(audience.follow(leaving.address))
+        async with asyncio.timeout(100):
+            while audience.next_offset < 4:
+                await asyncio.sleep(0.02)
+            leaving.process.terminate()
+            await following
+        assert await asyncio.to_thread(leaving.process.wait, 60) == 0
+    (moved,) = audience.of("moved")
+    assert moved.address == theatre.steady.address
+    audience.plays = True
+    await audience.follow(moved.address, media_offset=audience.next_offset)
     assert_whole(audience)
+    assert "RECOVERING" not in audience.states and audience.states[-1] == "CLOSED"
+    assert len(audience.of("response_started")) == len(audience.of("response_ended")) == 1
 
 
 @pytest.mark.slow
