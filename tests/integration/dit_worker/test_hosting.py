@@ -99,7 +99,10 @@ async def test_slots_are_counted_and_draining_is_told(theatre: Theatre) -> None:
 
 
 async def test_the_admission_test_says_how_many_are_taken(theatre: Theatre) -> None:
-    """What was advertised is honoured; then the bound holds, and the refusal says when to come again."""
+    """What was advertised is honoured; then the bound holds, and the refusal says when to come again.
+
+    Sessions that only listen count as much as the setting says.
+    """
     house, station = theatre.worker.house, theatre.worker.station
     assert (house.slots, station.costs.is_measured) == (2, True)
     station.admission.limits = AdmissionLimits(bound=1e-6)
@@ -112,6 +115,10 @@ async def test_the_admission_test_says_how_many_are_taken(theatre: Theatre) -> N
             status, error = await refusal(three.following)
         figures = station.figures.metrics.registry
         await until(lambda: (figures.get_sample_value("cuelight_utilisation") or 0) > 1e-6)
+        station.admission.limits = AdmissionLimits(bound=1e-6, listening_share=0.0)
+        for name in ("one", "promised"):
+            await theatre.cue(name, CueKind.PAUSE)
+        await until(lambda: figures.get_sample_value("cuelight_utilisation") == 0)
     assert status == "RESOURCE_EXHAUSTED"
     assert error is not None and error.retry_after_s is not None and 1.0 <= error.retry_after_s <= 60.0
     assert figures.get_sample_value("cuelight_slots") == 2
