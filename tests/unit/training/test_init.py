@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dit_worker.engine.compute import Compute
 from dit_worker.engine.engine import Engine, Standing
@@ -19,6 +20,7 @@ from dit_worker.engine.portrait import load_portrait
 from dit_worker.engine.voice import read_voice
 from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS
 from orchestrator_llm.engine.backend_torch import TorchBackend
+from orchestrator_llm.engine.loading import language_model
 from services.bundle import Bundle, load_bundle
 from services.session import HistoryChunk
 from tests.fixtures import public_checkpoints as public
@@ -82,6 +84,14 @@ def test_a_begun_bundle_is_whole(begun: Bundle) -> None:
     assert [character.name for character in begun.manifest.characters] == ["ada", "ben"]
     untrained = begun.manifest.training["untrained"]
     assert "audio_in.weight" in untrained["dit"] and not untrained["audio_vae"]
+
+
+def test_the_body_of_a_begun_bundle_can_also_write(begun: Bundle) -> None:
+    """The language model's tokenizer and its head come along; a manifest that names no folder for them gets none."""
+    kept, width = language_model(begun), begun.manifest.conditioner["body"]["hidden_size"]
+    assert kept is not None and kept.has_head
+    assert {"tokenizer.json", "head.safetensors"} <= {path.name for path in kept.files}
+    assert load_file(kept.folder / "head.safetensors")["lm_head.weight"].shape == (public.TOKENS, width)
 
 
 def perform(bundle: Bundle, models: Models, chunks: int) -> tuple[list[ChunkLatents], list[EncodedChunk]]:
