@@ -149,7 +149,10 @@ class Follower:
     async def _follow_for_ever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            await self._look()
+            try:
+                await self._look()
+            except Exception:
+                log.exception("look_broke")  # the next one may not
 
     async def _look(self) -> None:
         """Says how far this replica is, reads the decision, and begins to follow what has changed."""
@@ -207,6 +210,9 @@ class Follower:
         except (CuelightError, ValueError, OSError) as fault:
             kept.fault = str(fault) or type(fault).__name__
             log.warning("decision_not_followed", kind=kind, version=version)
+        except Exception as fault:
+            kept.fault = f"a fault of the orchestrator's own ({type(fault).__name__}); its log says more"
+            log.exception("decision_not_followed", kind=kind, version=version)
         kept.choice, kept.version = choice, version
 
     def _report(self) -> Report:

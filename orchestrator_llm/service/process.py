@@ -6,6 +6,7 @@ nothing but which planner and which conditioner all orchestrators are to use.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import uuid
 from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ from orchestrator_llm.service.planners import Planners
 from orchestrator_llm.service.rollout import Rollout
 from orchestrator_llm.service.servicer import OrchestratorServicer
 from orchestrator_llm.service.swaps import Swaps, conditioner_name
+from orchestrator_llm.service.vllm_completion import preload
 from services.bundle import Bundle, load_bundle
 from services.logs import get_logger
 from services.metrics import Metrics
@@ -95,6 +97,7 @@ class Orchestrator:
             await orchestrator._planners.close()
 
     async def _start(self) -> None:
+        await asyncio.to_thread(preload)
         backend = await self.bridge.run(self._load, timeout_s=LOAD_TIMEOUT_S)
         self.house = House(
             manifest=self._bundle.manifest,

@@ -5,7 +5,10 @@ It has an engine of its own, beside whatever conditions sessions. vLLM is import
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -51,14 +54,24 @@ class VllmCompletion:
         engine.shutdown()
 
 
-def load_vllm(folder: Path) -> VllmCompletion:
-    """Starts an engine for the model in a folder. Raises PlannerFailed where vLLM or the model is missing."""
-    import os
+def preload() -> None:
+    """Imports vLLM where it is installed, for beside live sessions that would keep them waiting for a second."""
+    if importlib.util.find_spec("vllm") is not None:
+        _quiet()
+        importlib.import_module("transformers")
+        importlib.import_module("vllm.v1.engine.async_llm")
 
-    if not (folder / "config.json").is_file():
-        raise PlannerFailed(f"{folder} holds no model: config.json is missing")
+
+def _quiet() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def load_vllm(folder: Path) -> VllmCompletion:
+    """Starts an engine for the model in a folder. Raises PlannerFailed where vLLM or the model is missing."""
+    if not (folder / "config.json").is_file():
+        raise PlannerFailed(f"{folder} holds no model: config.json is missing")
+    _quiet()
     try:
         from transformers import AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs

@@ -128,3 +128,10 @@ async def test_swap_and_status_from_the_command_line(tmp_path: Path, tiny_bundle
     status, printed = await cuelight("status", home=tmp_path)
     assert status == 2
     assert "--orchestrator" in printed
+
+
+async def test_a_bundle_that_keeps_no_language_model_is_no_planner(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Checked as its own planner it fails at once: no engine is started to find that out."""
+    status, printed = await cuelight("check", "--planner", "own", "--bundle", str(tiny_bundle), home=tmp_path)
+    assert status == 1
+    assert "cannot write" in " ".join(printed.split()) and "Traceback" not in printed

@@ -121,6 +121,17 @@ async def test_a_broken_planner_is_taken_back(tiny_bundle: Path, manifest: Manif
             assert await planned_by([stream], 1) == ["rule"]
 
 
+async def test_a_conditioner_that_only_reads_plans_for_nobody(tiny_bundle: Path, manifest: Manifest) -> None:
+    """Asked to plan by itself, it is not used: a sentence names the bundle and what may plan instead."""
+    async with running(tiny_bundle) as orchestrator, streaming(orchestrator) as stub, admin_of(orchestrator) as admin:
+        stream = WorkerStream(stub, manifest)
+        await stream.open()
+        steps = await steps_of(admin.SwapPlanner(pb.SwapPlannerRequest(to="own")))
+        assert steps[-1].phase == pb.SWAP_PHASE_BACK
+        assert f"bundle {manifest.name} {manifest.version} reads and cannot write" in steps[-1].text
+        assert await planned_by([stream], 0) == ["rule"]
+
+
 async def test_a_planner_that_fails_in_use_is_taken_back(tiny_bundle: Path, manifest: Manifest) -> None:
     """It warms well and then breaks under a live session: while it is watched that is seen, and undone."""
     with llm_server("good") as server:

@@ -20,6 +20,7 @@ from orchestrator_llm.engine.campaign import MAX_CAMPAIGN_BYTES, Campaign
 from orchestrator_llm.service.completion import Completion, answer
 from orchestrator_llm.service.endpoint import Endpoint
 from orchestrator_llm.service.vllm_completion import load_vllm
+from tests.fixtures.talking_bundle import build_tiny_instruct
 from tests.fixtures.tiny_llm import build_tiny_llm
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,11 +94,14 @@ async def test_a_vllm_server_plans(folder: Path) -> None:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")  # what vLLM and torch say of one another while they are loaded
-async def test_an_engine_in_this_process_plans(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same from an engine of one's own."""
+@pytest.mark.parametrize("kind", ["bytes", "instruct"])
+async def test_an_engine_in_this_process_plans(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same from an engine of one's own: of the model that speaks bytes, and of a checkpoint as published."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    model = load_vllm(folder)
+    model = load_vllm(folder if kind == "bytes" else build_tiny_instruct(tmp_path))
     try:
         await plans_and_replies(model)
     finally:
