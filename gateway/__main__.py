@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import warnings
 
 # Read when gRPC is loaded: its own notes would quote what strangers send, past our logs and as it came.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -14,6 +15,8 @@ from services import logs
 from services.errors import CuelightError
 from services.settings import GatewaySettings, load
 
+# What a picture is too broken for is answered in a sentence; Pillow would also write it, past our logs.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 settings = load(GatewaySettings)
 logs.configure(process="gateway", level=settings.log_level, style=settings.log_style)
 try:

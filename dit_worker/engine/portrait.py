@@ -36,9 +36,9 @@ def read_portrait(data: bytes, width: int, height: int) -> Pixels:
                 return _fit(image, width, height)
         except Image.DecompressionBombError as error:
             raise BadPortrait(f"the picture is wider or higher than {MAX_SIDE} pixels") from error
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            if isinstance(error, BadPortrait):
-                raise
+        except BadPortrait:
+            raise
+        except Exception as error:  # Pillow's readers raise whatever they stumble over
             raise BadPortrait("the bytes are not a whole PNG, JPEG or WebP picture") from error
 
 
@@ -55,9 +55,17 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _fit(image: Image.Image, width: int, height: int) -> Pixels:
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, (128, 128, 128, 255)), upright)
     fitted = ImageOps.fit(upright.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted, dtype=np.uint8).copy()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its camera was held; as it is where what the camera wrote down cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  # Pillow's reader of EXIF raises whatever it stumbles over
+        return image

@@ -1,4 +1,4 @@
-"""The ASGI application of the HTTP port: `/`, `/static`, `/healthz`, `/api/characters` and `/ws`.
+"""The ASGI application of the HTTP port: `/`, `/static`, `/healthz`, `/api/characters` and `/ws`; see openapi.json.
 
 It routes and sets headers; what is behind the routes knows nothing of it.
 """
@@ -35,7 +35,7 @@ _SECURITY_HEADERS = {
     b"referrer-policy": b"no-referrer",
 }
 
-_PUBLIC = re.compile(r"/|/healthz|/static/.*|/api/characters(/[^/]*/portrait)?|/ws")
+_PUBLIC = re.compile(r"/|/healthz|/static/.*|/api/openapi\.json|/api/characters(/[^/]*/portrait)?|/ws")
 """Open to everybody: the page, the cast and health hold nothing of a tenant's; /ws asks with each message."""
 _STATUSES = {Status.UNAUTHENTICATED: 401, Status.PERMISSION_DENIED: 403, Status.UNAVAILABLE: 503}
 
@@ -48,6 +48,9 @@ def build_app(bundle: Bundle, stage: Stage, check_ready: IsReady, *, is_local_se
 
     async def page(_: Request) -> Response:
         return FileResponse(web / "index.html", headers={"Cache-Control": "no-cache"})
+
+    async def document(_: Request) -> Response:
+        return FileResponse(web.parent / "http" / "openapi.json")
 
     async def health(_: Request) -> Response:
         try:
@@ -67,6 +70,7 @@ def build_app(bundle: Bundle, stage: Stage, check_ready: IsReady, *, is_local_se
         routes=[
             Route("/", page),
             Route("/healthz", health),
+            Route("/api/openapi.json", document),
             *cast_routes(bundle),
             WebSocketRoute("/ws", socket),
             Mount("/static", StaticFiles(directory=web)),

@@ -232,8 +232,10 @@ def check_portrait(data: bytes) -> None:
             picture.load()
     except (UnidentifiedImageError, Image.DecompressionBombError) as fault:
         raise InvalidInput(f"{field} is not a PNG, JPEG or WebP picture", field=field) from fault
-    except (OSError, ValueError, SyntaxError) as fault:
-        raise InvalidInput(f"{field} is a damaged picture: {fault}", field=field) from fault
+    except InvalidInput:
+        raise
+    except Exception as fault:  # Pillow's readers raise whatever they stumble over
+        raise InvalidInput(f"{field} is a damaged picture", field=field) from fault
 
 
 def check_voice(data: bytes) -> None:
