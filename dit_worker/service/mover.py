@@ -83,7 +83,8 @@ class Mover:
             await self.move(session_id)
         except CuelightError as fault:
             performer = self._house.find(session_id)
-            if is_leaving and performer is not None and not performer.is_watched:
+            has_no_room = isinstance(fault, NoCapacity)
+            if is_leaving and has_no_room and performer is not None and not performer.is_watched:
                 await performer.stop()
                 return
             log.warning("session_stays", session_id=session_id, reason=fault.reason, detail=fault.message)

@@ -22,16 +22,17 @@ from dit_worker.engine.pacing import Pacing
 from dit_worker.service import messages
 from dit_worker.service.direction import OrchestratorLeaves
 from dit_worker.service.footing import Footing, script_of
+from dit_worker.service.handover import hand_over, prepare, succeed
 from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper, acquired
 from dit_worker.service.ledger import persistently
 from dit_worker.service.pipeline import MediaPipeline, Take
 from dit_worker.service.play import Move, Play, Stage
 from dit_worker.service.programme import Programme
-from dit_worker.service.replay import replay
+from dit_worker.service.replay import replay, response_at
 from dit_worker.service.ring import MediaRing
 from dit_worker.service.station import Station
-from dit_worker.service.succession import Gift, Handed, Heir, Terms
+from dit_worker.service.succession import Gift, Heir
 from dit_worker.service.together import first_of
 from dit_worker.service.watching import Watching
 from services.errors import (
@@ -245,9 +246,9 @@ class Performer:
         record = await self._station.store.get(self.session_id)
         if record.state.is_final:
             return await self._show_remains(record)
-        footing = None if self._heir is None else await self._prepare(self._heir)
+        footing = None if self._heir is None else await prepare(self._station, self.session_id, self._heir)
         try:
-            lease = await (self._take(record) if self._heir is None else self._succeed(self._heir, record))
+            lease = await self._take(record)
         except BaseException:
             if footing is not None:
                 footing.close()
@@ -284,32 +285,12 @@ class Performer:
         self._announce(record.state, "" if record.state is SessionState.CLOSED else "SESSION_FAILED")
         return SessionClosed("the session has ended")
 
-    async def _prepare(self, heir: Heir) -> Footing:
-        """Stand where the session stands while another worker still performs it."""
-        snapshot = await self._station.store.load_snapshot(self.session_id)
-        footing = Footing(await script_of(self.session_id, snapshot.record.config, self._station), self._station)
-        try:
-            await footing.stand(snapshot)
-            await footing.warm()
-        except BaseException:
-            footing.close()
-            raise
-        heir.prepared.set_result(None)
-        return footing
-
     async def _take(self, record: SessionRecord) -> Lease:
-        """Take the lease, which a dead holder may still have for a while."""
+        """Take the lease: the one that is given, else any, which a dead holder may still have for a while."""
+        if self._heir is not None:
+            return await succeed(self._station, record, self._heir)
         policy, owner = self._station.policy(record.config), self._station.settings.owner_name
         return await acquired(self._station.store, self.session_id, owner, policy, self._station.now)
-
-    async def _succeed(self, heir: Heir, record: SessionRecord) -> Lease:
-        """Take the session from the worker that gives it."""
-        terms = await heir.terms
-        policy, owner = self._station.policy(record.config), self._station.settings.owner_name
-        lease = await self._station.store.take_over(self.session_id, owner, policy, epoch=terms.epoch)
-        heir.taken.set_result(lease.epoch)
-        log.info("session_taken_over", epoch=lease.epoch)
-        return lease
 
     async def _perform(self, record: SessionRecord, keeper: LeaseKeeper, footing: Footing | None) -> None:
         """Perform until the session is to be closed, or has moved; the first task that ends, ends the others."""
@@ -333,15 +314,18 @@ class Performer:
                 footing.close()
 
     def _play_on(self, snapshot: SessionSnapshot, play: Play, pacing: Pacing) -> Play:
-        """Begin where the session stands: after a loss with the media that are kept, else behind those of the giver."""
+        """Begin behind what is committed: readers who miss any of it have it made again beside what goes on."""
         chunk_s, delivered_s = self._station.chunk_s, snapshot.next_position * self._station.chunk_s
+        self._ring.begin_at(2 * snapshot.next_chunk_index)
         if self._heir is None:
-            if snapshot.chunks:
-                self._ring.begin_at(2 * snapshot.chunks[0].commit.chunk_index)
+            response = response_at(snapshot, chunk_s)
+            self._programme.resume(*response)
+            play.follow(snapshot.next_chunk_index, response)
+            if snapshot.parent is not None and snapshot.parent.progress.is_finished and not snapshot.is_interrupted:
+                self._programme.end_response(messages.COMPLETED)  # who made its last chunk may not have come to say so
             pacing.resume(max(0, snapshot.next_position - len(snapshot.chunks)) * chunk_s, delivered_s)
             return play
         terms = self._heir.terms.result()
-        self._ring.begin_at(2 * snapshot.next_chunk_index)
         self._programme.generation = snapshot.generation  # the giver has told of every cut
         self._programme.resume(terms.response_seq, terms.generated_s)
         play.follow(snapshot.next_chunk_index, (terms.response_seq, terms.generated_s))
@@ -410,38 +394,16 @@ class Performer:
             if self._is_making_way:
                 await play.stage.pipeline.drain()
                 raise Preempted("the session made way for one that is watched")
-            if gift is not None and await self._hand_over(play, keeper, gift):
+            if gift is not None and (handed := await hand_over(self._station, play, keeper, gift)) is not None:
+                self.moved = worker_pb2.Moved(
+                    worker_id=handed.slot.worker_id, address=handed.slot.address, epoch=handed.epoch
+                )
+                gift.handed.set_result(handed)
                 break
+            self._gift = None
         await play.stage.pipeline.drain()
         if self.moved is not None:
             self._ring.publish(worker_pb2.HostResponse(moved=self.moved))
-
-    async def _hand_over(self, play: Play, keeper: LeaseKeeper, gift: Gift) -> bool:
-        """Give the session away, at a chunk boundary. False when it stays here."""
-        response_seq, generated_s = play.response
-        try:
-            async with keeper.giving() as lease:
-                terms = Terms(
-                    lease.epoch,
-                    play.stage.pacing.acknowledged_s,
-                    play.stage.pacing.is_paused,
-                    response_seq,
-                    generated_s,
-                )
-                epoch = await gift.take(terms)
-        except CuelightError as fault:
-            log.warning("session_not_moved", worker_id=gift.slot.worker_id, error=type(fault).__name__)
-            try:
-                await self._station.store.renew(keeper.lease)
-            except StaleEpoch:
-                epoch = (await self._station.store.get(self.session_id)).epoch
-            else:
-                gift.handed.set_exception(fault)
-                return False
-        self.moved = worker_pb2.Moved(worker_id=gift.slot.worker_id, address=gift.slot.address, epoch=epoch)
-        idle_s = self._station.now() - play.stood_still_at
-        gift.handed.set_result(Handed(gift.slot, epoch, play.next_chunk_index, idle_s))
-        return True
 
     async def _standing(self, keeper: LeaseKeeper, next_chunk_index: int, generation: int, reason: str) -> None:
         """The session stands here: answer the claim, and say so to those who were told of a loss."""
