@@ -17,7 +17,7 @@ from dit_worker.service import messages
 from dit_worker.service.pipeline import Take
 from dit_worker.service.station import Station
 from services.errors import OffsetExpired
-from services.session import AUDIO_TRACK, VIDEO_TRACK, StoredChunk
+from services.session import AUDIO_TRACK, VIDEO_TRACK, SessionSnapshot, StoredChunk
 
 R = TypeVar("R")
 
@@ -38,6 +38,16 @@ async def replay(
             is_wanted = not message.HasField("media") or first <= message.media.offset < end
             if is_wanted:
                 yield message
+
+
+def response_at(snapshot: SessionSnapshot, chunk_s: float) -> tuple[int, float]:
+    """The cue that the newest chunk answers, 0 for none, and the seconds of media that are kept of the answer."""
+    parent = snapshot.parent
+    if parent is None or not parent.response_seq:
+        return 0, 0.0
+    return parent.response_seq, chunk_s * sum(
+        chunk.commit.response_seq == parent.response_seq for chunk in snapshot.chunks
+    )
 
 
 def _takes(chunks: Sequence[StoredChunk], first: int, end: int) -> Iterator[tuple[StoredChunk | None, Take]]:
