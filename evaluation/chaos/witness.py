@@ -51,7 +51,7 @@ class Witness:
     def hear(self, process: str, line: str) -> None:
         """Take in a line of a process's log; `process` names one process, not all that bore its name."""
         told = parse(line)
-        if told.get("event") == "session_taken":
+        if told.get("event") in ("session_taken", "session_taken_over"):
             session, epoch = str(told["session_id"]), int(str(told["epoch"]))
             self._note(Taken(time.monotonic(), session, process, epoch))
 
