@@ -17,6 +17,7 @@ from gateway.auth.interceptor import Doors
 from gateway.http.app import build_app
 from gateway.http.server import HttpServer
 from gateway.http.socket import SOCKET_MESSAGE_BYTES, Stage
+from gateway.memory import give_back_for_ever
 from gateway.renders import service as renders
 from gateway.renders.desk import Desk
 from gateway.sessions.admission import Admission, AdmissionPolicy
@@ -31,7 +32,6 @@ from gateway.sessions.vigil import keep_vigil
 from services.bundle import Bundle, load_bundle
 from services.errors import StoreUnavailable
 from services.logs import get_logger
-from services.memory import give_back_for_ever
 from services.metrics import Metrics
 from services.serving import ConnectionLimits, RpcServer, ServingOptions, internal_certificates
 from services.settings import GatewaySettings, is_loopback, split_address

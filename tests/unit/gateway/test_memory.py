@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services import memory
+from gateway import memory
 
 
 def resident() -> int:
