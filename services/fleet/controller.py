@@ -37,8 +37,8 @@ from services.wire.steering import WorkerLine
 
 log = get_logger(__name__)
 
-CALL_S = 5.0
-"""One look at the API server, or one act, takes no longer."""
+CALL_S = 8.0
+"""One look at the API server, or one act, takes no longer: less than a leader may act without renewing."""
 EMPTY_AGAIN_S = 10.0
 """A worker that is to give its sessions away is told again after this long: there may be room for them by then."""
 _API_FAULTS = (ApiException, aiohttp.ClientError, TimeoutError, OSError)
