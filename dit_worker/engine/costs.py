@@ -43,8 +43,10 @@ class RecentQuantile:
     """The quantile of a stream of numbers in which a number's weight halves with every `half_life` that follow it."""
 
     def __init__(self, share: float = SHARE, half_life: int = HALF_LIFE_CHUNKS) -> None:
-        self._share, self._decay = share, 0.5 ** (1 / half_life)
-        self._numbers: deque[float] = deque(maxlen=_KEPT_HALF_LIVES * half_life)
+        kept = _KEPT_HALF_LIVES * half_life
+        self._share = share
+        self._numbers: deque[float] = deque(maxlen=kept)
+        self._weights = [0.5 ** (age / half_life) for age in range(kept)]
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -56,7 +58,7 @@ class RecentQuantile:
     @property
     def value(self) -> float:
         """The smallest number that `share` of the weight does not exceed; 0 for none."""
-        weighted = sorted((number, self._decay**age) for age, number in enumerate(reversed(self._numbers)))
+        weighted = sorted(zip(reversed(self._numbers), self._weights, strict=False))
         left = self._share * sum(weight for _, weight in weighted)
         for number, weight in weighted:
             left -= weight
