@@ -55,6 +55,8 @@ class Script:
     """Answers nothing after attach, not even a ping."""
     go_away_after: int | None = None
     """Goes away after so many media messages: says so, goes on, and takes no new stream."""
+    tell_after: dict[int, list[pb.StreamSessionResponse]] = field(default_factory=dict)
+    """What else is said after so many media messages."""
     fail_after: int | None = None
     """The session fails after so many media messages."""
 
@@ -188,6 +190,7 @@ class _Stream:
             script.go_away_after, self.fake.is_leaving = None, True
             leave = pb.GoAway(reason=pb.GO_AWAY_REASON_DRAINING, resume_token="elsewhere")
             self.outgoing.append(pb.StreamSessionResponse(go_away=leave))
+        self.outgoing += script.tell_after.pop(self.session.media_sent, [])
         self.session.media_sent += 1
         self.burst += 1
         self.fake.largest_burst = max(self.fake.largest_burst, self.burst)

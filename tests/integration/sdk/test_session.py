@@ -10,6 +10,7 @@ import pytest
 
 import cuelight
 from cuelight.events import Attached, Media, Progress, ResponseStarted, Resumed, Retired, StateChanged
+from cuelight.v1 import session_pb2 as pb
 from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
 
 QUICK = cuelight.Timeouts(connect_s=2, call_s=3, attach_s=2, silence_s=0.3, recover_s=2, send_s=2)
@@ -116,6 +117,42 @@ async def test_a_gateway_that_goes_away_is_left_for_another_one() -> None:
     assert told.cause is cuelight.ResumeCause.GATEWAY_LEFT and told.state_preserved
     assert [attach.resume_token for attach in staying.attaches] == ["elsewhere"]
     assert [request.client_seq for request in staying.requests if request.client_seq] == [2]
+
+
+async def test_what_happens_to_workers_is_told_in_the_same_event() -> None:
+    """A move stands nothing still; a loss is over when the session is active again, and says what was kept of it."""
+
+    def changed(state: int, **more: Any) -> pb.StreamSessionResponse:
+        return pb.StreamSessionResponse(state_changed=pb.StateChanged(state=state, **more))
+
+    active, recovering = pb.SESSION_STATE_ACTIVE, pb.SESSION_STATE_RECOVERING
+    script = Script(
+        tell_after={
+            1: [changed(active, epoch=7, reason="WORKER_MOVED", checkpoint_media_offset=2)],
+            3: [changed(recovering, reason="STORE_LOST"), changed(active, epoch=8, checkpoint_media_offset=4)],
+            5: [changed(recovering, reason="WORKER_UNAVAILABLE"), changed(active, epoch=9)],
+        }
+    )
+    events, _ = await _perform(FakeGateway(script))
+    told = [event for event in events if isinstance(event, Resumed)]
+    causes = cuelight.ResumeCause
+    assert [event.cause for event in told] == [causes.WORKER_MOVED, causes.WORKER_LOST, causes.WORKER_LOST]
+    assert [(event.epoch, event.state_preserved) for event in told] == [(7, True), (8, True), (9, False)]
+    assert told[0].gap_ms == 0 and all(event.attempts == 0 for event in told)
+    assert _offsets(events) == list(range(8))
+
+
+async def test_what_a_gateway_repeats_is_told_once() -> None:
+    """Cuts, captions and the ends of responses that come again, as after a new stream, are not events again."""
+    ended = pb.StreamSessionResponse(response_ended=pb.ResponseEnded(response_id="r1", reason=pb.END_REASON_COMPLETED))
+    cut = pb.StreamSessionResponse(retired=pb.Retired(generation=1, first_position=90))
+    old = pb.StreamSessionResponse(progress=pb.Progress(chunk_index=0))
+    script = Script(tell_after={4: [ended, cut, old, ended, cut]})
+    events, _ = await _perform(FakeGateway(script))
+    assert len([event for event in events if isinstance(event, Retired)]) == 1
+    assert len([event for event in events if isinstance(event, cuelight.ResponseEnded)]) == 1
+    chunks = [event.chunk_index for event in events if isinstance(event, Progress)]
+    assert chunks == sorted(set(chunks))
 
 
 async def test_a_gateway_that_is_gone_is_replaced_by_the_next_in_the_list() -> None:
