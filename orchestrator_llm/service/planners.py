@@ -14,12 +14,10 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from orchestrator_llm.service.beside import beside
 from orchestrator_llm.service.completion import Completion, PlannerFailed
 from orchestrator_llm.service.rollout import Rollout
 from services.logs import get_logger
@@ -157,7 +155,7 @@ class Planners:
 
     async def _make_model(self, planner: Planner) -> None:
         try:
-            planner.model = await beside(partial(self._make, planner.spec))
+            planner.model = await asyncio.to_thread(self._make, planner.spec)
         except PlannerFailed as fault:
             log.warning("planner_not_made", planner=planner.name, why=fault.message)
             raise

@@ -5,15 +5,14 @@ A swap is asked of this process, or followed because another replica leads it. I
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
-from functools import partial
 from pathlib import Path
 
 from orchestrator_llm.conformance.suite import check
 from orchestrator_llm.engine.backend import Backend
 from orchestrator_llm.engine.fitting import check_fit
 from orchestrator_llm.engine.warmup import warm_up
-from orchestrator_llm.service.beside import beside
 from orchestrator_llm.service.completion import WARM_UP, PlannerFailed, answer
 from orchestrator_llm.service.house import Conditioner, House
 from orchestrator_llm.service.planners import Planner
@@ -170,7 +169,7 @@ class ConditionerSwaps:
         check_fit(bundle.manifest, self._house.manifest)
         if digest and not bundle.manifest.digest.startswith(digest):
             raise ValueError(f"{folder} holds another bundle here: {bundle.manifest.digest[:12]} instead of {digest}")
-        backend = await beside(partial(self._loaded, bundle))
+        backend = await asyncio.to_thread(self._loaded, bundle)
         return Conditioner(conditioner_name(bundle), backend, f"{folder}@{bundle.manifest.digest[:12]}")
 
     def _loaded(self, bundle: Bundle) -> Backend:
