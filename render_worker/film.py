@@ -14,8 +14,8 @@ from services.render import RenderFile
 def write_film(spool: Spool) -> RenderFile:
     """Write the result of all chunks that are there. Blocks; raises OSError, and ValueError when there is none."""
     hosted = spool.tracks
-    if hosted is None:
-        raise ValueError("nothing was made")
+    if hosted is None or spool.count == 0:
+        raise ValueError("nothing was made: none of its words could be spoken")
     tracks: tuple[TrackInfo, ...] = tuple(convert.track_info(track) for track in hosted.tracks)
     timescales = {int(track.track): track.timescale for track in tracks}
     with Recording() as recording, spool.result() as path:

@@ -126,9 +126,10 @@ class House:
             log.warning("render_sent_again", render=str(key), look=look.value)
             await asyncio.to_thread(self._send, key)
         elif look is Look.FINAL:
-            record = await self._studio.renders.get(key)
-            if record.file is None:
-                await self.clear(record)
+            with contextlib.suppress(RenderNotFound):
+                record = await self._studio.renders.get(key)
+                if record.file is None:
+                    await self.clear(record)
 
     async def _tidy(self) -> None:
         """Delete results that were kept long enough, and folders of renders that are no more."""

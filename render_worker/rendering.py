@@ -21,7 +21,7 @@ from cuelight.v1 import worker_pb2
 from render_worker.audience import Audience, Ended, Heard
 from render_worker.film import write_film
 from render_worker.spool import Chunk, Spool
-from services.errors import OffsetExpired, RenderLost, SessionClosed, SessionNotFound, StoreUnavailable
+from services.errors import CuelightError, OffsetExpired, RenderLost, SessionClosed, SessionNotFound, StoreUnavailable
 from services.logs import get_logger
 from services.metrics import Metrics
 from services.render import RenderFile, RenderOrder, RenderProgress, RenderRecord
@@ -39,10 +39,16 @@ AHEAD_WORDS = 1500
 TAKES_MOST = 3
 """A render whose session's media are lost is performed anew, but not for ever."""
 _REPORT_S = 2.0
+_SILENCE_S = 30.0
+"""A session that tells of nothing for so long, with a worker that has it, has nothing left to say."""
 
 
 class RenderFailed(Exception):
     """It cannot be performed; the message says why."""
+
+
+class SessionLost(Exception):
+    """The session that performed it has failed; another one may do better."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Rendering:
         """Cues of the script that the session has."""
         self._words_said = 0
         self._is_waiting = False
+        self._heard_at = time.monotonic()
         self._words = 0
 
     async def run(self) -> None:
@@ -114,14 +121,14 @@ class Rendering:
             raise RenderFailed("it was not finished in time") from None
 
     async def _filmed(self) -> RenderFile:
-        while True:
+        while not self._spool.is_whole:
             try:
                 await self._performed()
-                break
-            except (SessionNotFound, OffsetExpired) as fault:
-                log.warning("render_begins_again", reason=fault.reason, take=self._spool.take)
+                await asyncio.to_thread(self._spool.finish)
+            except (SessionNotFound, OffsetExpired, SessionLost) as fault:
+                log.warning("render_begins_again", error=type(fault).__name__, take=self._spool.take)
                 if self._spool.take >= TAKES_MOST:
-                    raise RenderFailed("its session's media were lost too often") from fault
+                    raise RenderFailed(f"it was begun {TAKES_MOST} times, the last time in vain: {fault}") from fault
                 await asyncio.to_thread(self._spool.begin_again)
         return await asyncio.to_thread(write_film, self._spool)
 
@@ -145,11 +152,27 @@ class Rendering:
         )
         if self._spool.count:
             audience.keep(self._spool.count * self._studio.chunk_s)
-        with contextlib.suppress(SessionClosed):
+        urging = asyncio.create_task(self._keep_urging(audience))
+        try:
             await self._say(audience)
             async with contextlib.aclosing(audience.heard(self._spool.count)) as hearing:
                 async for heard in hearing:
+                    self._heard_at = time.monotonic()
                     await self._take(heard, audience)
+        except SessionClosed:
+            pass  # how it stands is looked at next
+        finally:
+            urging.cancel()
+            await asyncio.wait({urging})
+
+    async def _keep_urging(self, audience: Audience) -> None:
+        """Say on after a long silence: words that cannot be spoken may begin no response, and so end none."""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            if not self._is_waiting and time.monotonic() - self._heard_at > _SILENCE_S:
+                self._heard_at = time.monotonic()
+                with contextlib.suppress(CuelightError):
+                    await self._say_on(audience)
 
     async def _session(self) -> SessionRecord:
         """The session of this take: made, or found where an attempt before made it."""
@@ -167,7 +190,7 @@ class Rendering:
     def _check_over(self, session: SessionRecord) -> None:
         """The session has ended; all is well if that was asked for and every chunk is here."""
         if session.error:
-            raise RenderFailed(f"its session failed: {session.error}")
+            raise SessionLost(f"its session failed: {session.error}")
         if session.last_client_seq < len(self._cues):
             raise RenderFailed("its session was closed before the end of the script")
         if self._spool.count < session.next_chunk_index:
@@ -212,7 +235,7 @@ class Rendering:
         audience.nudge()
 
     def _waits(self, is_waiting: bool) -> None:
-        self._is_waiting = is_waiting
+        self._is_waiting, self._heard_at = is_waiting, time.monotonic()
 
     async def _keep_reporting(self) -> None:
         """Keep the hold. Raises RenderLost and RenderClosed, and RenderLost when the store is away for too long."""

@@ -2,6 +2,7 @@
 
     FOLDER/UID/take-1/tracks          start of each track
     FOLDER/UID/take-1/000000.chunk    progress and media of one chunk
+    FOLDER/UID/take-1/whole           every chunk is there
     FOLDER/UID/render.mp4             the result
 
 A take is one session's; another one is begun when a session's media are lost, and the takes before are deleted. Whoever
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ _LENGTH = struct.Struct("<I")
 _TAKE = "take-"
 _TRACKS = "tracks"
 _CHUNK = ".chunk"
+_WHOLE = "whole"
+_PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,20 @@ class Spool:
             with _appearing(self._take_folder / _TRACKS) as file:
                 file.write(hosted.SerializeToString())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all chunks are there that will be."""
+        return (self._take_folder / _WHOLE).is_file()
+
+    def finish(self) -> None:
+        """Note that all chunks are there."""
+        with _appearing(self._take_folder / _WHOLE):
+            pass
+
     @contextmanager
     def result(self) -> Iterator[Path]:
         """A path to write the result to; it appears under its name when the block ends well, and then is whole."""
-        partial = self._folder / ".render.partial"
+        partial = self._folder / f"{_PARTIAL}{uuid.uuid4().hex}"  # one that was given up may still be written
         try:
             yield partial
             with partial.open("rb") as file:
@@ -113,7 +127,9 @@ class Spool:
         return self._folder / "render.mp4"
 
     def drop_chunks(self) -> None:
-        """Delete what the result was made of."""
+        """Delete what the result was made of, and what others left of one."""
+        for partial in self._folder.glob(f"{_PARTIAL}*"):
+            partial.unlink(missing_ok=True)
         for _, path in self._takes():
             shutil.rmtree(path, ignore_errors=True)
 

@@ -7,17 +7,19 @@ pickle. Knows no render from inside.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from celery import Celery
 from kombu.entity import Queue
 
+from services.redis_address import RedisAddress
 from services.render import RenderKey
 from services.settings import RenderingSettings
 from services.state.keys import JOBS_PREFIX, QUEUE
 
-__all__ = ["RENDER_TASK", "make_app", "send_render"]
+__all__ = ["RENDER_TASK", "Broker", "make_app", "send_render"]
 
 RENDER_TASK = "cuelight.render"
 _VISIBILITY_MARGIN_S = 3600
@@ -26,9 +28,9 @@ _TLS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_che
 
 def make_app(settings: RenderingSettings) -> Celery:
     """The application that sends renders and performs them. Connects nowhere yet."""
-    url, tls = _broker(settings.redis_url)
+    broker = Broker.of(settings.redis_url)
     timeout_s = settings.redis_call_timeout_ms / 1000
-    app = Celery("cuelight", broker=url, set_as_current=False)
+    app = Celery("cuelight", broker=broker.url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -47,7 +49,7 @@ def make_app(settings: RenderingSettings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,  # holders see for themselves whether they still hold
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_use_ssl=tls,
+        broker_use_ssl=broker.tls,
         broker_transport_options={
             "global_keyprefix": JOBS_PREFIX,
             # Redis has no acknowledgements: a message is delivered anew when it was not acknowledged for this long. No
@@ -56,6 +58,7 @@ def make_app(settings: RenderingSettings) -> Celery:
             "socket_timeout": timeout_s + 10,  # longer than a worker's blocking look into the queue
             "socket_connect_timeout": timeout_s,
             "socket_keepalive": True,
+            **broker.options,
         },
     )
     return app
@@ -66,15 +69,34 @@ def send_render(app: Celery, key: RenderKey) -> None:
     app.send_task(RENDER_TASK, args=[str(key)], retry=False, ignore_result=True)
 
 
-def _broker(redis_url: str) -> tuple[str, dict[str, Any] | None]:
-    """The URL as Celery reads it, and what TLS needs: the store's URL carries that in its query."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "unix":
-        return urlunsplit(
-            ("redis+socket", parts.netloc, parts.path, parts.query.replace("db=", "virtual_host="), "")
-        ), None
-    if parts.scheme != "rediss":
-        return redis_url, None
-    tls: dict[str, Any] = {name: given[-1] for name, given in parse_qs(parts.query).items() if name in _TLS}
-    tls.setdefault("ssl_cert_reqs", "required")
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")), tls
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where Celery finds its queue: the store's Redis, as Celery's transports name it."""
+
+    url: str
+    tls: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, redis_url: str) -> Broker:
+        """Read the store's URL, which carries what TLS needs in its query. ValueError when it is none."""
+        address = RedisAddress.parse(redis_url)
+        parts = urlsplit(address.server_url)
+        query = {name: given[-1] for name, given in parse_qs(parts.query).items()}
+        if parts.scheme == "unix":
+            database = f"?virtual_host={query['db']}" if "db" in query else ""
+            return cls(f"redis+socket://{parts.netloc}{parts.path}{database}")
+        tls: dict[str, Any] | None = None
+        if parts.scheme == "rediss":
+            tls = {"ssl_cert_reqs": "required", **{name: value for name, value in query.items() if name in _TLS}}
+        if address.sentinels is None:
+            return cls(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")), tls)
+        sentinels, credentials = address.sentinels, parts.netloc.rpartition("@")[0]
+        user = f"{credentials}@" if credentials else ""
+        hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in sentinels.hosts)
+        own = {"username": sentinels.username, "password": sentinels.password, **(dict(tls, ssl=True) if tls else {})}
+        options = {
+            "master_name": sentinels.primary,
+            "sentinel_kwargs": {name: value for name, value in own.items() if value is not None},
+        }
+        return cls(";".join(f"sentinel://{user}{host}{parts.path}" for host in hosts), tls, options)

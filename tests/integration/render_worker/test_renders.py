@@ -7,8 +7,10 @@ import hashlib
 import io
 import os
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import grpc
@@ -21,11 +23,12 @@ from cuelight.v1.render_pb2_grpc import RenderServiceStub
 from render_worker.house import _tidy
 from services.errors import RenderClosed, RenderHeld, RenderLost
 from services.render import RenderProgress, RenderState
-from services.session import SessionState
+from services.session import Cue, CueKind, SessionState
 from services.state import SessionStore
 from services.state.renders import Look, RenderStore
+from tests.fakes import worker as fake_worker
 from tests.fakes.media import FRAMES_PER_CHUNK
-from tests.fakes.worker import FakeWorker
+from tests.fakes.worker import FakeWorker, Performance
 from tests.integration.gateway.conftest import details
 from tests.integration.render_worker.conftest import (
     DEADLINE_S,
@@ -287,3 +290,52 @@ def test_results_expire(tmp_path: Path) -> None:
         os.utime(path, (long_ago, long_ago))
     _tidy(tmp_path, KEEP_S, frozenset({"unfinished"}))
     assert {path.name for path in tmp_path.iterdir()} == {"new", "unfinished"}
+
+
+async def test_a_render_outlives_its_session(
+    stub: RenderServiceStub, worker: FakeWorker, open_house: OpenHouse, store: SessionStore, renders: RenderStore
+) -> None:
+    """When the session's state is lost, it is begun again in another session, and the file is that of a whole one."""
+    undisturbed = await performed(stub, open_house, "quiet")
+    worker.compute_s = 0.2
+    render = await submitted(stub, "disturbed")
+    async with open_house() as house:
+        performing = asyncio.create_task(house.perform(key_of(render.name)))
+        await watched(stub, render.name, lambda told: told.chunks_done >= 2)
+        lost = (await renders.get(key_of(render.name))).session_id
+        await store.set_state(lost, SessionState.FAILED, error="the worker has a fault")
+        worker.stage.pop(lost)
+        await worker.kill()
+        await worker.start()
+        worker.compute_s = 0.01
+        await performing
+    done = (await stub.GetRender(pb.GetRenderRequest(name=render.name))).render
+    assert done.state == pb.RENDER_STATE_SUCCEEDED and done.file.sha256 == undisturbed.file.sha256
+    assert len({name for name, _ in worker.claims if name.startswith(lost[:-1])}) == 2
+
+
+async def test_words_that_begin_no_response_end_a_render(
+    stub: RenderServiceStub, worker: FakeWorker, open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that stays silent is told that nothing more comes, and the render ends instead of waiting for ever."""
+    monkeypatch.setattr("render_worker.rendering._SILENCE_S", 0.5)
+    monkeypatch.setattr("render_worker.rendering._REPORT_S", 0.1)
+    monkeypatch.setattr("tests.fakes.worker._take_cue", _deaf(fake_worker._take_cue))
+    render = await submitted(stub, "silent")
+    async with open_house() as house:
+        async with asyncio.timeout(DEADLINE_S):
+            await house.perform(key_of(render.name))
+    done = (await stub.GetRender(pb.GetRenderRequest(name=render.name))).render
+    assert done.state == pb.RENDER_STATE_FAILED and "nothing was made" in done.error.message
+
+
+def _deaf(take: Callable[..., Any]) -> Callable[..., Any]:
+    """A worker that hears no words."""
+
+    def taken(cue: Cue, now: Performance, is_scripted: bool) -> Any:
+        if cue.kind is not CueKind.SAY:
+            return take(cue, now, is_scripted)
+        now.cursor = cue.client_seq
+        return []
+
+    return taken
