@@ -23,6 +23,7 @@ from services.state.embedded import find_servers
 
 START_S = 30.0
 STOP_S = 10.0
+ANSWER_S = 1.0
 LOST_TAIL_S = 1.0
 """Writes of this long never reach the replica that takes over."""
 
@@ -93,24 +94,27 @@ class RedisServer:
 
     async def promote(self) -> None:
         """Follow nobody any more."""
-        async with aioredis.Redis.from_url(self.url, socket_timeout=STOP_S) as client:
+        async with asyncio.timeout(STOP_S), self._client() as client:
             await client.replicaof("NO", "ONE")
 
     async def is_in_step(self) -> bool:
         """Whether it has all that its primary had, as a replica."""
         try:
-            async with aioredis.Redis.from_url(self.url, socket_timeout=1) as client:
+            async with asyncio.timeout(ANSWER_S), self._client() as client:
                 told = await client.info("replication")
-        except (RedisError, OSError):
+        except (RedisError, OSError, TimeoutError):
             return False
         return told.get("master_link_status") == "up" and not told.get("master_sync_in_progress")
 
     async def _answers(self) -> bool:
         try:
-            async with aioredis.Redis.from_url(self.url, socket_timeout=1) as client:
+            async with asyncio.timeout(ANSWER_S), self._client() as client:
                 return bool(await client.ping())
-        except (RedisError, OSError):
+        except (RedisError, OSError, TimeoutError):
             return False
+
+    def _client(self) -> aioredis.Redis:
+        return aioredis.Redis.from_url(self.url, socket_timeout=None, socket_connect_timeout=None)
 
 
 class RedisPair:

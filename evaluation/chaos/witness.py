@@ -95,7 +95,8 @@ class Witness:
         if self._client is not None and self._client[0] == url:
             return self._client[1]
         await self._close()
-        client = aioredis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        # Without a timeout of its own: under one the library, before Python 3.12, loses a cancellation now and then.
+        client = aioredis.Redis.from_url(url, socket_timeout=None, socket_connect_timeout=None)
         self._client = (url, client)
         return client
 
