@@ -185,7 +185,8 @@ class Streams:
 
     async def _next_stream(self, failure: CuelightError | None) -> tuple[Attachment, pb.Attached]:
         """The stream at the gateway that was gone to, else one that is opened again; and says so."""
-        heard_at, cause, opened = self._heard_at, ResumeCause.CONNECTION_LOST, None
+        heard_at, cause = self._heard_at, ResumeCause.CONNECTION_LOST
+        opened: tuple[Attachment, pb.Attached] | None = None
         leaving, self._leaving = self._leaving, None
         if leaving is not None:
             is_overlap = leaving.done()
