@@ -24,8 +24,9 @@ from rich.console import Console
 from evaluation.chaos import history as told
 from evaluation.chaos import rules, verdict
 from evaluation.chaos.cast import Company
+from evaluation.chaos.inflict import Stage
 from evaluation.chaos.plan import Cast, Fault, Kind
-from evaluation.chaos.run import DETACH_S, Outcome, Run, Stage, quiet_gaps, told_outcome
+from evaluation.chaos.run import DETACH_S, Outcome, Run, quiet_gaps, told_outcome
 from evaluation.chaos.viewers import Viewer, parts_of
 from evaluation.chaos.witness import Witness
 from evaluation.report import provenance
