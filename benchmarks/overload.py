@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -46,6 +47,9 @@ from evaluation.audience.viewer import WORDS, Assignment, Seen
 from evaluation.report import commit, provenance, write_json
 from services.bundle import Manifest, load_manifest
 from services.session import RENDER_IDS
+
+if TYPE_CHECKING:
+    from cuelight.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 ALONE, CROWD, FILM = "alone", "crowd", "crowd+film"
 FOLD = 3
@@ -84,7 +88,7 @@ class Callers:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _call(self, stub: SessionServiceStub, *, waits: bool) -> None:
+    async def _call(self, stub: SessionServiceAsyncStub, *, waits: bool) -> None:
         while True:
             request = pb.CreateSessionRequest()
             if waits:

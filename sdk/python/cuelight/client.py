@@ -130,7 +130,7 @@ class Client:
         """Offline renders: a script goes in, a file comes out."""
         if self._channel is None:
             raise RuntimeError("use the client inside `async with`")
-        key = self._line.key
+        key = self._lines.now.key
         shown = key if callable(key) else lambda: key
         return Renders(RenderServiceStub(self._channel), key=shown, timeouts=self.timeouts)
 

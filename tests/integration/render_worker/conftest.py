@@ -43,8 +43,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def stub(redis_url: str, gallery: Bundle, folder: Path) -> AsyncIterator[RenderServiceStub]:
-    """The render service of a gateway."""
+async def gateway(redis_url: str, gallery: Bundle, folder: Path) -> AsyncIterator[Gateway]:
+    """A gateway that takes renders on."""
     settings = GatewaySettings(
         redis_url=redis_url,
         bundle=Path(gallery.path),
@@ -55,7 +55,14 @@ async def stub(redis_url: str, gallery: Bundle, folder: Path) -> AsyncIterator[R
         render_folder=folder,
         tenant_renders=2,
     )
-    async with Gateway.running(settings) as gateway, aio.insecure_channel(gateway.rpc.address) as channel:
+    async with Gateway.running(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def stub(gateway: Gateway) -> AsyncIterator[RenderServiceStub]:
+    """Its render service."""
+    async with aio.insecure_channel(gateway.rpc.address) as channel:
         yield RenderServiceStub(channel)
 
 
