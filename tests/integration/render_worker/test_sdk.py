@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,11 @@ from gateway.process import Gateway
 from services.render import RenderKey
 from tests.fakes.worker import FakeWorker
 from tests.integration.render_worker.conftest import SCRIPT, OpenHouse
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is there."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 async def test_the_command_line_has_a_job_made_and_fetches_it(
@@ -36,7 +40,7 @@ async def test_the_command_line_has_a_job_made_and_fetches_it(
     assert done == again and done.state is RenderState.SUCCEEDED and done.words == done.words_total
     assert hashlib.sha256(target.read_bytes()).hexdigest() == done.sha256
     assert target.read_bytes() == (tmp_path / "again.mp4").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["again.mp4", "film.mp4", "renders"]
+    assert names_in(tmp_path) == ["again.mp4", "film.mp4", "renders"]
 
 
 async def test_what_became_of_a_render_is_said(gateway: Gateway, tmp_path: Path) -> None:
@@ -51,4 +55,4 @@ async def test_what_became_of_a_render_is_said(gateway: Gateway, tmp_path: Path)
         with pytest.raises(SessionFailed, match="cancelled"):
             await watching
         assert (await client.renders.get(taken.name)).state is RenderState.QUEUED
-    assert not [name for name in os.listdir(tmp_path) if "mp4" in name]
+    assert not [name for name in names_in(tmp_path) if "mp4" in name]
