@@ -41,7 +41,7 @@ KINDS = (
     (Kind.FAIL_OVER, "redis", "all", 0.0),
     (Kind.RESTART, "redis", "all", 0.0),
     (Kind.KILL, "worker", "worker-0", 0.0),
-    (Kind.FREEZE, "worker", "worker-0", HANGS_S),
+    (Kind.FREEZE, "worker", "worker-1", HANGS_S),  # which has the sessions of the one that was killed
 )
 
 
