@@ -94,6 +94,8 @@ class Streams:
         self._patience = Patience(timeouts)
         self._heard_at = time.monotonic()
         self._recovering_since: float | None = None
+        self._known_epoch = 0
+        """Of whoever performs, as told last: a gateway that is new to the session tells of its last move again."""
         self._leaving: asyncio.Task[tuple[Attachment, pb.Attached]] | None = None
         self._missing_offset: int | None = None
         self._last_server_seq = 0
@@ -154,6 +156,7 @@ class Streams:
         self.state = convert.session_state(attached.session.state)
         attachment.sent_seq = attached.last_client_seq
         self._outbox.forget(attached.last_client_seq)
+        self._known_epoch = max(self._known_epoch, attached.session.epoch)
         self._timeline.start_at(attached.media_offset)
         is_first = self.stats.attachments == 1
         self._inbox.put(Attached(self.tracks, attached.media_offset, attached.state_preserved, is_first))
@@ -312,8 +315,9 @@ class Streams:
             is_preserved = changed.checkpoint_offset is not None or self._timeline.next_offset == 0
             gap_ms = (now - since) * 1000
             self._inbox.put(Resumed(ResumeCause.WORKER_LOST, is_preserved, gap_ms, 0, changed.epoch))
-        elif changed.reason == "WORKER_MOVED":
+        elif changed.reason == "WORKER_MOVED" and changed.epoch > self._known_epoch:
             self._inbox.put(Resumed(ResumeCause.WORKER_MOVED, True, 0.0, 0, changed.epoch))
+        self._known_epoch = max(self._known_epoch, changed.epoch)
 
     def _settle_media(self, message: pb.MediaChunk) -> bool:
         media = convert.media(message, {track.track: track.timescale for track in self.tracks})

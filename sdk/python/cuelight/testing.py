@@ -57,6 +57,8 @@ class Stage:
     """What performs."""
     gateways: tuple[Any, ...]
     """The gateways themselves: ``await stage.gateways[0].let_go()`` sends its clients to the others."""
+    workers: tuple[Any, ...]
+    """The workers themselves: ``await stage.workers[0].leave()`` moves its sessions to the others."""
 
     @property
     def address(self) -> str:
@@ -102,15 +104,19 @@ async def running(
         # However busy the machine that runs the tests is, sessions are refused by slots alone.
         of_worker = {**common, "orchestrator_address": orchestrator.rpc.address, "utilisation_bound": 100}
         start_worker = server.module("dit_worker.service.worker").running
-        for number in range(workers):
-            own = server.settings("Worker", {**of_worker, "worker_id": f"stage-{number}"})
-            await stack.enter_async_context(start_worker(own))
+        performing = [
+            await stack.enter_async_context(
+                start_worker(server.settings("Worker", {**of_worker, "worker_id": f"stage-{number}"}))
+            )
+            for number in range(workers)
+        ]
         of_gateway = {**common, "gateway_listen": "127.0.0.1:0", "gateway_http_listen": "127.0.0.1:0"}
         start_gateway = server.module("gateway.process").Gateway.running
         own = server.settings("Gateway", of_gateway)
         started = [await stack.enter_async_context(start_gateway(own)) for _ in range(gateways)]
         addresses = tuple(gateway.rpc.address for gateway in started)
-        yield Stage(addresses, f"http://{started[0].http.address}/", Path(own.bundle), tuple(started))
+        page = f"http://{started[0].http.address}/"
+        yield Stage(addresses, page, Path(own.bundle), tuple(started), tuple(performing))
 
 
 @contextmanager

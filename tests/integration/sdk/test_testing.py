@@ -11,24 +11,31 @@ import cuelight
 from cuelight import background, sync, testing
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 
+TEXT = "hello there my friend. this is a small character that speaks the words you give it."
+PATIENT = cuelight.Timeouts(connect_s=60, call_s=60, attach_s=60)
+
 
 @pytest.mark.timeout(400)
-def test_a_session_on_the_real_server_and_a_gateway_that_leaves(tmp_path: Path) -> None:
-    """Two gateways, one worker: every word comes, and the client is at the second gateway when the first has gone."""
+def test_a_session_on_the_real_server_whose_parts_leave(tmp_path: Path) -> None:
+    """The worker that has it leaves, then the gateway: every word and offset comes once, and the client is told."""
     bundle = build_tiny_bundle(tmp_path / "tiny")
     with (
-        testing.serve(bundle, gateways=2, settings={"drain_s": 60.0}) as stage,
-        sync.connect(stage.addresses, timeouts=cuelight.Timeouts(connect_s=60, call_s=60, attach_s=60)) as client,
+        testing.serve(bundle, workers=2, gateways=2, settings={"drain_s": 60.0}) as stage,
+        sync.connect(stage.addresses, timeouts=PATIENT) as client,
         client.create_session(regime="scripted", max_ahead_s=2.0) as session,
     ):
-        session.say("hello there my friend. this is a small character.")
+        session.say(TEXT)
         events = list(session.events(until=cuelight.Media))
+        (host,) = [worker for worker in stage.workers if worker.house.session_ids]
+        background.run(host.leave())
+        events += session.events(until=cuelight.Resumed)
         background.run(stage.gateways[0].let_go())
         session.end()
         events += list(session)
     words = [word.text for event in events if isinstance(event, cuelight.Progress) for word in event.words]
-    assert words == "hello there my friend. this is a small character.".split()
-    assert [event.cause for event in events if isinstance(event, cuelight.Resumed)] == ["gateway_left"]
+    assert words == TEXT.split()
+    causes = [str(event.cause) for event in events if isinstance(event, cuelight.Resumed)]
+    assert causes == ["worker_moved", "gateway_left"]
     offsets = [event.offset for event in events if isinstance(event, cuelight.Media)]
     assert offsets == list(range(len(offsets)))
 
