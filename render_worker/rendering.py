@@ -136,6 +136,9 @@ class Rendering:
         """Have the session performed until all chunks are in the spool. Raises SessionNotFound when some cannot be."""
         session = await self._session()
         self._session_id = session.session_id
+        if session.bundle != self._studio.bundle:  # chunks of two bundles do not make one film
+            await self._studio.sessions.close(session.session_id)
+            raise SessionLost("the bundle has changed")
         self._said = session.last_client_seq
         self._words_said = sum(count_words(cue.text) for cue in self._cues[: self._said])
         last = self._spool.last

@@ -45,7 +45,8 @@ def test_status_shows_every_part(stack: RunningStack) -> None:
     ran = stack.cuelight("status", "--state-file", str(stack.state_file), "--json")
     assert ran.returncode == 0, ran.stderr
     status = json.loads(ran.stdout)
-    assert [process["name"] for process in status["processes"]] == ["redis", "orchestrator", "worker-0", "gateway"]
+    names = [process["name"] for process in status["processes"]]
+    assert names == ["redis", "orchestrator", "worker-0", "gateway", "render"]
     assert all(process["is_ready"] and process["memory_bytes"] > 0 for process in status["processes"])
     assert status["workers"][0]["slots"] >= 1
     table = stack.cuelight("status", "--state-file", str(stack.state_file))

@@ -48,7 +48,7 @@ def test_a_locked_stack_performs_for_whom_it_knows(tmp_path: Path) -> None:
         assert [worker["slots"] for worker in status["workers"]], "the command line has the services' certificates"
         processes = status["processes"]
         ready = {process["name"] for process in processes if process["is_ready"]}
-        assert ready == {"redis", "orchestrator", "worker-0", "gateway"}
+        assert ready == {"redis", "orchestrator", "worker-0", "gateway", "render"}
         stranger = replace(stack, environment={**stack.environment, "CUELIGHT_API_KEY": ""})
         refused = stranger.cuelight("say", "Let me in, I am nobody.", "-o", str(film), "--address", address)
         assert refused.returncode == 1 and "CUELIGHT_API_KEY" in refused.stderr
