@@ -28,7 +28,7 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:wanting        | zset   | pruned when written           | gateway: until when (ms), by session |
 | cuelight:{fleet}:placements     | hash   | pruned; ID> while ID moves      | gateway reserves, worker confirms |
-| cuelight:{fleet}:open           | zset   | pruned by gateways            | worker: when it last had a session (ms), by id |
+| cuelight:{fleet}:open           | zset   | pruned by gateways            | worker: ids by when it last had them (ms) |
 | cuelight:{planning}:decision    | string | for ever                      | orchestrator that leads a swap |
 | cuelight:{planning}:replicas    | hash   | pruned by looks               | orchestrator: report, by id |
 | cuelight:{planning}:beats       | zset   | pruned by looks               | orchestrator: last look (ms), by id |
