@@ -136,7 +136,8 @@ class _Forwarder:
             self._server.close()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer):
+        # Cancelled only as the loop ends, where nobody is left to be told.
+        with contextlib.closing(writer), contextlib.suppress(asyncio.CancelledError):
             targets = self.backend.targets
             for _ in targets:
                 host, port = targets[next(self._turn) % len(targets)]

@@ -162,15 +162,17 @@ async def scale(cluster: Cluster, viewer: Viewer) -> str:
     # With the viewer's and one spare slot: one more than two workers have. They fall silent soon, and keep their slots.
     crowd = [Viewer(GATEWAY_ADDRESS, f"crowd-{number}", words=30) for number in range(2 * SLOTS - 1)]
     began = time.monotonic()
-    for each in crowd:
-        each.start()
-    # Who finds no slot asks for as long as a creation may wait, and is refused then: so long a new worker may take.
-    for each in crowd:
-        await each.more(1, PATIENCE_S, "a first chunk in the crowd")
-    await cluster.until_ready("worker", 3, PATIENCE_S)
-    up_s = time.monotonic() - began
-    for each in crowd:
-        await each.stop()
+    try:
+        for each in crowd:
+            each.start()
+        # Who finds no slot asks for as long as a creation may wait, and is refused then: so long a worker may take.
+        for each in crowd:
+            await each.more(1, PATIENCE_S, "a first chunk in the crowd")
+        await cluster.until_ready("worker", 3, PATIENCE_S)
+        up_s = time.monotonic() - began
+    finally:
+        for each in crowd:
+            await each.stop()
     began = time.monotonic()
     await cluster.until_ready("worker", 1, PATIENCE_S)
     await viewer.more(2, PATIENCE_S)
