@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from cuelight.cli.console import EXIT_INTERRUPTED, run_async
 from tools.cluster import network
 from tools.cluster.container import ROOT
 from tools.cluster.scenarios import SCENARIOS, perform
@@ -32,7 +33,11 @@ def main(arguments: list[str]) -> int:
     folder = ROOT / "out" / "cluster"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return asyncio.run(perform(chosen.binaries.resolve(), folder, chosen.only or list(SCENARIOS)))
+    try:
+        return run_async(perform(chosen.binaries.resolve(), folder, chosen.only or list(SCENARIOS)))
+    except asyncio.CancelledError:
+        sys.stderr.write("cluster: stopped.\n")
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
