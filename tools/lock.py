@@ -33,6 +33,8 @@ NOWHERE = frozenset({"training", "cuda"})
 """Extras that others contain, or that are built where they are used."""
 IN_ALL = frozenset({"embedded"})
 """Extras that no process is named after."""
+SDK = {"fleet": "[cli]"}
+"""Extras of the SDK that a process needs."""
 APART = frozenset({"audit"})
 """These share no version with the others."""
 _CUDA = re.compile(r"torch|triton|nvidia-|cuda-")
@@ -61,7 +63,7 @@ def environments() -> dict[str, tuple[str, ...]]:
     return {
         "run": ("./sdk/python[cli,media]", f".[{','.join(serving)}]"),
         "dev": ("./sdk/python[cli,media]", f".[{','.join((*serving, *WORKSHOP))}]"),
-        **{extra: ("./sdk/python", f".[{extra}]") for extra in serving if extra not in IN_ALL},
+        **{extra: (f"./sdk/python{SDK.get(extra, '')}", f".[{extra}]") for extra in serving if extra not in IN_ALL},
         "build": ("setuptools>=77",),
         "audit": ("cyclonedx-bom", "packaging", "pip-audit", "uv"),
     }
