@@ -58,6 +58,8 @@ QUEUE_S = 5.0
 """Those who wait in line wait so long."""
 IMPATIENT_S = 0.25
 """All come again after about this long, whatever delay they were told."""
+ENTRY_S = 0.7
+"""Viewers come one by one."""
 WARM_S = 10.0
 SETTLE_S = 4.0
 """Until sessions of the run before have been let go."""
@@ -76,11 +78,11 @@ class Callers:
         self.pushbacks_s: list[float] = []
 
     @contextlib.asynccontextmanager
-    async def calling(self, count: int) -> AsyncIterator[None]:
-        """So many ask again and again while the block lasts."""
+    async def calling(self, count: int, after_s: float) -> AsyncIterator[None]:
+        """So many ask again and again while the block lasts, from `after_s` on: by then those who are let in are in."""
         async with grpc.aio.insecure_channel(self._address) as channel:
             stub = SessionServiceStub(channel)
-            tasks = [asyncio.create_task(self._call(stub, waits=number % 2 == 0)) for number in range(count)]
+            tasks = [asyncio.create_task(self._call(stub, after_s, waits=number % 2 == 0)) for number in range(count)]
             try:
                 yield
             finally:
@@ -88,7 +90,8 @@ class Callers:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _call(self, stub: SessionServiceAsyncStub, *, waits: bool) -> None:
+    async def _call(self, stub: SessionServiceAsyncStub, after_s: float, *, waits: bool) -> None:
+        await asyncio.sleep(after_s)
         while True:
             request = pb.CreateSessionRequest()
             if waits:
@@ -129,7 +132,7 @@ class Bench:
         async with contextlib.AsyncExitStack() as stack:
             film = await stack.enter_async_context(self._film(seed)) if arm == FILM else {}
             if arm != ALONE:
-                await stack.enter_async_context(callers.calling((FOLD - 1) * sessions))
+                await stack.enter_async_context(callers.calling((FOLD - 1) * sessions, ENTRY_S * sessions + 2))
             seen = await self._crowd.perform(self._assignments(sessions, seed, run_s))
         wall_s = time.monotonic() - began_at
         used = {name: round(value - before.get(name, 0.0), 2) for name, value in self._house.cpu_s().items()}
@@ -160,8 +163,8 @@ class Bench:
             Assignment(
                 address=self._house.address,
                 audience=audience,
-                enters_s=number * 0.7,
-                stays_s=run_s - number * 0.7,
+                enters_s=number * ENTRY_S,
+                stays_s=run_s - number * ENTRY_S,
                 chunk_s=chunk_s,
                 ahead_s=Policy().run_ahead_chunks * chunk_s,
                 seed=rng.randrange(2**31),
