@@ -10,10 +10,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cuelight.v1 import worker_pb2
-from cuelight.v1.worker_pb2_grpc import WorkerServiceStub
 from gateway.auth.keys import key_line, new_key
+from services.tls import Certificates
 from tests.fixtures.certificates import Authority
+from tests.fixtures.contract import EDGE, Method, methods
 from tests.fixtures.stack import run_stack
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 
@@ -52,23 +52,52 @@ def test_a_locked_stack_performs_for_whom_it_knows(tmp_path: Path) -> None:
         stranger = replace(stack, environment={**stack.environment, "CUELIGHT_API_KEY": ""})
         refused = stranger.cuelight("say", "Let me in, I am nobody.", "-o", str(film), "--address", address)
         assert refused.returncode == 1 and "CUELIGHT_API_KEY" in refused.stderr
-        _check_inside(stack.state_file, edge.certify("stranger").ca)
+        _check_inside(stack.state_file, service, edge.certify("stranger").ca)
 
 
-def _check_inside(state_file: Path, foreign_ca: Path | None) -> None:
-    """Worker and orchestrator answer nobody without a certificate, and their probes answer everybody."""
+INSIDE = {
+    "OrchestratorService": "orchestrator",
+    "OrchestratorAdminService": "orchestrator",
+    "WorkerService": "worker-0",
+}
+"""Who serves what no gateway offers. Whoever adds a service says here who does."""
+
+
+def _check_inside(state_file: Path, ours: Certificates, foreign_ca: Path | None) -> None:
+    """Of all they serve, worker and orchestrator answer nobody without a certificate; their probes answer everybody."""
+    assert foreign_ca is not None
     state = json.loads(state_file.read_text())
-    hidden = [process for process in state["processes"] if process["name"] in ("worker-0", "orchestrator")]
-    assert len(hidden) == 2 and foreign_ca is not None
-    for process in hidden:
+    for name in set(INSIDE.values()):
+        process = next(process for process in state["processes"] if process["name"] == name)
+        served = [method for method in methods() if INSIDE.get(method.service.rpartition(".")[2]) == name]
         foreign = grpc.ssl_channel_credentials(foreign_ca.read_bytes())
-        for channel in (
-            grpc.insecure_channel(process["address"]),
-            grpc.secure_channel(process["address"], foreign),
-        ):
-            with channel, pytest.raises(grpc.RpcError) as caught:
-                WorkerServiceStub(channel).GetStatus(worker_pb2.GetStatusRequest(), timeout=10)
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        doors = {
+            grpc.insecure_channel(process["address"]): False,
+            grpc.secure_channel(process["address"], foreign): False,
+            grpc.secure_channel(process["address"], ours.for_channel()): True,
+        }
+        for channel, is_open in doors.items():
+            with channel:
+                for method in served:
+                    code = _answered(channel, method)
+                    assert (code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)) is is_open, method
         with grpc.insecure_channel(process["health"]) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def _answered(channel: grpc.Channel, method: Method) -> grpc.StatusCode:
+    """How an empty request is answered, which no method finds anything to do in."""
+    call = channel.stream_stream(method.path)(iter([b""]), timeout=10)
+    try:
+        next(call, None)
+    except grpc.RpcError as fault:
+        return fault.code()
+    finally:
+        call.cancel()
+    return grpc.StatusCode.OK
+
+
+def test_everything_of_the_contract_is_served_by_somebody() -> None:
+    """A service is the gateway's or one of those inside: a new one must be put behind a door that a test looks at."""
+    assert {method.service.rpartition(".")[2] for method in methods() if method.service not in EDGE} == set(INSIDE)
