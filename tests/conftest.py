@@ -1,5 +1,6 @@
 """Fixtures that every test may use: a real Redis server, emptied for each test, and the bundle of the repository.
 
+All logs of a run are read at its end (`tests/fixtures/canaries.py`).
 And one that every test has: it finds connections to Redis left open in the test that left them.
 
 `CUELIGHT_TEST_REDIS_SERVER` names one redis-server binary to test with; by default the preferred one of this machine.
@@ -9,18 +10,20 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
+from cuelight import Session
 from services.bundle import MANIFEST_NAME
 from services.errors import StoreUnavailable
 from services.state import EmbeddedRedis, SessionStore
 
 ROOT = Path(__file__).resolve().parents[1]
+pytest_plugins = ["tests.fixtures.canaries"]
 
 
 def _absent(what: str) -> None:
@@ -28,6 +31,25 @@ def _absent(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def overheard() -> Iterator[None]:
+    """Whatever a test says through the SDK is looked for in the run's logs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("say", "hear", "prompt"):
+            patch.setattr(Session, name, _noting(getattr(Session, name)))
+        yield
+
+
+def _noting(send: Callable[..., Awaitable[int]]) -> Callable[..., Awaitable[int]]:
+    from tests.fixtures.canaries import note  # pytest must be the first to import a plugin
+
+    async def noted(session: Session, text: str, **options: Any) -> int:
+        note(text)
+        return await send(session, text, **options)
+
+    return noted
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from services.settings import GatewaySettings
 from services.state import SessionStore
 from tests.fakes.bundle import write_bundle
 from tests.fakes.worker import FakeWorker
+from tests.fixtures.canaries import CANARY, note
 
 DEADLINE_S = 60.0
 
@@ -117,6 +118,7 @@ class Client:
 
     async def say(self, text: str, **more: Any) -> None:
         """Send words."""
+        note(text)
         await self.send(input=pb.UserInput(say=text, **more))
 
     async def refused(self, **attach: Any) -> aio.AioRpcError:
@@ -142,6 +144,7 @@ class Client:
 
 async def created(stub: SessionServiceStub, **config: Any) -> Client:
     """Create a session and return a client for it."""
+    config.setdefault("labels", {"note": CANARY})
     response = await stub.CreateSession(pb.CreateSessionRequest(config=pb.SessionConfig(**config)), timeout=DEADLINE_S)
     return Client(stub, response.session.name, response.attach_token)
 
