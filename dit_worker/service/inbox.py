@@ -16,6 +16,7 @@ from services.state.store import SessionStore
 
 log = get_logger(__name__)
 _LOOK_EVERY_S = 1.0
+_KEPT_CUES = 64
 
 
 class Inbox:
@@ -27,6 +28,8 @@ class Inbox:
         self._session_id = session_id
         self._changed = changed
         self._cues: deque[Cue] = deque()
+        self._known: deque[Cue] = deque(maxlen=_KEPT_CUES)
+        """The newest that were fetched, taken or not."""
         self._fetched = 0
         self._nudge = asyncio.Event()
 
@@ -35,6 +38,14 @@ class Inbox:
         self._cues.clear()
         self._fetched = cursor
         self.nudge()
+
+    async def mend(self, last_client_seq: int) -> None:
+        """Append again what was fetched here and is not there any more: a fail-over of the store may lose cues."""
+        lost = [cue for cue in self._known if cue.client_seq > last_client_seq]
+        if lost:
+            log.warning("cues_written_again", cues=len(lost))
+        for cue in lost:
+            await self._store.append_cue(self._session_id, cue)
 
     def nudge(self) -> None:
         """Cues were appended."""
@@ -73,5 +84,7 @@ class Inbox:
         cues = await self._store.read_cues(self._session_id, fetched)
         if cues and fetched == self._fetched:
             self._cues.extend(cues)
+            newest = self._known[-1].client_seq if self._known else 0
+            self._known.extend(cue for cue in cues if cue.client_seq > newest)
             self._fetched = cues[-1].client_seq
             self._changed.set()

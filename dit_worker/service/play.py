@@ -179,8 +179,7 @@ class Play:
         cut, programme = snapshot.last_cut, self._stage.programme
         if cut is not None and cut.generation > programme.generation:
             self._stage.pipeline.retire(cut.chunk_indices)
-            ends_at = 2 * snapshot.next_chunk_index
-            programme.cut(cut, is_interrupt=snapshot.is_interrupted, before_offset=ends_at)
+            programme.cut(cut, is_interrupt=snapshot.is_interrupted, before_offset=2 * snapshot.next_chunk_index)
 
     async def _hand_over(self, take: Take) -> None:
         commit = take.commit

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import redis as redis_client
 
+from dit_worker.service.inbox import Inbox
 from dit_worker.service.lease import LeaseKeeper
 from dit_worker.service.ledger import Ledger, Made, persistently
 from services.errors import StaleEpoch, StoreUnavailable
-from services.session import SessionConfig
+from services.session import Cue, CueKind, SessionConfig
 from services.state import SessionStore
 from services.state.lease import FENCE_S
 from tests.fakes.chunks import POLICY, commit_for, inputs_for, latents_of
@@ -141,3 +142,21 @@ async def test_an_end_is_written_for_so_long_and_no_longer() -> None:
     answers = [StoreUnavailable("away")]
     with pytest.raises(StoreUnavailable):
         await persistently(write, -1.0)
+
+
+async def test_cues_that_a_fail_over_lost_are_there_again(store: SessionStore, redis_url: str) -> None:
+    """What the worker had read already is appended anew, in order, and nothing that the store still has."""
+    await _kept(store)
+    inbox = Inbox(store, "s1", asyncio.Event())
+    await store.append_cue("s1", Cue(1, CueKind.SAY, "one"))
+    with redis_client.Redis.from_url(redis_url) as client:
+        past = Past(client, "s1")
+        await store.append_cue("s1", Cue(2, CueKind.SAY, "two"))
+        await store.append_cue("s1", Cue(3, CueKind.END))
+        await inbox.fetch()
+        past.come_back()
+    record = await store.get("s1")
+    assert record.last_client_seq == 1
+    await inbox.mend(record.last_client_seq)
+    await inbox.mend((await store.get("s1")).last_client_seq)
+    assert [(cue.client_seq, cue.text) for cue in await store.read_cues("s1", 0)] == [(1, "one"), (2, "two"), (3, "")]
