@@ -22,6 +22,7 @@ from dit_worker.service.succession import Gift, Handed, Terms
 from services.errors import CuelightError, NoCapacity, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.serving import error_from_rpc, internal_certificates, open_channel
+from services.session import is_render
 from services.state import Slot
 from services.wire import duration_from_seconds
 
@@ -84,6 +85,9 @@ class Mover:
         except CuelightError as fault:
             performer = self._house.find(session_id)
             has_no_room = isinstance(fault, NoCapacity)
+            if has_no_room and performer is not None and is_render(session_id):
+                performer.make_way()  # it waits for room by itself, and must not hold up who has to go
+                return
             if is_leaving and has_no_room and performer is not None and not performer.is_watched:
                 await performer.stop()
                 return

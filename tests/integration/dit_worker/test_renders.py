@@ -8,7 +8,7 @@ import math
 
 from services.errors import NoCapacity
 from services.session import CueKind, Priority
-from tests.integration.dit_worker.conftest import Theatre, until
+from tests.integration.dit_worker.conftest import PATIENCE_S, Theatre, until
 from tests.integration.dit_worker.test_hosting import LONG, SHORT, refusal
 
 RENDER = {"priority": Priority.RENDER, "seed": 3, "is_repeatable": True}
@@ -84,3 +84,17 @@ async def test_steps_of_a_render_wait_for_all_others(theatre: Theatre) -> None:
     dues = {name: station.pacing(config).deadline(0, station.now()) for name, config in configs.items()}
     assert dues["render-one"] > dues["viewer"] + 1e6 and math.isfinite(dues["render-one"])
     await asyncio.sleep(0)
+
+
+async def test_a_render_holds_up_no_worker_that_has_to_go(theatre: Theatre) -> None:
+    """With no room elsewhere a worker that is emptied lets its render go, though somebody reads it."""
+    render = await theatre.session("render-one", **RENDER)
+    await theatre.cue(render, CueKind.SAY, LONG)
+    async with theatre.audience(render) as audience:
+        await until(lambda: len(audience.media) >= 2)
+        async with asyncio.timeout(PATIENCE_S):
+            await theatre.worker.mover.empty()
+        assert audience.following is not None
+        status, fault = await refusal(audience.following)
+        assert (status, fault.reason if fault else "") == ("ABORTED", "PREEMPTED")
+    assert not (await theatre.store.get(render)).state.is_final
