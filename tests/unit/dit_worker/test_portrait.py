@@ -84,7 +84,7 @@ def test_what_is_no_picture_of_ours_is_refused(data: bytes, words: str) -> None:
 
 
 def test_a_picture_that_is_gone_over_again_and_again_is_refused() -> None:
-    """A progressive JPEG is taken; with more than 64 scans of some bytes each, over all its pixels, it is not decoded."""
+    """A progressive JPEG is taken; with more than 64 scans, each over all its pixels, it is not decoded."""
     whole = encoded(Image.new("RGB", (64, 64), "tan"), "JPEG", progressive=True)
     assert read_portrait(whole, 16, 16).shape == (16, 16, 3)
     last = whole[:-2].rsplit(b"\xff\xda", 1)[1]
