@@ -143,6 +143,7 @@ class Play:
         self._prompts.clear()
         self._is_ending = False
         snapshot = await self._stand()
+        await self._stage.inbox.mend(snapshot.record.last_client_seq)
         self._heard = list(snapshot.heard)
         self._tell_cut(snapshot)
         self._stage.pacing.pause(snapshot.is_paused)  # a later pause is among the cues that are taken again

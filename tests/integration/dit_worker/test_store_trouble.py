@@ -14,7 +14,7 @@ from tests.fixtures.audience import Audience
 from tests.fixtures.past import Past
 from tests.integration.dit_worker.conftest import CHUNK_S, Theatre, until
 
-LONG = "this is a small character that speaks the words you give it and idles when nothing is left to say."
+LONG = "this is a small character that speaks the words you give it and idles when nothing is left to say. " * 2
 
 
 @pytest.fixture
