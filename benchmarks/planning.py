@@ -71,7 +71,7 @@ def prepared(source: Bundle, folder: Path) -> Bundle:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 1, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train([str(path) for path in sorted((ROOT / "docs").glob("*.md"))], trainer)
-    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")  # type: ignore[no-untyped-call]
     whole.save_pretrained(folder / FOLDER)
     manifest = json.loads((source.path / "manifest.json").read_text())
     manifest["conditioner"] |= {"reference_frames": 68, "text_per_chunk": 17, "history_frames": 33 * HISTORY_CHUNKS}

@@ -23,7 +23,7 @@ from dit_worker.model.dit import KINDS, JointDiT, Kind, Memory, Velocity
 from evaluation.protocol import PROMPT_CHUNK, Clip
 from evaluation.takes import SpokenWord, Take
 from evaluation.variants import Variant
-from orchestrator_llm.engine.backend import Backend, ChunkPrefix, Geometry, Pointed, Voice
+from orchestrator_llm.engine.backend import Backend, ChunkPrefix, Geometry, Pointed, TextWriter, Voice
 from orchestrator_llm.engine.backend_torch import TorchBackend, TorchOptions
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.planner import RulePlanner
@@ -135,6 +135,16 @@ class PacedBackend:
     def geometry(self) -> Geometry:
         """The backend's own."""
         return self._backend.geometry
+
+    @property
+    def writer(self) -> TextWriter | None:
+        """The backend's own."""
+        return self._backend.writer
+
+    @property
+    def why_no_writer(self) -> str:
+        """The backend's own."""
+        return self._backend.why_no_writer
 
     def voice(self, reference: Floats) -> PacedVoice:
         """The backend's voice, paced."""

@@ -298,8 +298,8 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         The chunk under the playhead becomes the parent of the next; unplayed chunks retire; unheard words leave the
         transcript, those of an uncommitted chunk too; the generation rises. `say` then joins the transcript, so that
         a barge-in happens at once. What is asked of the picture still holds; `prompt`, if any, takes its place, so that
-        settled prompts of an uncommitted chunk are not lost. `is_paused` says what the settled cues have left it in, and
-        `hear` holds those words of the user among them that no committed chunk has: the next one takes them.
+        settled prompts of an uncommitted chunk are not lost. `is_paused` says what the settled cues have left it in,
+        and `hear` holds those words of the user among them that no committed chunk has: the next one takes them.
         """
         for _ in range(CUT_TRIES):
             stored = await self._load(lease.session_id)

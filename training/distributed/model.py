@@ -76,8 +76,11 @@ class Objective(nn.Module):
         """Named losses, whose sum is minimised."""
         device = batch.clean.device if isinstance(batch, Window) else batch.video.device
         with torch.device(device):  # positions, masks and draws are made inside the models and losses
-            losses_of = joint_losses if isinstance(batch, Scene) else audio_losses
-            losses = losses_of(self.model, batch, unconditioned=self.unconditioned)
+            share = self.unconditioned
+            if isinstance(batch, Scene):
+                losses = joint_losses(self.model, batch, unconditioned=share)
+            else:
+                losses = audio_losses(self.model, batch, unconditioned=share)
             # a batch may leave a weight unread (no prompt, short history); the processes still exchange its gradient
             unread = torch.stack([p.sum() for p in outside_layers(self) if p.requires_grad]).sum()
         return losses | {"audio": losses["audio"] + 0.0 * unread}
