@@ -70,8 +70,8 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    redis_call_timeout_ms: int = Field(2_000, ge=50, le=60_000)
     """One server, or Sentinels that name it: `redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY/0`."""
+    redis_call_timeout_ms: int = Field(2_000, ge=50, le=60_000)
     """A call to the store fails after this long."""
     redis_start_timeout_s: float = Field(30.0, gt=0, le=600)
     """A process that does not reach Redis for this long at its start gives up."""
