@@ -170,7 +170,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--codec", default="audio_codec.safetensors", help="the fitted audio codec")
     parser.add_argument("--decoder", default="audio_decoder", help="the run of the audio VAE's decoder")
     parser.add_argument("--out", type=Path, default=Path("bundles/pocket"))
-    parser.add_argument("--version", default="0.3.0")
+    parser.add_argument("--version", default="0.4.0")
     parser.add_argument(
         "--noise-scale-audio",
         type=float,
