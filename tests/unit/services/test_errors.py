@@ -20,7 +20,7 @@ def test_every_error_is_in_the_tree(leaf: type[CuelightError]) -> None:
     """Each error stands in the module's picture with its status, which gRPC knows, and its reason is a constant."""
     assert re.search(rf"[├└]── {leaf.__name__} +{leaf.status} ", errors.__doc__ or "")
     assert leaf.status.value in grpc.StatusCode.__members__
-    assert re.fullmatch(r"[A-Z]+(_[A-Z]+)+|DRAINING|SUPERSEDED", leaf.reason)
+    assert re.fullmatch(r"[A-Z]+(_[A-Z]+)+|DRAINING|PREEMPTED|SUPERSEDED", leaf.reason)
 
 
 def test_reasons_are_unique() -> None:
