@@ -411,16 +411,21 @@ def _checked(request: object) -> object:
 
 
 class _Checked:
-    """The requests of a stream, in which one that could not be read is an error."""
+    """The requests of a stream, in which one that could not be read is an error.
+
+    Nothing is asked of gRPC before somebody reads: what it begins for a call that is refused unread, nobody would end.
+    """
 
     def __init__(self, requests: AsyncIterable[object]) -> None:
-        self._requests = aiter(requests)
+        self._requests = requests
+        self._begun: AsyncIterator[object] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> object:
-        return _checked(await anext(self._requests))
+        self._begun = self._begun or aiter(self._requests)
+        return _checked(await anext(self._begun))
 
 
 @contextlib.asynccontextmanager

@@ -81,3 +81,4 @@ class OrchestratorServicer(OrchestratorServiceServicer):
         finally:
             coming.cancel()
             draining.cancel()
+            await asyncio.wait({coming, draining})  # gRPC's iterator ends with the task that reads it
