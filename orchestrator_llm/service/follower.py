@@ -110,6 +110,8 @@ class Follower:
         before = self.decision.of(kind)
         await self._decide(kind, replace(before, candidate=name, percent=percent, on_trial_by=self.replica))
         self._kept[kind].before = Choice(current=before.current) if before.candidate == name else before
+        async with self._calling:
+            await self._read()  # whoever came since the last look is waited for; whoever comes later reads the decision
 
     async def settle(self, kind: Kind, name: str, percent: int) -> None:
         """It stays in use, on this share of the sessions."""

@@ -117,8 +117,9 @@ async def test_a_swap_asked_of_one_replica_moves_the_sessions_of_all(
             assert await planned_by(stage.streams[-1:], 0) == [server.spec]
             assert (await store.decision()).planner == Choice(current=server.spec)
             assert late.follower is not None
-            reports = late.follower
-            await until(lambda: sorted(report.sessions for report in reports.reports.values()) == [1, 2, 2])
+            follower = late.follower
+            told = [(sessions, follower.decision.version) for sessions in (1, 2, 2)]
+            await until(lambda: sorted((each.sessions, each.version) for each in follower.reports.values()) == told)
             async with admin_of(late) as admin:
                 status = await admin.GetPlanners(pb.GetPlannersRequest())
             assert status.current == server.spec
