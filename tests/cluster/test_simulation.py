@@ -82,6 +82,7 @@ async def test_a_service_leads_to_whoever_is_ready() -> None:
             await writer.drain()
             await reader.read()
             writer.close()
+            await writer.wait_closed()
 
         return await asyncio.start_server(greet, "127.0.0.1", 0)
 
@@ -106,6 +107,8 @@ async def test_a_service_leads_to_whoever_is_ready() -> None:
     await forwarder.close()
     for server in (first, second):
         server.close()
+    async with asyncio.timeout(20):  # both ends of every connection are closed before the loop is
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
 
 def test_variables_are_filled_in_as_a_kubelet_does() -> None:

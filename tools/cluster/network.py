@@ -124,19 +124,29 @@ class _Forwarder:
         self.backend = Backend()
         self._turn = itertools.count()
         self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def listen(cls, address: str, port: int) -> _Forwarder:
         made = cls()
-        made._server = await asyncio.start_server(made._take, address, port)
+        made._server = await asyncio.start_server(made._accept, address, port)
         return made
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        for task in self._open:
+            task.cancel()
+        if self._open:
+            await asyncio.wait(self._open)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._take(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Cancelled only as the loop ends, where nobody is left to be told.
+        # Cancelled only as the Service ends, where nobody is left to be told.
         with contextlib.closing(writer), contextlib.suppress(asyncio.CancelledError):
             targets = self.backend.targets
             for _ in targets:
