@@ -161,6 +161,8 @@ class Direction:
 
     async def _fault(self, error: Exception) -> CuelightError:
         """What a broken stream means: gone for now, unless it was refused for good."""
+        if isinstance(error, asyncio.InvalidStateError):
+            error = await self._status() or error
         if isinstance(error, aio.AioRpcError):
             known = error_from_rpc(error)
             if known is not None and not known.is_retryable:
@@ -170,3 +172,12 @@ class Direction:
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
                 return CuelightError(f"the orchestrator refused a message: {error.details()}")
         return OrchestratorUnavailable("the orchestrator's stream broke")
+
+    async def _status(self) -> aio.AioRpcError | None:
+        """How the orchestrator ended a stream that nothing was asked on meanwhile; None when it did not say."""
+        if self._call.done() and not self._call.cancelled():
+            try:
+                await self._call.read()
+            except aio.AioRpcError as status:
+                return status
+        return None

@@ -35,7 +35,8 @@ def assert_whole(audience: Audience) -> None:
 
 async def test_a_store_that_went_back_is_brought_forward(theatre: Theatre, client: redis_client.Redis) -> None:
     """What a fail-over of the store lost is written again, under a new epoch as even that was lost."""
-    name = await theatre.session("forgotten")
+    # Media lag behind what is stored; held back, the worker has something left to commit when the store goes back.
+    name = await theatre.session("forgotten", max_ahead_s=2 * CHUNK_S)
     await theatre.cue(name, CueKind.SAY, LONG)
     async with theatre.audience(name) as audience:
         await until(lambda: len(audience.media) >= 4)
@@ -101,7 +102,8 @@ async def test_what_was_made_can_be_read_after_the_end(theatre: Theatre) -> None
         await audience.following
     assert audience.states[-1] == "CLOSED"
     theatre.worker.house._performers.clear()
-    async with theatre.audience(name, media_offset=1) as late:
+    # It says nothing: gRPC forgets how a call ended when a write comes too late (grpc/grpc#36066).
+    async with theatre.audience(name, plays=False, media_offset=1) as late:
         await late.following
     assert late.states == ["CLOSED"]
     assert [media.offset for media in late.media] == [media.offset for media in audience.media[1:]]
