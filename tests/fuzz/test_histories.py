@@ -86,8 +86,8 @@ class Histories(RuleBasedStateMachine):
         config = pb.SessionConfig(regime=regime, seed=7)
         config.max_ahead.seconds = ahead
         request = pb.CreateSessionRequest(config=config)
-        request.queue_timeout.seconds = 30  # until what others left has been closed
-        made = self.stub.CreateSession(request, timeout=2 * CALL_S)
+        request.queue_timeout.seconds = 60  # until what others left has been closed
+        made = self.stub.CreateSession(request, timeout=4 * CALL_S)
         self.name, self.token = made.session.name, made.attach_token
         self.line: Line | None = None
         self.resume_token, self.client_seq = "", 0
