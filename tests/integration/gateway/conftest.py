@@ -27,6 +27,13 @@ from tests.fixtures.canaries import CANARY, note
 DEADLINE_S = 60.0
 
 
+async def until_free(store: SessionStore) -> None:
+    """Waits until no worker's slot is taken, which is the next thing that is done when a session has ended."""
+    async with asyncio.timeout(DEADLINE_S):
+        while any(found.used for found in await store.list_workers()):
+            await asyncio.sleep(0.02)
+
+
 @pytest.fixture(scope="session")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with characters and no weights."""

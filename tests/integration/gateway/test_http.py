@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from gateway.http.socket import SOCKET_MESSAGE_BYTES
 from gateway.process import Gateway
 from tests.fakes.worker import FakeWorker
+from tests.integration.gateway.conftest import until_free
 
 Message = dict[str, Any]
 SCRIPTED_FMP4 = {"regime": "scripted", "video": {"container": "MEDIA_CONTAINER_FMP4"}}
@@ -120,7 +121,7 @@ async def test_closing_over_the_socket_frees_the_slot(socket: ClientConnection, 
     attached = await attach(socket)
     await send(socket, close={"name": attached["session"]["name"], "immediate": True})
     assert (await receive(socket, "closed"))["closed"]["session"]["state"] == "SESSION_STATE_CLOSED"
-    assert [fleet.used for fleet in await worker.store.list_workers()] == [0]
+    await until_free(worker.store)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from services.errors import CuelightError, Draining
 from services.settings import GatewaySettings
 from services.state import EmbeddedRedis, SessionStore
 from tests.fakes.worker import FakeWorker
-from tests.integration.gateway.conftest import Client, created, details
+from tests.integration.gateway.conftest import Client, created, details, until_free
 
 SCRIPTED: dict[str, Any] = {"regime": "scripted"}
 LONG = " ".join(f"w{number}" for number in range(45))
@@ -316,7 +316,7 @@ async def test_a_client_that_is_cut_as_its_session_ends_gets_the_rest(
     assert await again.ended() is grpc.StatusCode.OK
     offsets = [media.offset for media in (*had, *again.media)]
     assert offsets == list(range(2 * len(LONG.split()) // 3))
-    assert [fleet.used for fleet in await store.list_workers()] == [0]
+    await until_free(store)
     newcomer = Client(stub, client.session, client.token)
     assert (await newcomer.refused()).code() is grpc.StatusCode.FAILED_PRECONDITION
 

@@ -15,7 +15,7 @@ from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
 from services.session import SessionState
 from tests.fakes.worker import FakeWorker
-from tests.integration.gateway.conftest import Client, created, details
+from tests.integration.gateway.conftest import Client, created, details, until_free
 
 SCRIPTED: dict[str, Any] = {"regime": "scripted"}
 
@@ -188,7 +188,7 @@ async def test_close_ends_the_stream_and_frees_the_slot(client: Client, worker: 
         assert closed.session.state == pb.SESSION_STATE_CLOSED
     assert (await client.next("state_changed")).state_changed.state == pb.SESSION_STATE_CLOSED
     assert await client.ended() is grpc.StatusCode.OK
-    assert [fleet.used for fleet in await worker.store.list_workers()] == [0]
+    await until_free(worker.store)
     assert (await client.refused()).code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -253,5 +253,4 @@ async def test_a_deserted_session_is_closed(gateway: Gateway, stub: SessionServi
     async with asyncio.timeout(5):
         while not (await gateway.store.get(session_id)).state.is_final:
             await asyncio.sleep(0.05)
-        while [fleet.used for fleet in await worker.store.list_workers()] != [0]:  # the next thing that is done
-            await asyncio.sleep(0.05)
+    await until_free(worker.store)
