@@ -43,6 +43,7 @@ from services.errors import CuelightError
 from training.distill_probe import features, frechet
 from training.distillation import Sampling, read_config
 from training.loop import load_weights
+from training.objectives.guidance import UNGUIDED, Guidance
 from training.objectives.rollout import Latents
 from training.sessions import Rules
 from training.train_audio import AudioModel
@@ -63,7 +64,7 @@ class Row:
     def name(self) -> str:
         """Told briefly."""
         s = self.sampling
-        guided = f" guidance {s.guidance:g}" if s.guidance != 1 else ""
+        guided = f" guidance {s.guidance.audio:g}/{s.guidance.video:g}" if s.guidance != UNGUIDED else ""
         return f"{self.run} {s.steps} {s.kind} shift {s.shift:g} noise {s.noise_scale_audio:g}{guided}"
 
 
@@ -83,6 +84,12 @@ class Heard:
     latents: Latents
 
 
+def parse_guidance(text: str) -> Guidance:
+    """One scale for both modalities, or sound/picture. Raises ValueError."""
+    audio, _, video = text.partition("/")
+    return Guidance(float(audio), float(video or audio))
+
+
 def parse_row(text: str, checkpoints: Path) -> Row:
     """A row from the command line. Raises ValueError when it cannot be read, FileNotFoundError without its run."""
     run, *values = text.split(":")
@@ -90,7 +97,7 @@ def parse_row(text: str, checkpoints: Path) -> Row:
         raise ValueError(f"no sampler {values[1]!r}: there are {', '.join(SAMPLERS)}")
     config = read_config(checkpoints / run)
     known, made = config.get("sampler", {}), config.get("distillation", {})
-    names, kinds = ("steps", "kind", "shift", "noise_scale_audio", "guidance"), (int, str, float, float, float)
+    names, kinds = ("steps", "kind", "shift", "noise_scale_audio", "guidance"), (int, str, float, float, parse_guidance)
     fields = zip(names, kinds, values, strict=False)
     rules = Rules(not made.get("without_sink", False), made.get("tokens_per_chunk", 0.0))
     return Row(run, Sampling(**known | {name: kind(value) for name, kind, value in fields}), rules)

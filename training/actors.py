@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dit_worker.model.dit import JointDiT, Memory, PromptMemory
 from orchestrator_llm.model.conditioner import Prefix, Tail
-from training.objectives.guidance import guided
+from training.objectives.guidance import UNGUIDED, Guidance, guided
 from training.objectives.rollout import Latents
 from training.train_audio import AudioModel
 
@@ -134,18 +134,21 @@ def remember(dit: JointDiT, context: Context) -> Memory:
     return memory
 
 
-def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, guidance: float = 1.0) -> Latents:
+def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, guidance: Guidance = UNGUIDED) -> Latents:
     """Velocity of noisy latents at times t (B,), float32.
 
-    With `guidance` other than 1 the DiT is asked again without c_a and without the prompt, and goes on from there.
+    Where it is guided the DiT is asked again without c_a and without the prompt, and goes on from there.
     """
     with autocast(noisy.audio):
         condition = model.conditioner.tail(prepared.prefix, noisy.audio, t, prepared.start).condition
         velocity = denoise(model.dit, prepared, noisy, t, condition)
-        if guidance == 1:
+        if guidance == UNGUIDED:
             return velocity
         without = denoise(model.dit, prepared._replace(prompt=None), noisy, t, torch.zeros_like(condition))
-    return velocity.map(lambda v, u: guided(v, u, guidance), without)
+    video = None
+    if velocity.video is not None and without.video is not None:
+        video = guided(velocity.video, without.video, guidance.video)
+    return Latents(guided(velocity.audio, without.audio, guidance.audio), video)
 
 
 def denoise(dit: JointDiT, prepared: Prepared, noisy: Latents, t: Tensor, condition: Tensor) -> Latents:

@@ -23,6 +23,7 @@ from training.distillation import (
     add_arguments,
     context_of,
     draw_noise,
+    guidance_of,
     pointer_losses,
     sampling_of,
     teacher_config,
@@ -30,12 +31,13 @@ from training.distillation import (
     write_config,
 )
 from training.loop import Budget, Loop, Losses, load_weights
+from training.objectives.guidance import Guidance
 from training.train_audio import AudioModel, is_matrix
 from training.train_joint import sources
 
 
 def guidance_losses(
-    student: AudioModel, teacher: AudioModel, context: Context, sampling: Sampling, guidance: float
+    student: AudioModel, teacher: AudioModel, context: Context, sampling: Sampling, guidance: Guidance
 ) -> Losses:
     """Error of the student's velocity to the teacher's guided one: mean over the steps of the student's sampler."""
     own, advance = prepare(student, context), SAMPLERS[sampling.kind]
@@ -60,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, "distill-guidance")
     parser.set_defaults(rate=2e-4)
+    parser.add_argument("--start", help="the student to begin from; by default the teacher")
     parser.add_argument("--batch", type=int, default=4, help="chunks with pictures in a batch")
     parser.add_argument("--speech", type=int, default=8, help="chunks of speech alone beside them")
     return parser.parse_args()
@@ -69,25 +72,27 @@ def main() -> None:
     """Command line."""
     options = arguments()
     torch.set_num_threads(options.threads)
-    sampling, config = sampling_of(options), teacher_config(options)
-    folder, begun = options.checkpoints / options.name, options.checkpoints / options.teacher / "model.safetensors"
+    sampling, guidance, config = sampling_of(options), guidance_of(options), teacher_config(options)
+    folder, taught = options.checkpoints / options.name, options.checkpoints / options.teacher / "model.safetensors"
     student, teacher = AudioModel.of(config), AudioModel.of(config)
-    load_weights(teacher.eval().requires_grad_(requires_grad=False), begun)
+    load_weights(teacher.eval().requires_grad_(requires_grad=False), taught)
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=20)
     loop = Loop(student, folder, budget, is_matrix)
     write_config(folder, config, options)
     if not loop.resume():
-        loop.begin_from(teacher.state_dict())
+        begun = options.checkpoints / (options.start or options.teacher) / "model.safetensors"
+        load_weights(student, begun)
+        loop.begin_from(student.state_dict())
     source, unseen = sources(options, config, voice_weights(options))
     probe: Probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(teacher, teacher_sampling(sampling, options.guidance), folder / "teacher.safetensors")
+    probe.prepare(teacher, teacher_sampling(sampling, guidance), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         torch.manual_seed(loop.place.step)
         rng = random.Random(loop.place.step)
         heard = source.windows.batch(rng, options.speech)
         contexts = [roughen(source.batch(rng, options.batch).context), roughen(context_of(heard))]
-        learned = [guidance_losses(student, teacher, context, sampling, options.guidance) for context in contexts]
+        learned = [guidance_losses(student, teacher, context, sampling, guidance) for context in contexts]
         return gather([*learned, pointer_losses(student, heard)])
 
     loop.run(losses, lambda: probe.measure(student, sampling))

@@ -28,6 +28,7 @@ from training.distillation import (
     add_scores,
     begin,
     generate,
+    guidance_of,
     pointer_losses,
     read_end,
     run,
@@ -134,7 +135,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
-    trio = Trio.of(config, options.tails, options.guidance)
+    trio = Trio.of(config, options.tails, guidance_of(options))
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=options.warmup)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
@@ -144,7 +145,7 @@ def main() -> None:
     rules = Rules(not options.without_sink, options.tokens_per_chunk)
     plan = Plan(options.chunks, 1 if options.one_chunk else options.scored, options.one_chunk, not options.without_cut)
     probe: Probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher.model, teacher_sampling(sampling, options.guidance), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher.model, teacher_sampling(sampling, trio.guidance), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()

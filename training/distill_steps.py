@@ -27,6 +27,7 @@ from training.distillation import (
     begin,
     context_of,
     generate,
+    guidance_of,
     pointer_losses,
     run,
     sampling_of,
@@ -35,6 +36,7 @@ from training.distillation import (
     write_config,
 )
 from training.loop import Budget, Losses
+from training.objectives.guidance import Guidance
 from training.objectives.rollout import Latents
 from training.scenes import SceneSource
 from training.train_audio import AudioModel
@@ -81,7 +83,7 @@ def held_out_probe(source: SceneSource, vae: VideoVAE | None) -> Probe:
     return Probe([s.context for s in scenes], [s.window.end for s in scenes], vae)
 
 
-def teacher_sampling(sampling: Sampling, guidance: float) -> Sampling:
+def teacher_sampling(sampling: Sampling, guidance: Guidance) -> Sampling:
     """How the teacher's own distribution is drawn, which is what the student is matched to: from unscaled noise."""
     whole = replace(sampling, noise_scale_audio=1.0, noise_scale_video=1.0)
     return replace(whole, steps=TEACHER_STEPS, kind="euler", guidance=guidance)
@@ -109,14 +111,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     teacher, sampling = options.checkpoints / options.teacher, sampling_of(options)
     config, folder = teacher_config(options), options.checkpoints / options.name
-    trio = Trio.of(config, options.tails, options.guidance)
+    trio = Trio.of(config, options.tails, guidance_of(options))
     budget = Budget(options.samples, options.minutes, options.batch, options.rate, warmup_steps=options.warmup)
     loop = PairLoop(trio, folder, budget, options.fake_rate, options.ratio)
     write_config(folder, config, options)
     begin(trio, loop, teacher, options.checkpoints / (options.start or options.teacher))
     source, unseen = sources(options, config, voice_weights(options))
     probe = held_out_probe(unseen, load_vae(options))
-    probe.prepare(trio.teacher.model, teacher_sampling(sampling, options.guidance), folder / "teacher.safetensors")
+    probe.prepare(trio.teacher.model, teacher_sampling(sampling, trio.guidance), folder / "teacher.safetensors")
 
     def losses() -> Losses:
         rng = loop.seed()

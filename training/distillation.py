@@ -25,6 +25,7 @@ from training.actors import Actor, Context, Prepared, autocast, hear, predict, p
 from training.loop import Budget, Loop, Losses, load_weights
 from training.objectives.dmd import dmd_gradient, dmd_loss, gap, score_times
 from training.objectives.flow_matching import clean_from, flow_matching_loss, noised
+from training.objectives.guidance import UNGUIDED, Guidance
 from training.objectives.rollout import Latents, Unrolled, unroll
 from training.train_audio import VOICES, AudioModel, alignment_losses, draw_times
 from training.windows import Window
@@ -42,8 +43,8 @@ class Sampling:
     shift: float = 2.0
     noise_scale_audio: float = 0.2
     noise_scale_video: float = 1.0
-    guidance: float = 1.0
-    """Scale of classifier-free guidance; other than 1 it costs a second pass of the DiT, which students do without."""
+    guidance: Guidance = UNGUIDED
+    """Scales of classifier-free guidance; other than 1 they cost a second pass of the DiT, which students do without."""
 
     @property
     def times(self) -> list[float]:
@@ -88,23 +89,25 @@ class Trio:
     pass of its DiT where the teacher needs two.
     """
 
-    def __init__(self, student: Actor, teacher: Actor, fake: Actor, tails: int = 2, guidance: float = 1.0) -> None:
+    def __init__(
+        self, student: Actor, teacher: Actor, fake: Actor, tails: int = 2, guidance: Guidance = UNGUIDED
+    ) -> None:
         self.student, self.teacher, self.fake, self.tails = student, teacher, fake, tails
         self.guidance = guidance
         self.teacher.eval().requires_grad_(requires_grad=False)
 
     @staticmethod
-    def of(config: Config, tails: int = 2, guidance: float = 1.0) -> Trio:
+    def of(config: Config, tails: int = 2, guidance: Guidance = UNGUIDED) -> Trio:
         """Three models of a run's config.json."""
         student, teacher, fake = (Actor(AudioModel.of(config)) for _ in range(3))
         return Trio(student, teacher, fake, tails, guidance)
 
     def velocity(self, actor: Actor, context: Context, noisy: Latents, t: Tensor) -> Latents:
         """What one of the three answers at the `tails` times of each chunk, the teacher guided."""
-        scale = self.guidance if actor is self.teacher else 1.0
+        guidance = self.guidance if actor is self.teacher else UNGUIDED
 
         def answer(model: AudioModel) -> Latents:
-            return predict(model, prepare(model, context).repeat(self.tails), noisy, t, scale)
+            return predict(model, prepare(model, context).repeat(self.tails), noisy, t, guidance)
 
         found: Latents = actor(answer)
         return found
@@ -264,7 +267,8 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--samples", type=int, default=4800, help="chunks or sessions with pictures to learn from")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so long at the latest")
     parser.add_argument("--rate", type=float, default=1e-5, help="the student's learning rate")
-    parser.add_argument("--guidance", type=float, default=2.5, help="scale of the teacher's guidance; 1 is none")
+    parser.add_argument("--guidance", type=float, default=2.5, help="scale of the teacher's sound; 1 is no guidance")
+    parser.add_argument("--guidance-video", type=float, default=1.0, help="scale of its picture")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="renoise")
@@ -283,6 +287,11 @@ def add_scores(parser: argparse.ArgumentParser) -> None:
 def sampling_of(options: argparse.Namespace) -> Sampling:
     """The student's sampling as the options say."""
     return Sampling(options.steps, options.sampler, options.shift, options.noise_scale_audio)
+
+
+def guidance_of(options: argparse.Namespace) -> Guidance:
+    """The teacher's guidance as the options say."""
+    return Guidance(options.guidance, options.guidance_video)
 
 
 def write_config(folder: Path, config: Config, options: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from training.distributed.sharding import Average, make_accelerator, shard
 from training.distributed.state import load_weights, resume, save
 from training.distributed.trainer import make_optimizer
 from training.loop import Losses, plot
+from training.objectives.guidance import Guidance
 from training.scenes import Scene
 from training.sessions import Sessions
 
@@ -49,7 +50,7 @@ class Distiller:
         student = self._build(config, stage.start or stage.teacher)
         fake = self._build(config, own if own is not None and own.is_dir() else stage.teacher)
         teacher = self._build(config, stage.teacher, learns=False)
-        self.trio = Trio(student, teacher, fake, stage.tails, stage.guidance)
+        self.trio = Trio(student, teacher, fake, stage.tails, Guidance(stage.guidance, stage.guidance_video))
         self.average = Average(student, stage.average)
         self.optimizer = make_optimizer(student, stage.student_rate, stage.weight_decay)
         self.fake_optimizer = make_optimizer(fake, stage.fake_rate, stage.weight_decay)

@@ -97,7 +97,9 @@ class Distillation(_Frozen):
     tails: PositiveInt = 2
     """Times at which each sample is scored."""
     guidance: PositiveFloat = 1.0
-    """Scale of the teacher's guidance (`training.objectives.guidance`); 1 is none."""
+    """Scale of the teacher's guidance of sound (`training.objectives.guidance`); 1 is none."""
+    guidance_video: PositiveFloat = 1.0
+    """The picture's."""
     chunks: PositiveInt = 5
     """Chunks of a rollout."""
     scored: PositiveInt = 3

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 teacher=${TEACHER:-joint}
-guidance=${GUIDANCE:-2.5}
+guidance=${GUIDANCE:-2.5} # of the sound; the picture is not guided, which opens mouths too wide
 $python -m training.distill_guidance --teacher "$teacher" --guidance "$guidance" --name distill-guidance
 $python -m training.distill_steps --teacher "$teacher" --guidance "$guidance" --start distill-guidance --name distill-steps
 $python -m training.distill_rollout --teacher "$teacher" --guidance "$guidance" --start distill-steps --name distill-rollout

@@ -21,6 +21,7 @@ from training.distill_rollout import Plan, roll_out, rollout_losses
 from training.distill_steps import steps_losses
 from training.distillation import PairLoop, Sampling, Trio, begin, context_of, pointer_losses, sample
 from training.loop import Budget
+from training.objectives.guidance import UNGUIDED, Guidance
 from training.objectives.rollout import Latents
 from training.scenes import Performance, SceneSource, word_ids
 from training.sessions import Rules, Script, ScriptSource, Sessions, alone
@@ -105,11 +106,24 @@ def test_the_teacher_alone_is_guided() -> None:
     models, where = trio(), context()
     noise, t = Latents(torch.randn(4, 33, 24), torch.randn(4, *SHAPE)), torch.full((4,), 0.7)
     plain = [models.velocity(actor, where, noise, t) for actor in (models.teacher, models.fake, models.student)]
-    models.guidance = 2.0
+    models.guidance = Guidance(2.0, 2.0)
     guided = [models.velocity(actor, where, noise, t) for actor in (models.teacher, models.fake, models.student)]
     assert [torch.equal(a.audio, b.audio) for a, b in zip(plain, guided, strict=True)] == [False, True, True]
     assert plain[0].video is not None and guided[0].video is not None
     assert not torch.equal(plain[0].video, guided[0].video)
+
+
+def test_sound_and_picture_are_guided_by_scales_of_their_own() -> None:
+    """A guide of the sound alone leaves the picture's velocity as it is."""
+    models, where = trio(), context()
+    noise, t = Latents(torch.randn(4, 33, 24), torch.randn(4, *SHAPE)), torch.full((4,), 0.7)
+    plain = models.velocity(models.teacher, where, noise, t)
+    models.guidance = Guidance(2.0, 1.0)
+    heard = models.velocity(models.teacher, where, noise, t)
+    assert plain.video is not None and heard.video is not None
+    assert torch.allclose(plain.video, heard.video, atol=1e-6) and not torch.allclose(
+        plain.audio, heard.audio, atol=1e-3
+    )
 
 
 def test_a_rollout_feeds_on_its_own_chunks_alone() -> None:
@@ -267,9 +281,9 @@ def test_a_student_that_answers_what_the_guided_teacher_does_has_nothing_to_lear
     models, where = trio(), context()
     student, teacher = models.student.model, models.teacher.model
     student.load_state_dict(teacher.state_dict())
-    same = guidance_losses(student, teacher, where, FEW, 1.0)
+    same = guidance_losses(student, teacher, where, FEW, UNGUIDED)
     assert {*same} == {"guided_audio", "guided_video"} and all(value == 0 for value in same.values())
-    guided = guidance_losses(student, teacher, where, FEW, 2.0)
+    guided = guidance_losses(student, teacher, where, FEW, Guidance(2.0, 2.0))
     assert all(value > 0 for value in guided.values())
     torch.stack([*guided.values()]).sum().backward()
     assert have_gradient(models.student) and not have_gradient(models.teacher)

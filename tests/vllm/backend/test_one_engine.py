@@ -33,6 +33,8 @@ from tests.vllm.backend.plain import scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what vLLM says of xgrammar while it compiles a grammar
 TOLERANCE = 5e-5
+ATTEMPTS = 20
+"""Replies to ask an untrained model for: the first token of one may be its end."""
 STEPS = (1.0, 0.75, 0.5, 0.25)
 
 
@@ -178,9 +180,13 @@ def greedy(bundle: Bundle, ids: list[int], count: int) -> list[int]:
 async def test_a_reply_cut_off_is_let_go_by_the_engine(backend: VllmBackend) -> None:
     """Who stops listening after the first piece has the text ended in the engine, before its many tokens."""
     model = OwnCompletion(lambda: backend)
-    passes = backend.passes
-    stream = model.stream(replace(question(replies()[0].brief), max_tokens=3000))
-    assert await anext(stream)
+    for _ in range(ATTEMPTS):
+        passes = backend.passes
+        stream = model.stream(replace(question(replies()[0].brief), max_tokens=3000))
+        if await anext(stream, ""):
+            break
+    else:
+        pytest.fail(f"the model said nothing {ATTEMPTS} times")
     await stream.aclose()
     give_up_at = time.monotonic() + 60
     while backend._running and time.monotonic() < give_up_at:
@@ -200,8 +206,8 @@ def test_a_question_that_is_too_long_fails_alone(backend: VllmBackend, talking: 
 
 
 def test_more_writers_than_there_is_room_for_wait(backend: VllmBackend) -> None:
-    """All of them are answered."""
-    short = replace(question(replies()[0].brief), max_tokens=6)
+    """All of them are answered; by a form, since an untrained model may say nothing where it is free to."""
+    short = replace(one_action(0), max_tokens=6)
     with ThreadPoolExecutor(2 * WRITERS) as threads:
         assert all(threads.map(lambda _: written(backend, short), range(2 * WRITERS)))
 
