@@ -44,7 +44,7 @@ class Sampling:
     noise_scale_audio: float = 0.2
     noise_scale_video: float = 1.0
     guidance: Guidance = UNGUIDED
-    """Scales of classifier-free guidance; other than 1 they cost a second pass of the DiT, which students do without."""
+    """Of sampling: other than 1 it costs a second pass of the DiT, which students do without."""
 
     @property
     def times(self) -> list[float]:

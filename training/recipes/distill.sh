@@ -10,7 +10,7 @@ guidance=${GUIDANCE:-2.5} # of the sound; the picture is not guided, which opens
 $python -m training.distill_guidance --teacher "$teacher" --guidance "$guidance" --name distill-guidance
 $python -m training.distill_steps --teacher "$teacher" --guidance "$guidance" --start distill-guidance --name distill-steps
 $python -m training.distill_rollout --teacher "$teacher" --guidance "$guidance" --start distill-steps --name distill-rollout
-rows=("$teacher:50:euler:2:1:$guidance" "$teacher:4:renoise" distill-guidance distill-steps distill-rollout)
+rows=("$teacher:50:euler:2:1:$guidance/1" "$teacher:4:renoise" distill-guidance distill-steps distill-rollout)
 if [ -n "${ABLATIONS:-}" ]; then
   ablate() {
     name=distill-rollout-$1
