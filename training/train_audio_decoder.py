@@ -3,7 +3,8 @@
 The codec's projection stays as it is; what is learned is to make speech of its latents, through the posterior's noise
 and, more roughly, through as much as a generator may leave. Pulses follow the true voice while it learns, so that even
 short windows can be compared; its own pitch is learned beside. Sounds are compared by energy distances, which ask for
-the right amount of what cannot be foretold: no discriminator is needed against buzz.
+the right amount of what cannot be foretold: no discriminator is needed against buzz. A listener
+(`training.listener`) asks that phones stay what they were, which distances between spectra weigh too little.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS, AudioVAE, 
 from dit_worker.model.codec import FLOOR, AudioCodec, AudioCodecConfig
 from training.corpora.recordings import Recording, make_recordings, read_recordings, write_recordings
 from training.corpora.text import collect
-from training.loop import Budget, Loop, Losses
+from training.listener import Listener, load_listener, misheard
+from training.loop import Budget, Loop, Losses, load_weights
 from training.make_corpus import HELD_OUT
 
 VOICES = ("kal16", "slt", "rms", "awb")
@@ -38,6 +40,8 @@ FAINTEST = 0.004
 below the valleys between overtones, or nothing says how deep they are and voices buzz."""
 HARMONIC_HZ = 1500.0
 """Below it pulses that follow the true voice should match it in phase as well."""
+HEARING = 2.0
+"""Weight of what a listener mishears."""
 
 
 class Batch(NamedTuple):
@@ -154,14 +158,16 @@ def energy_distance(one: Features, other: Features, true: Features) -> Tensor:
     return distance(one, true, scale) + distance(other, true, scale) - distance(one, other, scale)
 
 
-def spectral_losses(codec: AudioCodec, made: Tensor, again: Tensor, true: Tensor) -> Losses:
-    """Energy distances of two sounds made with different noise to the true one, and the phases of low overtones."""
+def sound_losses(codec: AudioCodec, listener: Listener, made: Tensor, again: Tensor, true: Tensor) -> Losses:
+    """Energy distances of two sounds made with different noise to the true one, the phases of low overtones, and what a
+    listener mishears of both."""
     ours, others, theirs = (features(codec, samples) for samples in (made, again, true))
     far = energy_distance(ours, others, theirs)
     below = int(HARMONIC_HZ / (codec.config.sample_rate / 2) * theirs.wide.shape[1])
     difference = (ours.wide - theirs.wide)[:, :below].abs().mean()
     phase = 0.5 * difference / (theirs.magnitudes[0][:, :below].mean() + 1e-3)
-    return {**dict(zip(("level", "amplitude", "mel"), far.unbind(), strict=True)), "phase": phase}
+    heard = HEARING / 2 * (misheard(listener, ours.mel, theirs.mel) + misheard(listener, others.mel, theirs.mel))
+    return {**dict(zip(("level", "amplitude", "mel"), far.unbind(), strict=True)), "phase": phase, "heard": heard}
 
 
 def roughened(vae: AudioVAE, latents: Tensor, most: float) -> Tensor:
@@ -190,21 +196,21 @@ def make(vae: AudioVAE, batch: Batch, latents: Tensor) -> tuple[Tensor, Tensor, 
     return decoder.wave(heard, pulses, one), decoder.wave(heard, pulses, other), heard
 
 
-def losses(vae: AudioVAE, batch: Batch, most: float) -> Losses:
+def losses(vae: AudioVAE, listener: Listener, batch: Batch, most: float) -> Losses:
     """All losses of one batch."""
     made, again, heard = make(vae, batch, roughened(vae, batch.latents, most))
     off = (torch.log2(heard.hz) - torch.log2(batch.source.hz)).abs()
     pitch = (off * (batch.voiced + 0.05)).sum() / (batch.voiced.sum() + 1)
-    return {**spectral_losses(vae.codec, made, again, batch.samples), "pitch": 4 * pitch}
+    return {**sound_losses(vae.codec, listener, made, again, batch.samples), "pitch": 4 * pitch}
 
 
 @torch.no_grad()
-def validate(vae: AudioVAE, batches: list[Batch]) -> dict[str, float]:
+def validate(vae: AudioVAE, listener: Listener, batches: list[Batch]) -> dict[str, float]:
     """Losses on unseen recordings without noise; the error of the pitch in percent."""
     sums: dict[str, float] = {}
     for batch in batches:
         made, again, heard = make(vae, batch, batch.latents)
-        entry = spectral_losses(vae.codec, made, again, batch.samples)
+        entry = sound_losses(vae.codec, listener, made, again, batch.samples)
         off = (torch.log2(heard.hz) - torch.log2(batch.source.hz)).abs()
         entry["pitch_percent"] = 69.3 * (off * batch.voiced).sum() / batch.voiced.sum()
         for name, value in entry.items():
@@ -246,6 +252,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/checkpoints/audio_decoder"))
     parser.add_argument("--recording-minutes", type=float, default=12.0, help="speech of each voice")
     parser.add_argument("--variant-minutes", type=float, default=2.0, help="speech of each voice at another pitch")
+    parser.add_argument("--listener", type=Path, default=Path("data/checkpoints/listener"))
+    parser.add_argument("--start", type=Path, help="folder of another run's weights to begin from")
     parser.add_argument("--samples", type=int, default=400_000, help="stretches to learn from")
     parser.add_argument("--minutes", type=float, default=45.0, help="stop after so long at the latest")
     parser.add_argument("--batch", type=int, default=12)
@@ -258,6 +266,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     vae = load_vae(AudioVAEConfig(width=options.width), options.codec)
+    try:
+        listener = load_listener(options.listener)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     speech = [
         c
         for recordings in all_recordings(
@@ -276,11 +288,13 @@ def main() -> None:
     (options.out / "config.json").write_text(
         json.dumps({"audio_vae": asdict(vae.config), "audio_codec": asdict(vae.codec.config)}, indent=1) + "\n"
     )
-    loop.resume()
+    if not loop.resume() and options.start:
+        load_weights(vae.decoder, options.start / "model.safetensors")
+        loop.begin_from(vae.decoder.state_dict())
     drawn = random.Random(loop.place.step)
     loop.run(
-        lambda: losses(vae, seen.draw(drawn, options.batch, options.length), options.most_noise),
-        lambda: validate(vae, held_out),
+        lambda: losses(vae, listener, seen.draw(drawn, options.batch, options.length), options.most_noise),
+        lambda: validate(vae, listener, held_out),
     )
 
 

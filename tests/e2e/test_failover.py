@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from grpc import aio
 
+from cuelight.v1 import session_pb2
 from services.bundle import load_manifest
 from services.session import Cue, CueKind, Regime, SessionConfig, SessionSnapshot
 from services.state import EmbeddedRedis, SessionStore
 from tests.fixtures.audience import Audience
 from tests.fixtures.processes import ROOT, RunningProcess, running
+from tests.fixtures.relay import Relay, Step
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 
 TEXT = (
@@ -26,6 +30,9 @@ TEXT = (
     "it idles when there is nothing left to say, and that is a small character too."
 )
 SEED = 11
+KILLED_IN = 2
+"""The chunk in which an orchestrator is killed."""
+STEPS_DROPPED = 'cuelight_drops_total{what="step"}'
 
 
 @dataclass(frozen=True)
@@ -38,19 +45,39 @@ class Theatre:
     folder: Path
     orchestrator: RunningProcess
     steady: RunningProcess
+    undisturbed: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Latents of a run of TEXT to which nothing happened, by chunk, once there was one."""
 
     @contextmanager
-    def worker(self, name: str, orchestrator: RunningProcess) -> Iterator[RunningProcess]:
-        """One more worker process."""
+    def worker(self, name: str, orchestrator: str) -> Iterator[RunningProcess]:
+        """One more worker process, of the orchestrator at that address."""
         settings = {
             "CUELIGHT_REDIS_URL": self.redis_url,
             "CUELIGHT_BUNDLE": str(self.bundle),
-            "CUELIGHT_ORCHESTRATOR_ADDRESS": orchestrator.address,
+            "CUELIGHT_ORCHESTRATOR_ADDRESS": orchestrator,
+            "CUELIGHT_METRICS_LISTEN": "127.0.0.1:0",
             "CUELIGHT_WORKER_ID": name,
             "CUELIGHT_DRAIN_S": "60",
         }
         with running("dit_worker", settings, self.folder / f"{name}.log") as worker:
             yield worker
+
+    def steps_dropped(self, worker: str) -> float:
+        """Steps that a running worker says it made in vain."""
+        lines = map(json.loads, (self.folder / f"{worker}.log").read_text().splitlines())
+        address = next(line["address"] for line in lines if line["event"] == "metrics_served")
+        with urlopen(f"http://{address}/metrics", timeout=60) as answer:
+            told = answer.read().decode()
+        return sum(float(line.split()[-1]) for line in told.splitlines() if line.startswith(STEPS_DROPPED))
+
+    async def calm(self, store: SessionStore) -> dict[int, tuple[bytes, bytes]]:
+        """Latents of a run to which nothing happens."""
+        if not self.undisturbed:
+            await new_session(store, "calm")
+            await Audience("calm", self.chunk_s).follow(self.steady.address)
+            self.undisturbed.update(latents(await store.load_snapshot("calm")))  # before it is forgotten: it has ended
+        assert self.undisturbed
+        return self.undisturbed
 
     @contextmanager
     def director(self, name: str, listen: str = "127.0.0.1:0") -> Iterator[RunningProcess]:
@@ -108,7 +135,7 @@ async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undis
 
     await new_session(store, "disturbed")
     audience = Audience("disturbed", theatre.chunk_s)
-    with theatre.worker("doomed", theatre.orchestrator) as doomed:
+    with theatre.worker("doomed", theatre.orchestrator.address) as doomed:
         await audience.follow(doomed.address, until=lambda so_far: so_far.next_offset == 4)
         doomed.kill()
     await audience.follow(theatre.steady.address, media_offset=audience.next_offset)
@@ -130,7 +157,7 @@ async def test_a_worker_told_to_stop_moves_what_it_has_and_ends(theatre: Theatre
     """SIGTERM: the session goes on at another worker, whole and without a loss, and the process ends with status 0."""
     await new_session(store, "moved", max_ahead_s=2 * theatre.chunk_s)
     audience = Audience("moved", theatre.chunk_s, plays=False)
-    with theatre.worker("leaving", theatre.orchestrator) as leaving:
+    with theatre.worker("leaving", theatre.orchestrator.address) as leaving:
         following = asyncio.create_task(audience.follow(leaving.address))
         async with asyncio.timeout(100):
             while audience.next_offset < 4:
@@ -151,15 +178,12 @@ async def test_a_worker_told_to_stop_moves_what_it_has_and_ends(theatre: Theatre
 @pytest.mark.timeout(240)
 async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, store: SessionStore) -> None:
     """The client is told RECOVERING, the session stands again from the store, nothing is lost, doubled or changed."""
-    await new_session(store, "calm")
-    calm = Audience("calm", theatre.chunk_s)
-    await calm.follow(theatre.steady.address)
-    undisturbed = latents(await store.load_snapshot("calm"))  # before it is forgotten: it has ended
+    undisturbed = await theatre.calm(store)
     await new_session(store, "waits")
     audience = Audience("waits", theatre.chunk_s)
     with ExitStack() as stack:
         lost = stack.enter_context(theatre.director("lost"))
-        worker = stack.enter_context(theatre.worker("faithful", lost))
+        worker = stack.enter_context(theatre.worker("faithful", lost.address))
         await audience.follow(worker.address, until=lambda so_far: so_far.next_offset == 4)
         lost.kill()
         await audience.follow(
@@ -169,8 +193,70 @@ async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, 
         await audience.follow(worker.address, media_offset=audience.next_offset)
     assert_whole(audience)
     assert audience.states[-1] == "CLOSED"
-    assert undisturbed
     assert latents(await store.load_snapshot("waits")) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_an_orchestrator_killed_in_mid_chunk_costs_the_steps_of_that_chunk(
+    theatre: Theatre, store: SessionStore
+) -> None:
+    """SIGKILL before a chunk's third step: two steps are made twice, counted as dropped, and no latent is another."""
+    undisturbed = await theatre.calm(store)
+    await new_session(store, "short-lived")
+    audience = Audience("short-lived", theatre.chunk_s)
+    async with Relay() as relay:
+        with theatre.director("killed") as doomed:
+            relay.in_charge = doomed.address
+
+            def lose() -> None:
+                relay.in_charge = theatre.orchestrator.address
+                doomed.kill()
+
+            relay.before[Step(KILLED_IN, 2)] = lose
+            with theatre.worker("twice", relay.address) as worker:
+                await audience.follow(worker.address)
+                dropped = await asyncio.to_thread(theatre.steps_dropped, "twice")
+    assert_whole(audience)
+    assert latents(await store.load_snapshot("short-lived")) == undisturbed
+    lost, *later = relay.of("short-lived")
+    assert lost.begun == [Step(KILLED_IN, 0), Step(KILLED_IN, 1)], "what was made in vain"
+    assert dropped >= len(lost.begun)
+    made = [step for stream in (lost, *later) for step in stream.ended]
+    assert sorted(made) == sorted(set(made)), "no step of a chunk that was made is made again"
+    assert {step.chunk_index for step in lost.ended} == set(range(KILLED_IN))
+    assert {step.chunk_index for stream in later for step in stream.ended} == set(range(KILLED_IN, len(audience.media) // 2))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_an_interrupt_that_finds_no_worker_cuts_where_it_was_heard(theatre: Theatre, store: SessionStore) -> None:
+    """SIGKILL, then an interrupt: the next worker keeps the words that had ended by the playhead, and no other."""
+    await store.create_session(SessionConfig(regime=Regime.SCRIPTED, seed=SEED), session_id="heard")
+    await store.append_cue("heard", Cue(1, CueKind.SAY, TEXT))
+    audience = Audience("heard", theatre.chunk_s, plays=False)
+    with theatre.worker("deaf", theatre.orchestrator.address) as doomed:
+        await audience.follow(doomed.address, until=lambda so_far: so_far.next_offset >= 6)
+        doomed.kill()
+    playhead_s = 1.5 * theatre.chunk_s
+    heard = [word.text for word in told(audience) if word.end.ToTimedelta().total_seconds() <= playhead_s]
+    assert 0 < len(heard) < len(audience.words), "the playhead must part the words"
+    await store.append_cue("heard", Cue(2, CueKind.INTERRUPT, playhead_s=playhead_s))
+    await store.append_cue("heard", Cue(3, CueKind.SAY, "and this instead"))
+    await store.append_cue("heard", Cue(4, CueKind.END))
+    audience.plays = True
+    await audience.follow(theatre.steady.address, media_offset=audience.next_offset)
+    (retired,) = audience.of("retired")
+    assert retired.first_position == 2, "the chunk under the playhead stays, those behind it go"
+    snapshot = await store.load_snapshot("heard")
+    assert " ".join(snapshot.transcript).split() == [*heard, *"and this instead".split()]
+    assert [word.text for word in told(audience, retired.generation)] == "and this instead".split()
+    assert audience.states[-1] == "CLOSED"
+
+
+def told(audience: Audience, generation: int = 0) -> list[session_pb2.SpokenWord]:
+    """The words that chunks of a generation told."""
+    return [word for told in audience.of("progress") if told.generation == generation for word in told.words]
 
 
 async def test_a_stranger_gets_a_reason(theatre: Theatre) -> None:

@@ -36,6 +36,8 @@ class LlmServer:
 
     behaviour: Behaviour = "good"
     delay_s: float = 0.0
+    is_held: bool = False
+    """Answers nothing until it is set back."""
     token_s: float = 0.0
     """Seconds between two pieces of an answer."""
     key: str = ""
@@ -49,6 +51,11 @@ class LlmServer:
     def spec(self) -> str:
         """As a planner is named."""
         return f"openai:scripted@{self.url}"
+
+    @property
+    def replies_asked(self) -> list[dict[str, Any]]:
+        """Data of the questions for a reply, which are held to no form."""
+        return [self.data(n) for n, asked in enumerate(self.asked) if "response_format" not in asked]
 
     def data(self, index: int = -1) -> dict[str, Any]:
         """The JSON object of data in one question."""
@@ -98,6 +105,8 @@ class LlmServer:
         is_whole = False
         try:
             await asyncio.sleep(self.delay_s)
+            while self.is_held:
+                await asyncio.sleep(0.01)
             for begin in range(0, len(text), 12):
                 delta = {"choices": [{"index": 0, "delta": {"content": text[begin : begin + 12]}}]}
                 yield f"data: {json.dumps(delta)}\n\n".encode()

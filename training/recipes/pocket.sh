@@ -6,7 +6,8 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 $python -m training.make_corpus
 $python -m training.fit_codec
-$python -m training.train_audio_decoder --minutes 60 &
+$python -m training.listener
+$python -m training.train_audio_decoder --minutes 90 &
 decoder=$!
 $python -m training.train_vae --minutes 50 --threads 1
 $python -m training.make_front_end --samples 500000

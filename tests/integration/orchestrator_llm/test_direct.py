@@ -195,18 +195,18 @@ async def test_another_bundle_is_refused(stub: OrchestratorServiceStub, manifest
 
 
 async def test_twenty_thousand_words_hold_nobody_up(stub: OrchestratorServiceStub, manifest: Manifest) -> None:
-    """A very long transcript is taken at once, and its chunks begin as fast as any."""
+    """A very long transcript is taken in one message, and counted whole from the first chunk on.
+
+    How much of it a chunk reads is counted in `test_director.py`.
+    """
     stream = WorkerStream(stub, manifest)
     await stream.open()
-    loop = asyncio.get_running_loop()
-    start = loop.time()
     action = await stream.begin(0, ["words that nobody knows " * 500] * 10)
     assert action.words_total == 20_000
     await stream.end(0, latents(0, 0))
     for index in range(1, 6):
         assert (await stream.begin(index)).words_total == 20_000
         await stream.end(index, latents(0, index))
-    assert loop.time() - start < 5
 
 
 async def test_odd_words_are_spoken_or_named(stub: OrchestratorServiceStub, manifest: Manifest) -> None:
@@ -229,8 +229,14 @@ async def test_a_full_orchestrator_refuses_and_takes_again(stub: OrchestratorSer
     with pytest.raises(NoCapacity):
         await WorkerStream(stub, manifest).open()
     streams[0].call.cancel()
-    await asyncio.sleep(0.1)
-    await WorkerStream(stub, manifest).open()
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await WorkerStream(stub, manifest).open()
+            except NoCapacity:
+                await asyncio.sleep(0.01)  # the orchestrator has yet to hear of it
+            else:
+                break
 
 
 async def test_draining_lets_a_chunk_end_and_then_sends_the_session_away(
@@ -267,6 +273,14 @@ async def test_an_altered_bundle_is_not_served(tiny_bundle: Path, tmp_path: Path
     (copy / "conditioner.safetensors").write_bytes(b"not weights")
     settings = OrchestratorSettings(bundle=copy, orchestrator_listen="127.0.0.1:0")
     with pytest.raises(BundleInvalid, match=r"conditioner\.safetensors"):
+        async with Orchestrator.running(settings):
+            pass
+
+
+async def test_without_a_bundle_it_is_said_what_is_missing(tmp_path: Path) -> None:
+    """The start ends with one sentence that names the file."""
+    settings = OrchestratorSettings(bundle=tmp_path / "nothing", orchestrator_listen="127.0.0.1:0")
+    with pytest.raises(BundleInvalid, match=r"manifest\.json"):
         async with Orchestrator.running(settings):
             pass
 

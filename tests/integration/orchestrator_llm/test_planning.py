@@ -24,8 +24,14 @@ from tests.fakes.llm_server import NARRATED, REPLY, LlmServer, llm_server
 from tests.fixtures.tiny_bundle import build_tiny_bundle
 from tests.integration.orchestrator_llm.conftest import WorkerStream, committed, latents
 
-PATIENT_S = 2.0
-"""Time to spare for a reply's first words: much more than a scripted model takes."""
+PATIENT_S = 60.0
+"""Time to spare for a reply's first words, which ends as they come: whatever a busy machine takes for them."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk waits for first words as long as it has time to spare, and no test is about how long that is."""
+    monkeypatch.setattr("orchestrator_llm.service.directed.MOST_PATIENCE_S", PATIENT_S)
 
 
 @asynccontextmanager
@@ -60,11 +66,13 @@ def count(orchestrator: Orchestrator, name: str, **labels: str) -> float:
     return orchestrator.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def wait_for(server: LlmServer, asked: int) -> None:
-    """Until the model has been asked so often."""
-    async with asyncio.timeout(10):
-        while len(server.asked) < asked:
+async def dialogue_of_reply(server: LlmServer, number: int) -> list[dict[str, str]]:
+    """The dialogue that the model is given with that question for a reply, counted from 0, once it is asked."""
+    async with asyncio.timeout(PATIENT_S):
+        while len(server.replies_asked) <= number:
             await asyncio.sleep(0.01)
+    dialogue: list[dict[str, str]] = server.replies_asked[number]["dialogue"]
+    return dialogue
 
 
 async def test_a_user_is_answered_in_the_models_words(tiny_bundle: Path, manifest: Manifest) -> None:
@@ -85,16 +93,17 @@ async def test_a_user_is_answered_in_the_models_words(tiny_bundle: Path, manifes
                 assert index < 20
             assert not progress.is_finished
             assert action.planner == "scripted"
-        reply = next(asked for asked in server.asked if "response_format" not in asked)
-        assert "Who are you" not in reply["messages"][0]["content"], "rules hold no words of users"
-        data = server.data(server.asked.index(reply))
+        data = server.replies_asked[0]
+        assert all("Who are you" not in asked["messages"][0]["content"] for asked in server.asked), (
+            "rules hold no words"
+        )
         assert data["guidance"] == "A lighthouse keeper."
         assert data["dialogue"] == [{"who": "user", "words": "Good evening! Who are you?"}]
 
 
 async def test_a_slow_model_delays_no_chunk(tiny_bundle: Path, manifest: Manifest) -> None:
     """Chunks are begun and ended while the model has yet to answer; its late plans are dropped and counted."""
-    with llm_server("good", delay_s=1.5) as server:
+    with llm_server("good", is_held=True) as server:
         async with running(tiny_bundle, server) as orchestrator, streaming(orchestrator) as stub:
             stream = WorkerStream(stub, manifest)
             await stream.open(regime="narrator")
@@ -102,8 +111,9 @@ async def test_a_slow_model_delays_no_chunk(tiny_bundle: Path, manifest: Manifes
                 action, _ = await chunk(stream, index)
                 assert action.is_idle
             assert count(orchestrator, "cuelight_planner_answers_total", planner="scripted", result="good") == 0
+            server.is_held = False
             index = 3
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENT_S):
                 while not count(orchestrator, "cuelight_drops_total", what="action_late"):
                     await chunk(stream, index)
                     index += 1
@@ -116,18 +126,19 @@ async def test_a_narrator_tells_and_the_client_learns_what_is_not_heard(tiny_bun
             stream = WorkerStream(stub, manifest)
             await stream.open(regime="narrator")
             written: list[str] = []
-            for index in range(40):
-                action, _ = await chunk(stream, index)
-                written += action.written
-                if action.written:
-                    assert action.is_disembodied
-                    assert action.ambience.startswith("waves")
-                    codes = {notice.code for notice in action.notices}
-                    assert {"AMBIENCE_NOT_PERFORMED", "NARRATOR_NOT_PERFORMED"} <= codes
-                if len(written) >= 2:
-                    break
-                await asyncio.sleep(0.02)
-            assert written[0] in NARRATED
+            index = 0
+            async with asyncio.timeout(PATIENT_S):
+                while len(written) < 2:
+                    action, _ = await chunk(stream, index)
+                    index += 1
+                    written += action.written
+                    if action.written:
+                        assert action.is_disembodied
+                        assert action.ambience.startswith("waves")
+                        codes = {notice.code for notice in action.notices}
+                        assert {"AMBIENCE_NOT_PERFORMED", "NARRATOR_NOT_PERFORMED"} <= codes
+                    await asyncio.sleep(0.02)
+            assert set(written) <= set(NARRATED)
 
 
 async def test_what_is_planned_to_be_seen_joins_what_is_asked(tmp_path: Path) -> None:
@@ -139,7 +150,7 @@ async def test_what_is_planned_to_be_seen_joins_what_is_asked(tmp_path: Path) ->
             await stream.open(regime="speakerless")
             asked = ""
             index = 0
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENT_S):
                 while "smiles" not in asked:
                     action, _ = await chunk(stream, index)
                     assert not action.written
@@ -162,7 +173,7 @@ async def test_a_model_that_fails_twice_leaves_planning_to_the_rules(
             await stream.open()
             codes: list[str] = []
             index = 0
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENT_S):
                 while "HEARD_NOT_ANSWERED" not in codes:
                     hear = {"hear": ["Hello?"]} if index == 0 else {}
                     action, _ = await chunk(stream, index, **hear)
@@ -187,15 +198,12 @@ async def test_a_barge_in_ends_the_request_and_the_reply(tiny_bundle: Path, mani
             for index in range(1, 4):
                 action, _ = await chunk(stream, index)
                 assert not action.written
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENT_S):
                 while not server.abandoned:
                     await asyncio.sleep(0.05)
             await chunk(stream, 9, hear=["And since when?"])
-            await wait_for(server, 2)
-            dialogue = [
-                server.data(n)["dialogue"] for n, asked in enumerate(server.asked) if "response_format" not in asked
-            ]
-            assert [line["words"] for line in dialogue[-1]] == ["Who are you?", "Good evening", "And since when?"]
+            dialogue = await dialogue_of_reply(server, 1)
+            assert [line["words"] for line in dialogue] == ["Who are you?", "Good evening", "And since when?"]
 
 
 async def test_another_replica_opens_the_session_and_goes_on_answering(tiny_bundle: Path, manifest: Manifest) -> None:
@@ -212,7 +220,7 @@ async def test_another_replica_opens_the_session_and_goes_on_answering(tiny_bund
             stream = WorkerStream(stub, manifest)
             await stream.open(Snapshot((), 0.0, 0, state.history, memory=action.memory))
             index, words = 1, ""
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENT_S):
                 while REPLY not in words:
                     following, _ = await chunk(stream, index)
                     words = " ".join([words, *following.written]).strip()

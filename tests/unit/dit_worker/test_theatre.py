@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dit_worker.capacity.answer import answer
-from dit_worker.capacity.audience import Audience, Experience
+from dit_worker.capacity.audience import Audience, Entry, Experience, Line
 from dit_worker.capacity.profile import Profile
-from dit_worker.capacity.study import run
+from dit_worker.capacity.study import run, watch
 from dit_worker.capacity.theatre import Policy, Theatre
 from dit_worker.capacity.world import Call, Place, Pool, World
 from dit_worker.engine.playback import Player
@@ -67,9 +67,9 @@ class WatchedWorld(World):
 class WatchedTheatre(Theatre):
     """Checks who is taken, and every chunk that begins."""
 
-    def take(self, audience: Audience, life_s: float) -> Experience | None:
+    def take(self, audience: Audience, entry: Entry) -> Experience | None:
         others = len(self.on_stage)
-        experience = super().take(audience, life_s)
+        experience = super().take(audience, entry)
         if experience is not None and others and self.policy.utilisation_bound is not None:
             assert self.admission.utilisation(self._load()) <= self.policy.utilisation_bound + 1e-6
         if experience is not None:
@@ -121,8 +121,8 @@ def test_what_holds_whatever_comes(audience: Audience, policy: Policy, order: st
     theatre = WatchedTheatre(world, PROFILE, replace(policy, order=order), rng)
     world.theatre = theatre
     seen: list[Experience] = []
-    for at, life_s in audience.entries(rng, PROFILE.chunk_s):
-        world.after(at, lambda life_s=life_s: seen.extend(filter(None, [theatre.take(audience, life_s)])))
+    for entry in audience.entries(rng, PROFILE.chunk_s):
+        world.after(entry.at_s, lambda entry=entry: seen.extend(filter(None, [theatre.take(audience, entry)])))
     world.run(audience.run_s)
     assert seen, "an empty worker takes the first"
     floor = 4 if policy.fidelity_floor_steps is None or audience.kind == "script" else policy.fidelity_floor_steps
@@ -138,8 +138,8 @@ def test_nobody_starves(sessions: int, phases: str, seed: int) -> None:
     rng, world = random.Random(seed), World()
     theatre = Theatre(world, PROFILE, EVERYBODY, rng)
     audience = Audience("conversation", 60.0, sessions=sessions, phases=phases, talk_s=4.0, listen_s=4.0)
-    for at, life_s in audience.entries(rng, PROFILE.chunk_s):
-        world.after(at, lambda life_s=life_s: theatre.take(audience, life_s))
+    for entry in audience.entries(rng, PROFILE.chunk_s):
+        world.after(entry.at_s, lambda entry=entry: theatre.take(audience, entry))
     world.run(59.0)  # they leave at 60
     made = [len(performance.experience.steps) for performance in theatre.on_stage.values()]
     assert min(made) >= sum(made) / len(made) / 3
@@ -287,3 +287,34 @@ def test_no_order_can_exceed_what_the_busiest_place_bears() -> None:
     assert PROFILE.most_sessions() == pytest.approx(1.375 / work_s)
     just_above = Audience("script", 200.0, sessions=5)
     assert run(PROFILE, EVERYBODY, just_above, 1).attainment < 0.9
+
+
+def test_known_sessions_come_and_ask_when_they_did() -> None:
+    """Two answers of two chunks each, asked for at their times, whatever the seed; the second waits for the first."""
+    entry = Entry(2.0, 30.0, (Line(5.0, 2), Line(5.1, 2), Line(40.0, 1)))
+    audience = Audience(run_s=40.0, known=(entry,))
+    for seed in (1, 2):
+        _, [seen], offered = watch(PROFILE, EVERYBODY, audience, seed)
+        assert offered == 1 and seen.life_s == 30.0
+        assert len(seen.ttfcs_s) == 2 and max(seen.ttfcs_s) < 0.8
+    said: list[tuple[float, int]] = []
+    rng, world = random.Random(1), World()
+    theatre = Theatre(world, PROFILE, EVERYBODY, rng)
+    theatre.take(audience, entry)
+    [performance] = theatre.on_stage.values()
+    say = performance._say
+    performance._say = lambda chunks: (said.append((world.now, chunks)), say(chunks))  # type: ignore[method-assign, assign, func-returns-value]
+    world.run(30.0)
+    assert said[0] == (5.0, 2) and said[1][1] == 2
+    assert said[1][0] > 5.0 + 2 * PROFILE.chunk_s  # when the first answer had been heard out
+
+
+def test_taking_idle_chunks_back_costs_what_was_measured() -> None:
+    """An answer before which idle chunks are taken back comes later by the cut, and by the sound decoded anew."""
+    costs = {**COSTS, "seconds": {**COSTS["seconds"], "cut": [0.04], "stand": [0.2]}}
+    costs["places"] = {**COSTS["places"], "gateway": {"threads": 64}}
+    profile = Profile.model_validate(costs)
+    assert profile.chunk_work_s() == PROFILE.chunk_work_s()  # not of every chunk
+    alone = Audience(run_s=40.0, known=(Entry(0.0, 40.0, tuple(Line(6.0 * n, 1) for n in range(1, 6))),))
+    later_s = run(profile, EVERYBODY, alone, 1).ttfc_p50_s - run(PROFILE, EVERYBODY, alone, 1).ttfc_p50_s
+    assert 0.04 < later_s < 0.25

@@ -22,8 +22,8 @@ async def gate() -> AsyncIterator[threading.Event]:
 
 @pytest.fixture
 async def bridge(gate: threading.Event) -> AsyncIterator[Bridge]:
-    """A bridge on which three calls may wait, for half a second each."""
-    opened = Bridge(waiting_limit=3, timeout_s=0.5, on_wait=lambda _: None)
+    """A bridge on which three calls may wait, for longer than any of these tests takes."""
+    opened = Bridge(waiting_limit=3, timeout_s=90, on_wait=lambda _: None)
     yield opened
     gate.set()
     await opened.close()
@@ -83,7 +83,7 @@ async def test_a_cancelled_call_never_runs(bridge: Bridge, gate: threading.Event
 async def test_an_engine_that_does_not_answer_is_given_up(bridge: Bridge, gate: threading.Event) -> None:
     """The caller gets an error that can be tried again; the bridge goes on when the engine does."""
     with pytest.raises(OrchestratorUnavailable):
-        await bridge.run(gate.wait)
+        await bridge.run(gate.wait, timeout_s=0.05)
     gate.set()
     assert await bridge.run(lambda: 1) == 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -134,17 +133,14 @@ def test_a_chunk_is_begun_without_reading_a_long_transcript() -> None:
     """20,000 words are taken at once; a begin reads two segments of them at most, and each letter once."""
     backend = ScriptedBackend.walking([16.0])
     director = opened(backend)
-    begin_s, read = [], [0]
+    read = [0]
     for index in range(400):
-        start = time.perf_counter()
         action = director.begin(index, ["wonderful " * 1000] * 20 if index == 0 else ())
-        begin_s.append(time.perf_counter() - start)
         read.append(backend.front_end.letters_read)
         assert action.words_total == 20_000
         director.end(index, LATENTS)
     assert max(after - before for before, after in pairwise(read)) <= 2 * SEGMENT_WORDS * 10
     assert read[-1] == 20 * (1000 * 10 - 16), "sixteen segments a piece, joined by one space less each"
-    assert sorted(begin_s)[200] < 0.002
 
 
 def test_transcript_behind_the_history_is_let_go() -> None:

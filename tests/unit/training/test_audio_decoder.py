@@ -13,7 +13,9 @@ from dit_worker.model.audio_vae import CONTEXT_LATENTS, LATE_LATENTS, AudioVAE, 
 from dit_worker.model.codec import AudioCodec, AudioCodecConfig
 from training.corpora.pitch import track_pitch
 from training.corpora.recordings import Recording, read_recordings, write_recordings
-from training.train_audio_decoder import Features, Speech, distance, energy_distance, losses, make, spectral_losses
+from training.corpora.shards import Passage
+from training.listener import Lessons, Listener, ListenerConfig, labels, misheard, naming
+from training.train_audio_decoder import Features, Speech, distance, energy_distance, losses, make, sound_losses
 
 RATE, HOP = 15_360, 160
 
@@ -105,18 +107,57 @@ def test_stretches_are_cut_where_they_belong(vae: AudioVAE) -> None:
 def test_losses_fall(vae: AudioVAE) -> None:
     """A few steps on one batch bring every loss down, and only the decoder learns."""
     torch.manual_seed(0)
+    listener = Listener(ListenerConfig(("a", "s"))).requires_grad_(requires_grad=False)
     batch = Speech([recording()], vae.codec).draw(random.Random(2), 2, 8)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=3e-3)
     with torch.no_grad():
-        first = spectral_losses(vae.codec, *make(vae, batch, batch.latents)[:2], batch.samples)
+        first = sound_losses(vae.codec, listener, *make(vae, batch, batch.latents)[:2], batch.samples)
     for _ in range(10):
         optimizer.zero_grad()
-        torch.stack([*losses(vae, batch, 0.2).values()]).sum().backward()
+        torch.stack([*losses(vae, listener, batch, 0.2).values()]).sum().backward()
         optimizer.step()
     with torch.no_grad():
-        last = spectral_losses(vae.codec, *make(vae, batch, batch.latents)[:2], batch.samples)
+        last = sound_losses(vae.codec, listener, *make(vae, batch, batch.latents)[:2], batch.samples)
     assert float(last["mel"]) < 0.8 * float(first["mel"])
     assert float(last["level"]) < float(first["level"])
+
+
+def two_phones() -> Passage:
+    """Four seconds that change every half second between a low sound and a high one."""
+    ends = np.arange(1, 9, dtype=np.float32) / 2
+    log_mel = np.full((384, 80), -6.0, np.float16)
+    for i in range(8):
+        log_mel[48 * i : 48 * (i + 1), 40 * (i % 2) : 40 * (i % 2) + 40] = 0
+    return Passage("", "", log_mel, ("a", "s") * 4, ends)
+
+
+def test_a_listener_learns_the_phones_of_frames_by_their_times() -> None:
+    """Labels change where phones end; a few lessons bring its errors down."""
+    named = labels(two_phones(), ("a", "s"), 1 / 96)
+    assert (named == np.repeat([0, 1] * 4, 48)).all()
+    torch.manual_seed(0)
+    listener, rng = Listener(ListenerConfig(("a", "s"), width=16, layers=1)), random.Random(0)
+    lessons = Lessons([two_phones()], ("a", "s"), 1 / 96)
+    optimizer = torch.optim.AdamW(listener.parameters(), lr=1e-2)
+    errors = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        error = naming(listener, *lessons.draw(rng, 2))["phones"]
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_what_a_listener_hears_alike_is_not_misheard() -> None:
+    """Nothing for the same sound, something for another, and only the made sound is moved by it."""
+    torch.manual_seed(0)
+    listener = Listener(ListenerConfig(("a", "s"))).requires_grad_(requires_grad=False)
+    true, made = torch.randn(2, 80, 40), torch.randn(2, 80, 40, requires_grad=True)
+    assert misheard(listener, true, true).item() == pytest.approx(0, abs=1e-6)
+    error = misheard(listener, made, true)
+    error.backward()
+    assert error > 0 and made.grad is not None and made.grad.abs().sum() > 0
 
 
 def test_breath_is_learned_as_breath() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 
 from orchestrator_llm.engine.backend_torch import TorchBackend
 from orchestrator_llm.engine.backend_vllm import VllmBackend
+from orchestrator_llm.engine.backend_vllm_engine import VllmOptions, _arguments
 from orchestrator_llm.engine.director import Director
 from orchestrator_llm.engine.errors import ModelFault
 from orchestrator_llm.engine.planner import RulePlanner
 from orchestrator_llm.engine.turnstile import Ticket
+from orchestrator_llm.model.conditioner import ConditionerConfig
 from services.bundle import Bundle
 from services.session import HistoryChunk, Latents, Snapshot
 from tests.vllm.backend.plain import Scene, scene
@@ -118,6 +121,48 @@ def test_a_fault_in_the_worker_is_an_answer_and_the_engine_lives(
             prefix.condition(0.5, noise(0))
         shell.condition_out.bias.copy_(bias)
     assert np.abs(prefix.condition(0.5, noise(0)) - before).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("part", ["embedding", "pass"])
+def test_a_fault_before_the_heads_is_an_error_and_the_engine_lives(
+    backend: VllmBackend, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Latents that cannot be embedded, or a pass that breaks: who asked hears of it, and the next one is answered."""
+    prefix = prefix_of(backend, scene(bundles["pocket"], 1))
+    before = prefix.condition(0.5, noise(0))
+    hosted = model(backend)
+    owner, name = (hosted.shell, "embed_noisy") if part == "embedding" else (hosted.body, "forward")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of order")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, broken)
+        with pytest.raises(ModelFault):
+            prefix.condition(0.5, noise(0))
+    assert backend.engine.get_num_unfinished_requests() == 0
+    assert np.abs(prefix.condition(0.5, noise(0)) - before).max() <= TOLERANCE
+    assert backend.texts_held()[1] == 0
+
+
+def test_the_cuda_worker_runs_what_the_cpu_worker_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `cuda` the engine is told of a worker whose runner, made where vLLM makes its own, answers steps as here."""
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+    from vllm.v1.worker.gpu_worker import Worker
+
+    from orchestrator_llm.vllm_plugin import worker as ours
+
+    arguments = _arguments(ConditionerConfig(vocabulary=9), VllmOptions(device="cuda"), "")
+    kind = resolve_obj_by_qualname(arguments["worker_cls"])
+    assert kind is ours.AnsweringGPUWorker and not arguments["enforce_eager"] and arguments["block_size"] == 16
+    assert "self._make_model_runner()" in inspect.getsource(Worker.init_device)
+    monkeypatch.setattr(ours.GPUModelRunner, "__init__", lambda *_: None)
+    made = kind.__new__(kind)
+    made.vllm_config, made.device = None, None
+    runner = made._make_model_runner()
+    assert isinstance(runner, ours.GPUModelRunner)
+    for name in ("load_model", "sample_tokens"):
+        assert getattr(type(runner), name) is getattr(ours.AnsweringCPURunner, name)
 
 
 def test_ordinary_generation_shares_the_engine(

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from orchestrator_llm.service.endpoint import Endpoint
 from orchestrator_llm.service.vllm_completion import load_vllm
 from tests.fixtures.talking_bundle import build_tiny_instruct
 from tests.fixtures.tiny_llm import build_tiny_llm
+from tests.vllm.backend.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
-START_S, ANSWER_S = 300.0, 300.0
+ATTEMPTS = 20
+"""Replies to ask a model of random weights for: the first token of one may be its end."""
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -37,12 +39,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_llm(tmp_path_factory.mktemp("llm"))
 
 
+def free_port() -> int:
+    """A port below those that the system gives to whoever asks for any, so that nobody is given it meanwhile."""
+    for port in range(28_000 + os.getpid() % 1_000, 32_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 @asynccontextmanager
 async def server(folder: Path) -> AsyncIterator[str]:
     """vLLM's own OpenAI server; gives its base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(folder), "--served-model-name", "tiny",
@@ -52,7 +61,7 @@ async def server(folder: Path) -> AsyncIterator[str]:
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(START_S), httpx.AsyncClient() as client:
+        async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as client:
             while True:
                 assert process.returncode is None, "the server ended"
                 try:
@@ -72,19 +81,22 @@ def asked(brief: Brief) -> Question:
 
 
 async def plans_and_replies(model: Completion) -> None:
-    """Campaigns of a random model are valid, for an ordinary and an empty question; a reply is text that ends."""
+    """Campaigns of a random model are valid, for an ordinary and an empty question; replies are texts that end."""
     cases = [campaigns(6)[index] for index in (0, -6)]
     for case in cases:
-        raw = await answer(model, asked(case.brief), timeout_s=ANSWER_S, most_bytes=MAX_CAMPAIGN_BYTES)
+        raw = await answer(model, asked(case.brief), timeout_s=PATIENCE_S, most_bytes=MAX_CAMPAIGN_BYTES)
         assert len(Campaign.parse(raw).actions) == 1
     short = replace(question(replies()[0].brief), max_tokens=40)
-    assert await answer(model, short, timeout_s=ANSWER_S, most_bytes=10_000)
+    said = ""
+    for _ in range(ATTEMPTS):
+        said = said or await answer(model, short, timeout_s=PATIENCE_S, most_bytes=10_000)
+    assert said
 
 
-@pytest.mark.timeout(1200)
-async def test_a_vllm_server_plans(folder: Path) -> None:
+async def test_a_vllm_server_plans(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the OpenAI protocol, held to the schema by structured output."""
     async with server(folder) as url:
+        monkeypatch.setattr("orchestrator_llm.service.endpoint.READ_S", PATIENCE_S)
         model = Endpoint(url, "tiny")
         try:
             await plans_and_replies(model)
@@ -92,7 +104,6 @@ async def test_a_vllm_server_plans(folder: Path) -> None:
             await model.close()
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")  # what vLLM and torch say of one another while they are loaded
 @pytest.mark.parametrize("kind", ["bytes", "instruct"])
 async def test_an_engine_in_this_process_plans(
