@@ -59,7 +59,7 @@ class Gateway:
         self.store = store
         self._lines = WorkerLines(settings.grpc_max_message_bytes, internal_certificates(settings))
         self.metrics = Metrics("gateway")
-        policy = HostingPolicy(ring_s=settings.media_ring_s)
+        policy = HostingPolicy(ring_s=settings.media_ring_s, reader_stall_s=settings.reader_stall_s)
         backstage = Backstage(store, self._lines, manifest, policy, self.metrics)
         self.hostings = Hostings(backstage, settings.max_sessions)
         planners = PlannerNames.of(settings)
@@ -82,7 +82,8 @@ class Gateway:
         self.rpc = RpcServer(settings.gateway_listen, options, service_names=names, interceptors=[doors])
         self._desk = Desk(settings, (store, render_store), manifest, self.metrics)
         renders.RenderService(self._desk).serve_on(self.rpc.grpc)
-        SessionService(admission, attachments, Reading(backstage, self.hostings)).serve_on(self.rpc.grpc)
+        reading = Reading(backstage, self.hostings)
+        SessionService(admission, attachments, reading, backstage).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
         stage = Stage(self.doorkeeper, admission, attachments)
         app = build_app(bundle, stage, store.ping, is_local_server=is_loopback(host))

@@ -23,6 +23,7 @@ CuelightError
 ├── StaleEpoch              ABORTED              another worker holds the session
 ├── StaleGeneration         ABORTED              an interrupt came first: drop this chunk and read the snapshot
 ├── CommitConflict          ABORTED              a chunk does not follow the timeline's head
+├── CuesLost                ABORTED              a fail-over of Redis took cues that had been appended
 ├── Superseded              ABORTED              a newer attachment has taken the session over
 ├── OffsetExpired           OUT_OF_RANGE         media at this offset are no longer kept; names the oldest
 ├── NoCapacity              RESOURCE_EXHAUSTED   no worker has a free slot; says when to try again
@@ -51,6 +52,7 @@ __all__ = [
     "CommitConflict",
     "CueBacklogFull",
     "CuelightError",
+    "CuesLost",
     "Draining",
     "InvalidInput",
     "NoCapacity",
@@ -314,6 +316,14 @@ class NoCapacity(CuelightError):
     status = Status.RESOURCE_EXHAUSTED
     reason = "NO_CAPACITY"
     retry_after_s = 2.0
+
+
+class CuesLost(CuelightError):
+    """A fail-over of Redis took cues that had been appended: append them again, then this one."""
+
+    status = Status.ABORTED
+    reason = "CUES_LOST"
+    retry_after_s = 0.1
 
 
 class CueBacklogFull(CuelightError):

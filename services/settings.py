@@ -312,6 +312,8 @@ class GatewaySettings(PlanningSettings, RenderingSettings):
     """A session ends after this long whatever happens."""
     detach_ttl_s: float = Field(60.0, gt=0, le=86_400)
     """A session with no attachment is kept for this long."""
+    reader_stall_s: float = Field(120.0, gt=0, le=86_400)
+    """A reader that takes nothing of what waits for it for this long is ended, as if it had left."""
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for clients that resume."""
     max_sessions: int = Field(256, ge=1, le=65_536)

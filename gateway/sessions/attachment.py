@@ -17,7 +17,8 @@ from gateway.auth.caller import Caller
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
 from gateway.sessions.convert import session_message
-from gateway.sessions.errors import AttachExpected, MessageTooLarge
+from gateway.sessions.cues import CueDesk
+from gateway.sessions.errors import AttachExpected, MessageTooLarge, ReaderStalled
 from gateway.sessions.hosting import Backstage, Hosting
 from gateway.sessions.hostings import Hostings
 from gateway.sessions.ring import Item
@@ -33,6 +34,8 @@ Requests: TypeAlias = AsyncIterator[pb.StreamSessionRequest]
 ATTACH_DEADLINE_S = 10.0
 MESSAGE_BYTES = 64 * 1024
 CREDIT_MOST = 65_536
+_PLAYED_S = 0.25
+"""Media that end so little behind the playhead count as played: sound and picture do not end together."""
 
 _FIELDS: dict[type[Item | Urgent], str] = {
     pb.MediaChunk: "media",
@@ -57,6 +60,7 @@ class Attachments:
         self.store = backstage.store
         self.tenant_text_bytes_per_minute = tenant_text_bytes_per_minute
         self.geometry = backstage.manifest.geometry
+        self.reader_stall_s = backstage.policy.reader_stall_s
         self._refusals = backstage.metrics.refusals
         self._hostings = hostings
         self._holders: dict[str, tuple[int, Subscription]] = {}
@@ -123,12 +127,19 @@ class Attachment:
         self._store = attachments.store
         self._geometry = attachments.geometry
         self._text_a_minute = attachments.tenant_text_bytes_per_minute
+        self._patience_s = attachments.reader_stall_s
         self._hosting = hosting
         self._subscription = subscription
         self._record = record
         self._ordinal = ordinal
         self._playhead_s: float | None = None
+        self._sent_s = 0.0
+        """Media up to here on the media clock were sent."""
+        self._owed_since = 0.0
+        """Since when the client could have said that it plays on."""
+        self._is_paused = False
         self._durable_seq = record.last_client_seq
+        self._desk = CueDesk(attachments.store, record.session_id, record.last_client_seq)
         self._server_seq = 0
 
     async def serve(self, requests: Requests, first_offset: int) -> AsyncGenerator[pb.StreamSessionResponse]:
@@ -136,18 +147,40 @@ class Attachment:
         container = self._record.config.container
         yield self._response(attached=await self._attached(first_offset))
         self._subscription.post(self._resume_update())
-        taking = asyncio.create_task(self._take_all(requests))
+        chores = (self._take_all(requests), self._desk.watch(), self._watch_reader())
+        beside = {asyncio.create_task(chore) for chore in chores}
         try:
             async for item in self._subscription:
                 if isinstance(item, pb.MediaChunk):
+                    self._note_sent(item)
                     item = self._hosting.framing.frame(item, container)
                 elif isinstance(item, pb.GoAway):
                     item = self._with_token(item)
                 yield self._response(**{_FIELDS[type(item)]: item})
         finally:
-            taking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await taking
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+            for task in beside:
+                if not task.cancelled():
+                    task.result()  # a fault of ours is not hidden
+
+    def _note_sent(self, media: pb.MediaChunk) -> None:
+        if not self._is_owed:
+            self._owed_since = asyncio.get_running_loop().time()
+        self._sent_s = (media.position + 1) * self._geometry.chunk_seconds
+
+    @property
+    def _is_owed(self) -> bool:
+        """Whether the client was sent what it does not say to have played."""
+        return not self._is_paused and self._sent_s - (self._playhead_s or 0.0) > _PLAYED_S
+
+    async def _watch_reader(self) -> None:
+        """End the stream of a client that takes nothing: neither plays what it was sent nor says anything else."""
+        loop = asyncio.get_running_loop()
+        while not (self._is_owed and loop.time() - self._owed_since >= self._patience_s):
+            await asyncio.sleep(self._patience_s / 8)
+        self._subscription.end(ReaderStalled(self._patience_s))
 
     async def _attached(self, first_offset: int) -> pb.Attached:
         record = await self._store.get(self._record.session_id)
@@ -186,6 +219,7 @@ class Attachment:
                 pb.Pong(client_time=request.ping.client_time, receive_time=timestamp_from_unix(time.time()))
             )
             return
+        self._owed_since = asyncio.get_running_loop().time()
         try:
             if kind == "acknowledge":
                 self._acknowledge(request.acknowledge)
@@ -209,7 +243,9 @@ class Attachment:
         if self._text_a_minute and cue.text and cue.client_seq > self._durable_seq:
             size = len(cue.text.encode())
             await self._store.take_text(self._record.tenant, size, a_minute=self._text_a_minute)
-        is_new = await self._store.append_cue(self._record.session_id, cue)
+        is_new = await self._desk.append(cue)
+        if cue.kind in (CueKind.PAUSE, CueKind.RESUME):
+            self._is_paused = cue.kind is CueKind.PAUSE
         self._hosting.nudge()
         if is_new and is_cleaned:
             text = "The text held control characters; blanks took their place."

@@ -15,6 +15,7 @@ from cuelight.v1 import worker_pb2
 from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
+from services import tracing
 from services.bundle import Manifest
 from services.errors import CuelightError, Draining, NoCapacity, SessionClosed, StaleEpoch, Status, WorkerUnavailable
 from services.logs import bound, get_logger
@@ -41,6 +42,8 @@ class HostingPolicy:
     backoff_s: float = 0.25
     backoff_most_s: float = 2.0
     ring_s: float = 30.0
+    reader_stall_s: float = 120.0
+    """A reader that takes nothing of what waits for it for this long is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +329,8 @@ class Hosting:
     def _take(self, response: worker_pb2.HostResponse) -> None:
         kind = response.WhichOneof("message")
         if kind == "media":
-            self._take_media(response.media)
+            with tracing.span("carry", response.traceparent, track=response.media.track):
+                self._take_media(response.media)
         elif kind == "progress":
             self._take_progress(response.progress)
         elif kind == "retired":

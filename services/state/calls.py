@@ -20,6 +20,7 @@ from services.errors import (
     CommitConflict,
     CueBacklogFull,
     CuelightError,
+    CuesLost,
     SessionClosed,
     SessionExists,
     SessionNotFound,
@@ -61,6 +62,7 @@ _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
     "STALE_GENERATION": (StaleGeneration, "the timeline was cut since"),
     "CONFLICT": (CommitConflict, "the chunk does not follow the timeline"),
     "BACKLOG": (CueBacklogFull, "too many cues of this session wait"),
+    "CUES_LOST": (CuesLost, "the session store has lost cues that it had"),
 }
 
 _UNABLE = ("READONLY", "read only replica", "MASTERDOWN", "NOREPLICAS", "MISCONF", "LOADING", "BUSY")

@@ -176,15 +176,16 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
             return False
         return answer[0] == b"OK"
 
-    async def append_cue(self, session_id: str, cue: Cue) -> bool:
+    async def append_cue(self, session_id: str, cue: Cue, *, after: int = 0) -> bool:
         """Append a cue; False when its client_seq, or a higher one, was taken before.
 
-        Raises CueBacklogFull when more cues wait than a session may have.
+        Raises CueBacklogFull when more cues wait than a session may have, CuesLost when `after`, which was taken
+        before, is not there any more: nothing is appended then.
         """
         if cue.client_seq < 1:
             raise InvalidInput("client_seq counts from 1", field="client_seq")
         answer = await self._script(
-            "append_cue", _keys(session_id), cue.client_seq, MAX_WAITING_CUES, *codec.cue_to_fields(cue)
+            "append_cue", _keys(session_id), cue.client_seq, MAX_WAITING_CUES, after, *codec.cue_to_fields(cue)
         )
         return answer[1] == b"1"
 

@@ -18,6 +18,7 @@ class Inbox:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
         self._is_finished = False
         self._error: CuelightError | None = None
 
@@ -57,7 +58,14 @@ class Inbox:
                 return None
             self._changed.clear()
             await self._changed.wait()
+        self._taken.set()
         return self._events.popleft()
+
+    async def caught_up(self) -> None:
+        """Waits until whoever reads has taken all media."""
+        while self.media_count:
+            self._taken.clear()
+            await self._taken.wait()
 
     @staticmethod
     def _is_retired(event: Event, retired: Retired) -> bool:

@@ -19,11 +19,16 @@ class _Sent(NamedTuple):
     size: int
 
 
+_KEPT_INPUTS = 64
+"""A server whose store fails over may forget what it had called durable: the newest are sent again if it asks."""
+
+
 class Outbox:
     """Inputs in order, kept until the server holds them durably, and what the client has kept and played."""
 
     def __init__(self) -> None:
         self._inputs: deque[_Sent] = deque()
+        self._durable: deque[_Sent] = deque(maxlen=_KEPT_INPUTS)
         self._next_seq = 1
         self._kept_offset = 0
         self._credit = 0
@@ -49,13 +54,13 @@ class Outbox:
         return seq
 
     def after(self, seq: int) -> Iterator[tuple[int, pb.StreamSessionRequest]]:
-        """The inputs above ``seq``, in order."""
-        return iter([(sent.seq, sent.request) for sent in self._inputs if sent.seq > seq])
+        """The inputs above ``seq``, in order, those that were durable before among them."""
+        return iter([(sent.seq, sent.request) for sent in (*self._durable, *self._inputs) if sent.seq > seq])
 
     def forget(self, durable_seq: int) -> None:
-        """Lets go of the inputs up to ``durable_seq``: the server will not lose them."""
+        """Lets go of the inputs up to ``durable_seq``, but for the newest."""
         while self._inputs and self._inputs[0].seq <= durable_seq:
-            self._inputs.popleft()
+            self._durable.append(self._inputs.popleft())
 
     def kept(self, offset: int) -> None:
         """The client has taken the media at ``offset``: the server may send one more."""

@@ -48,6 +48,8 @@ _LOOK_ELSEWHERE_S = 0.5
 """Between looking for another gateway, again and again, while the one that goes away still serves."""
 _PARTING_S = 1.0
 """For the last words on a connection that is left."""
+_STALLED = "READER_STALLED"
+_ON_A_GOOD_LINE = ("DATA_LOSS", "ABORTED")
 _AWAY = (pb.GO_AWAY_REASON_DRAINING, pb.GO_AWAY_REASON_MAX_AGE)
 _log = logging.getLogger(__name__)
 
@@ -214,7 +216,9 @@ class Streams:
         """Attaches again, with growing pauses, until the budget of ``Timeouts`` is used up."""
         while True:
             _log.info("session %s lost its stream, attaching again: %s", self.name, failure)
-            if failure is not None and not _is_worth_retrying(failure):
+            if failure is not None and failure.reason == _STALLED:
+                await self._inbox.caught_up()  # it was let go because nobody read: that may take as long as it likes
+            elif failure is not None and not _is_worth_retrying(failure):
                 raise failure
             pause_s = self._patience.next_pause_s(failure.retry_after_s if failure is not None else None)
             if pause_s is None:
@@ -222,7 +226,7 @@ class Streams:
                 raise ConnectionLost(f"The session could not be reached again {budget}: {failure}") from failure
             await asyncio.sleep(pause_s)
             try:
-                is_line_good = failure is None or failure.status in ("DATA_LOSS", "ABORTED")
+                is_line_good = failure is None or failure.status in _ON_A_GOOD_LINE or failure.reason == _STALLED
                 return await (self._open(self._stub) if is_line_good else self._open_elsewhere())
             except CuelightError as error:
                 failure = error

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from grpc import aio
+from grpc import StatusCode, aio
 
+import cuelight
+from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
 from services.session import SessionState
@@ -15,7 +21,11 @@ from services.state import SessionStore
 from services.state.keys import session_keys
 from services.state.store import KEPT_AFTER_END_MS
 from tests.fakes.worker import FakeWorker
-from tests.integration.gateway.conftest import DEADLINE_S, created
+from tests.fixtures import http2
+from tests.integration.gateway.conftest import DEADLINE_S, Client, created, details, until_free
+
+STREAM = "/cuelight.v1.SessionService/StreamSession"
+INITIAL_WINDOW_SIZE = 4
 
 
 @pytest.fixture
@@ -62,3 +72,81 @@ async def test_a_reader_that_never_comes_back_costs_nothing_after_its_time(
     assert [found.used for found in await store.list_workers()] == [0]
     left = [await store._redis.pttl(key) for key in session_keys(session_id)]
     assert all(life == -2 or 0 < life <= KEPT_AFTER_END_MS for life in left)
+
+
+@pytest.fixture
+def impatient(settings: GatewaySettings) -> GatewaySettings:
+    """A reader may take nothing for a second."""
+    return settings.model_copy(update={"reader_stall_s": 1.0})
+
+
+async def is_over(store: SessionStore, session: str) -> None:
+    """Waits until the session is closed and its slot is free."""
+    session_id = session.rpartition("/")[2]
+    async with asyncio.timeout(DEADLINE_S):
+        while (await store.get(session_id)).state is not SessionState.CLOSED:
+            await asyncio.sleep(0.05)
+    await until_free(store)
+
+
+async def test_a_reader_that_stays_and_takes_nothing_is_let_go(
+    impatient: GatewaySettings, worker: FakeWorker, store: SessionStore
+) -> None:
+    """One that plays nothing of what it was sent hears why its stream ends; its session is closed as any other's."""
+    async with Gateway.running(impatient) as gateway, aio.insecure_channel(gateway.rpc.address) as channel:
+        client = await created(SessionServiceStub(channel))
+        await client.attached(initial_credit=2)
+        await client.chunks(2)
+        fault = await client.error()
+        assert fault.code() is StatusCode.FAILED_PRECONDITION
+        assert details(fault)["ErrorInfo"].reason == "READER_STALLED"
+        await is_over(store, client.session)
+        assert gateway.metrics.refusals.labels("READER_STALLED")._value.get() == 1
+
+
+@contextmanager
+def deaf(address: str, client: Client) -> Iterator[socket.socket]:
+    """A connection that attaches, with credit for all there is, and has no room for a byte of what comes."""
+    settings = http2.frame(http2.SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, 0))
+    block = http2.headers(STREAM, authorization=f"Bearer {client.token}")
+    attach = pb.StreamSessionRequest(attach=pb.Attach(session=client.session)).SerializeToString()
+    message = b"\0" + struct.pack(">I", len(attach)) + attach
+    call = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, block) + http2.frame(http2.DATA, 0, 1, message)
+    with http2.dial(address) as connection:
+        connection.sendall(http2.PREFACE + settings + call)
+        yield connection
+
+
+async def test_a_connection_that_takes_nothing_is_let_go(
+    impatient: GatewaySettings, worker: FakeWorker, store: SessionStore
+) -> None:
+    """Where nothing is read from a socket that stays open, the session is closed as if its reader had left."""
+    async with Gateway.running(impatient) as gateway, aio.insecure_channel(gateway.rpc.address) as channel:
+        client = await created(SessionServiceStub(channel))
+        with deaf(gateway.rpc.address, client):
+            await is_over(store, client.session)
+        assert not gateway.hostings._hostings
+        assert gateway.metrics.refusals.labels("READER_STALLED")._value.get() == 1
+
+
+async def test_who_reads_on_after_a_while_reads_all(impatient: GatewaySettings, worker: FakeWorker) -> None:
+    """An app whose stream was ended as it read nothing gets the rest when it reads again, each offset once."""
+    patient = impatient.model_copy(update={"detach_ttl_s": DEADLINE_S})
+    async with (
+        Gateway.running(patient) as gateway,
+        cuelight.connect(gateway.rpc.address) as client,
+        client.create_session(regime="scripted") as session,
+    ):
+        await session.say("one two three four five six " * 5)
+        await session.end()
+        offsets: list[int] = []
+        async for event in session:
+            if isinstance(event, cuelight.events.Media):
+                offsets.append(event.offset)
+                session.report_playhead(max(session.playhead_s, event.end_s - 0.5))
+                if len(offsets) == 2:  # and then the app does something else
+                    async with asyncio.timeout(DEADLINE_S):
+                        while any(hosting.visitors for hosting in gateway.hostings._hostings.values()):
+                            await asyncio.sleep(0.05)
+        assert len(offsets) > 12 and offsets == list(range(len(offsets)))
+        assert session.stats.attachments == 2
