@@ -245,13 +245,15 @@ class Performer:
         """Take the lease, perform under it, give it back. Returns what ended it."""
         record = await self._station.store.get(self.session_id)
         if record.state.is_final:
-            return await self._show_remains(record)
+            return await self._show_remains()
         footing = None if self._heir is None else await prepare(self._station, self.session_id, self._heir)
         try:
             lease = await self._take(record)
-        except BaseException:
+        except BaseException as fault:
             if footing is not None:
                 footing.close()
+            if isinstance(fault, SessionClosed):  # whoever had it came to its end meanwhile
+                return await self._show_remains()
             raise
         self._programme.epoch = lease.epoch
         keeper = LeaseKeeper(self._station.store, lease, self._station.now, self._store_answers)
@@ -275,9 +277,10 @@ class Performer:
         finally:
             await asyncio.shield(self._release(keeper.lease))
 
-    async def _show_remains(self, record: SessionRecord) -> Exception:
+    async def _show_remains(self) -> Exception:
         """Stay readable where a session ended: whoever was cut off as it did gets the rest from what is stored."""
         snapshot = await self._station.store.load_snapshot(self.session_id)
+        record = snapshot.record
         self._programme.epoch, self._programme.generation = record.epoch, record.generation
         self._ring.begin_at(2 * snapshot.next_chunk_index)
         stands = (record.epoch, snapshot.next_chunk_index, record.generation)
@@ -496,8 +499,3 @@ class Performer:
                 await self._station.store.free_slot(self.session_id, worker_id=self._station.settings.owner_name)
         except CuelightError as fault:
             log.warning("lease_not_released", error=type(fault).__name__)
-
-
-def _retrieve(hosted: asyncio.Future[worker_pb2.Hosted]) -> None:
-    if not hosted.cancelled():
-        hosted.exception()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from dit_worker.engine import warmup
+from dit_worker.engine.costs import ChunkCost
+from dit_worker.engine.engine import Engine
+from dit_worker.engine.loader import Models
+from dit_worker.service import worker as worker_process
 from dit_worker.service.worker import Worker, running
 from orchestrator_llm.service.process import Orchestrator
 from services.session import Cue, CueKind, Regime, SessionConfig
@@ -26,6 +31,22 @@ CHUNK_S = 1.375
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in the pocket's geometry."""
     return build_tiny_bundle(tmp_path_factory.mktemp("worker") / "tiny", has_light=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> Iterator[None]:
+    """Only the first worker of a run measures what a chunk costs here, which most of a start is spent on."""
+    measured: dict[str, list[ChunkCost]] = {}
+
+    def warm_up(engine: Engine, models: Models) -> list[ChunkCost]:
+        bundle = models.manifest.digest
+        if bundle not in measured:
+            measured[bundle] = warmup.warm_up(engine, models)
+        return measured[bundle]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_process, "warm_up", warm_up)
+        yield
 
 
 @dataclass
