@@ -499,3 +499,8 @@ class Performer:
                 await self._station.store.free_slot(self.session_id, worker_id=self._station.settings.owner_name)
         except CuelightError as fault:
             log.warning("lease_not_released", error=type(fault).__name__)
+
+
+def _retrieve(hosted: asyncio.Future[worker_pb2.Hosted]) -> None:
+    if not hosted.cancelled():
+        hosted.exception()
