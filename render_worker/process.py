@@ -19,6 +19,7 @@ from celery.exceptions import Reject
 from celery.signals import worker_ready, worker_shutting_down
 
 from render_worker.house import House
+from render_worker.readiness import Readiness
 from render_worker.rendering import Studio
 from services.bundle import load_bundle
 from services.errors import CuelightError
@@ -49,18 +50,19 @@ class Stage:
         self._stack = AsyncExitStack()
         self._house: House | None = None
         self._server: RpcServer | None = None
+        self._readiness: Readiness | None = None
 
     def open(self) -> None:
         """Start; ready for renders when it returns. Raises CuelightError and OSError."""
         self._thread.start()
-        self._house, self._server = self._wait(
+        self._house, self._server, self._readiness = self._wait(
             self._stack.enter_async_context(_standing(self._settings, partial(send_render, self._app))), _START_S
         )
 
     def ready(self) -> None:
         """Messages are taken from now on: say so to probes, and to whoever started this process."""
-        assert self._server is not None, "open first"
-        self._wait(self._server.set_ready(is_ready=True), _START_S)
+        assert self._server is not None and self._readiness is not None, "open first"
+        self._wait(self._readiness.take(), _START_S)
         self._server.announce()
 
     def perform(self, key: RenderKey) -> bool:
@@ -88,7 +90,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def _standing(settings: RenderSettings, send: Any) -> AsyncIterator[tuple[House, RpcServer]]:  # noqa: ANN401
+async def _standing(
+    settings: RenderSettings,
+    send: Any,  # noqa: ANN401
+) -> AsyncIterator[tuple[House, RpcServer, Readiness]]:
     """The house and its health, made and undone inside the loop."""
     assert settings.render_folder is not None, "checked before"
     settings.render_folder.mkdir(parents=True, exist_ok=True)
@@ -118,13 +123,15 @@ async def _standing(settings: RenderSettings, send: Any) -> AsyncIterator[tuple[
             chunk_s=manifest.chunk_seconds,
         )
         house = House(studio, send)
-        looking = asyncio.create_task(house.look_after())
+        readiness = Readiness(server, renders, metrics)
+        chores = {asyncio.create_task(house.look_after()), asyncio.create_task(readiness.watch())}
         try:
-            yield house, server
+            yield house, server, readiness
         finally:
             await house.stop()
-            looking.cancel()
-            await asyncio.wait({looking})
+            for chore in chores:
+                chore.cancel()
+            await asyncio.wait(chores)
 
 
 def run(settings: RenderSettings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import pickle
 import signal
 import uuid
@@ -12,10 +13,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import redis.asyncio as aioredis
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cuelight.v1 import render_pb2 as pb
 from cuelight.v1.render_pb2_grpc import RenderServiceStub
 from services.bundle import Bundle
+from services.serving import LIVENESS, READINESS
+from services.state import EmbeddedRedis
 from services.state.keys import QUEUE_KEY, UNFINISHED_RENDERS, render_keys
 from tests.fakes.worker import FakeWorker
 from tests.fixtures.processes import RunningProcess, running
@@ -92,6 +97,25 @@ async def test_a_killed_process_costs_nothing_but_time(
     assert len(offsets) == 3 and offsets == sorted(offsets) and offsets[1] and offsets[2]
     assert not (tmp_path / "boom").exists()
     assert "names no render" in (tmp_path / "first.log").read_text()
+
+
+async def test_readiness_follows_the_store(gallery: Bundle, folder: Path, tmp_path: Path) -> None:
+    """While Redis hangs a render worker is alive and not ready, and it is ready again as soon as Redis answers."""
+    serving, away = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    with EmbeddedRedis() as server, render_worker(server.url, gallery, folder, tmp_path / "log") as process:
+        async with aio.insecure_channel(process.address) as channel, asyncio.timeout(90):
+            health = health_pb2_grpc.HealthStub(channel)
+            told = health.Watch(health_pb2.HealthCheckRequest(service=READINESS))
+            assert (await told.read()).status == serving
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                assert (await told.read()).status == away
+                alive = await health.Check(health_pb2.HealthCheckRequest(service=LIVENESS))
+                assert alive.status == serving
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            assert (await told.read()).status == serving
+            told.cancel()
 
 
 def message(body: bytes, kind: str) -> str:
