@@ -125,7 +125,7 @@ class Bench:
     async def run(self, arm: str, sessions: int, seed: int, run_s: float | None = None) -> Row:
         """One run of one arm."""
         run_s = run_s or self._run_s
-        known = {name: len(slacks) for name, slacks in self._house.slacks.items()}
+        known = {name: len(slacks) for name, slacks in self._house.told.items()}
         callers = Callers(self._house.address, seed)
         before = self._house.cpu_s()
         busy_before, began_at = busy_s(_ALL), time.monotonic()
@@ -138,7 +138,7 @@ class Bench:
         used = {name: round(value - before.get(name, 0.0), 2) for name, value in self._house.cpu_s().items()}
         slacks = [
             told.slack_s
-            for name, all_told in self._house.slacks.items()
+            for name, all_told in self._house.told.items()
             for told in all_told[known.get(name, 0) :]
             if not name.startswith(RENDER_IDS)
         ]

@@ -33,9 +33,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cuelight.cli.console import StackError, UsageError
 from dit_worker.capacity.answer import CLEAN, means
-from dit_worker.capacity.audience import Audience
+from dit_worker.capacity.audience import Audience, Entry, Experience, Line
 from dit_worker.capacity.profile import Profile
-from dit_worker.capacity.study import run_all, watch
+from dit_worker.capacity.study import quantile, run_all, watch
 from dit_worker.capacity.theatre import Policy
 from evaluation.audience.crowd import Crowd, CrowdError
 from evaluation.audience.house import House, settings_of
@@ -197,27 +197,38 @@ def kept(rows: Sequence[Row], name: str) -> int:
 
 
 def simulate(rows: list[Row], profile: Profile, bench: Bench) -> None:
-    """Put beside each row what the simulator says of as many sessions that ask for answers of the same length.
+    """Put beside each row what the simulator says of the same viewers, who come and ask when they did.
 
     Where others worked beside a run, it is simulated with as many that always want a processor.
     """
-    chunks = statistics.fmean([row["answer_chunks"] for row in rows if row["answer_chunks"]])
-    talk_s = bench.geometry.chunk_s / -math.log(1 - 1 / max(chunks, 1.05))
     for row in rows:
         name, sessions = row["policy"], row["sessions"]
         bench.say(f"simulating {name}: {sessions} sessions")
         policy, disturbed = SWEPT.get(name, Policy(slots=256)), row["others"] > DISTURBED
         beside = profile.model_copy(update={"competitors": row["competitors"] if disturbed else 0.0})
-        audience = replace(bench.audience(sessions), talk_s=talk_s, network_s=LOOPBACK_S)
+        known = tuple(Entry(at, life, tuple(Line(*line) for line in lines)) for at, life, lines in row["viewers"])
+        audience = replace(bench.audience(sessions), known=known, network_s=LOOPBACK_S)
         figures = means(run_all(beside, policy, audience, range(bench.options.seeds)))
-        _, seen, _ = watch(beside, policy, audience, seed=0)
-        slack = [[round(index * profile.chunk_s, 2), round(left, 3)] for index, left in enumerate(seen[0].slacks_s)]
-        row["simulated"] = {**{what: round(value, 4) for what, value in figures.items()}, "slack": slack}
+        runs = [watch(beside, policy, audience, seed)[1] for seed in range(bench.options.seeds)]
+        first = runs[0][0].slacks_s
+        row["simulated"] = {
+            **{what: round(value, 4) for what, value in figures.items()},
+            "ttfcs_s": expected_ttfcs(runs),
+            "slack": [[round(index * profile.chunk_s, 2), round(left, 3)] for index, left in enumerate(first)],
+        }
+
+
+def expected_ttfcs(runs: Sequence[Sequence[Experience]]) -> list[list[float]]:
+    """Mean time to the first chunk of each answer, by viewer and in order, over simulated runs of the same viewers."""
+    return [
+        [round(statistics.fmean(same), 4) for same in zip(*(each.ttfcs_s for each in viewer), strict=False)]
+        for viewer in zip(*runs, strict=False)  # one that was refused in some run has no likeness there
+    ]
 
 
 def compare(rows: Sequence[Row]) -> Row:
     """How far simulated figures are from real ones, as the median over points of simulated over real."""
-    found: Row = {}
+    found: Row = {"answers": compare_answers(rows)}
     for what in COMPARED:
         pairs = [(row["simulated"][what], row.get(what, 0.0)) for row in rows if row["policy"] != ADMITTED]
         ratios = [simulated / real for simulated, real in pairs if real]
@@ -226,6 +237,25 @@ def compare(rows: Sequence[Row]) -> Row:
     simulated = [{**row, "clean": row["simulated"]["clean"]} for row in rows]
     found["kept"] = {name: {"real": kept(rows, name), "simulated": kept(simulated, name)} for name in names}
     return found
+
+
+def compare_answers(rows: Sequence[Row]) -> Row:
+    """Times to the first chunk, answer by answer: those simulated over those of undisturbed runs."""
+    pairs: list[tuple[float, float]] = []
+    for row in rows:
+        if row["policy"] != ADMITTED and row["others"] <= DISTURBED:
+            for viewers in zip(row["simulated"]["ttfcs_s"], row["ttfcs_s"], strict=True):
+                pairs += zip(*viewers, strict=False)
+    if not pairs:
+        return {"count": 0}
+    simulated, real = map(sorted, zip(*pairs, strict=True))
+    return {
+        "count": len(pairs),
+        "mean": round(statistics.fmean(simulated) / statistics.fmean(real), 3),
+        "p50": round(quantile(simulated, 0.5) / quantile(real, 0.5), 3),
+        "p95": round(quantile(simulated, 0.95) / quantile(real, 0.95), 3),
+        "within_15_percent": round(statistics.fmean(abs(one / other - 1) <= 0.15 for one, other in pairs), 3),
+    }
 
 
 def measured(rows: Sequence[Row]) -> list[str]:

@@ -29,6 +29,7 @@ import torch
 from dit_worker.capacity.audience import Audience
 from dit_worker.capacity.profile import Profile
 from dit_worker.capacity.theatre import Policy
+from dit_worker.engine.arrays import Floats
 from dit_worker.engine.engine import Engine, Standing
 from dit_worker.engine.loader import Models, load_models
 from dit_worker.engine.media import MediaWriter
@@ -80,6 +81,8 @@ class Rehearsal:
         self.lightly = MediaWriter(self.models)
         self.lightly.start(0, None)
         self.times: Times = defaultdict(list)
+        self._before: Floats | None = None
+        """Audio latents of the chunk before."""
         self._clock: Callable[[], float] = time.process_time if device == "cpu" else time.perf_counter
         character = self.manifest.characters[0]
         portrait = load_portrait(
@@ -128,7 +131,11 @@ class Rehearsal:
                 return outcome.result
 
     def media(self, position: int, latents: ChunkLatents) -> None:
-        """Decode, then encode."""
+        """Decode, then encode, each time as after a cut."""
+        if self._before is not None:
+            with self.stage("stand"):
+                self.writer.restart(self.writer.stand(position, self._before))
+        self._before = latents.audio
         with self.stage("decode"):
             decoded = self.writer.decode(position, latents.video, latents.audio)
         with self.stage("encode"):
@@ -138,9 +145,9 @@ class Rehearsal:
                 self.lightly.decode(position, latents.video, latents.audio, is_light=True)
 
 
-async def commit_costs(latents: ChunkLatents, chunk_s: float, chunks: int) -> list[float]:
-    """What it takes this process to write down inputs, latents and commit of a chunk."""
-    redis, took = EmbeddedRedis(), []
+async def store_costs(latents: ChunkLatents, chunk_s: float, chunks: int) -> Times:
+    """What it takes this process to write down inputs, latents and commit of a chunk, and to take an idle one back."""
+    redis, times = EmbeddedRedis(), Times(list)
     await asyncio.to_thread(redis.start)
     try:
         async with SessionStore.connect(redis.url, call_timeout_s=5.0) as store:
@@ -148,32 +155,45 @@ async def commit_costs(latents: ChunkLatents, chunk_s: float, chunks: int) -> li
             lease = await store.acquire_lease(NAME, "costs", ChunkPolicy(chunk_s, 10, 2))
             assert lease is not None
             for index in range(chunks):
-                parent = index - 1 if index else None
+                stands = await store.load_snapshot(NAME)
+                parent = None if stands.parent is None else stands.parent.chunk_index
+                place = (index, parent, stands.next_position, stands.generation)
                 began = time.process_time()
-                await store.write_inputs(lease, ChunkInputs(index, parent, index, 0, 0, (), Action(is_idle=True), 4))
+                await store.write_inputs(lease, ChunkInputs(*place, 0, (), Action(is_idle=True), 4))
                 await store.put_latents(lease, index, latents.video, latents.audio)
                 progress = ChunkProgress(index, 0.0, 0, (), 0, is_finished=True)
-                await store.commit(lease, ChunkCommit(index, parent, index, 0, progress, True, 0, ()))
-                took.append(time.process_time() - began)
+                await store.commit(lease, ChunkCommit(*place, progress, True, 0, ()))
+                times["commit"].append(time.process_time() - began)
+                if index % 4 == 3:
+                    began = time.process_time()
+                    cut = await store.discard_idle(lease, (stands.next_position - 0.5) * chunk_s)
+                    assert cut is not None and cut.chunk_indices == (index,), "the last chunk was not played yet"
+                    await store.load_snapshot(NAME)
+                    times["cut"].append(time.process_time() - began)
     finally:
         await asyncio.to_thread(redis.stop)
-    return took
+    return times
 
 
-async def stack_costs(bundle: Path, geometry: Geometry, seconds: float) -> dict[str, float]:
-    """Processor seconds a chunk of each process of a stack with one viewer."""
+async def stack_costs(bundle: Path, geometry: Geometry, seconds: float) -> tuple[dict[str, float], float]:
+    """Processor seconds of each process of a stack with one viewer for a chunk that is made, and cuts a chunk."""
     policy = Policy(fidelity_floor_steps=None)
     async with Crowd() as crowd, House(bundle, settings_of(policy, geometry.steps)) as house:
         for run_s in (WARM_S, seconds):
             row = await observe(house, crowd, policy, Audience(sessions=1, run_s=run_s), geometry, seed=0)
-    costs: dict[str, float] = row["cpu_s_a_chunk"]
-    return costs
+    made: float = row["agreement"]["chunks"][1]  # also those that were taken back before they came
+    costs = {name: round(cpu_s * row["chunks"] / made, 5) for name, cpu_s in row["cpu_s_a_chunk"].items()}
+    return costs, (row["agreement"]["chunks"][0] - row["chunks"]) / made
 
 
-def beyond_stages(stack: dict[str, float], means: dict[str, float], steps: int) -> dict[str, list[float]]:
-    """What the stack takes a chunk besides its stages: around each question to the orchestrator, and all the rest."""
+def beyond_stages(stack: dict[str, float], cuts: float, means: dict[str, float], steps: int) -> dict[str, list[float]]:
+    """What the stack takes a chunk besides its stages: around each question to the orchestrator, and all the rest.
+
+    cuts: how often a chunk an answer took idle ones back.
+    """
     questions = means["plan"] + steps * means["condition"] + means["end"]
     worker = sum(means[name] for name in ("motion", "commit", "decode", "encode")) + steps * means["step"]
+    worker += cuts * (means["cut"] + means["stand"])
     exchange = max(0.0, stack[WORKER] - worker) + max(0.0, stack["orchestrator"] - questions)
     delivery = sum(stack[name] for name in ("redis", "gateway", "viewers"))
     return {"exchange": [exchange / (steps + 2)], "delivery": [delivery]}
@@ -222,12 +242,12 @@ def main() -> None:
     for chunk in range(WARM_CHUNKS, WARM_CHUNKS + options.chunks):
         latents = rehearsal.perform(chunk)
     manifest, times = rehearsal.manifest, dict(rehearsal.times)
-    times["commit"] = asyncio.run(commit_costs(latents, manifest.chunk_seconds, options.chunks))
+    times |= asyncio.run(store_costs(latents, manifest.chunk_seconds, options.chunks))
     means, stack = {name: fmean(values) for name, values in times.items()}, {}
     if options.stack_s:
         geometry = Geometry(manifest.chunk_seconds, manifest.sampler.steps)
-        stack = asyncio.run(stack_costs(options.bundle, geometry, options.stack_s))
-        times |= beyond_stages(stack, means, geometry.steps)
+        stack, cuts = asyncio.run(stack_costs(options.bundle, geometry, options.stack_s))
+        times |= beyond_stages(stack, cuts, means, geometry.steps)
     result = {
         **provenance(),
         "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},

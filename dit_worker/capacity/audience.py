@@ -1,12 +1,30 @@
-"""Who comes, what they ask for and what they go through: arrivals, turns of talking and listening."""
+"""Who comes, what they ask for and what they go through: arrivals, turns of talking and listening.
+
+Either by chance, or as viewers of a real worker came and asked, to watch the same again.
+"""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dit_worker.engine.playback import CLEAN_STALL_S, Playback
+
+
+class Line(NamedTuple):
+    """Words that were asked for: when, since the session came, and in how many chunks they were said."""
+
+    at_s: float
+    chunks: int
+
+
+class Entry(NamedTuple):
+    """A session comes: when, for how long, and what it asks for; None leaves that to chance."""
+
+    at_s: float
+    life_s: float
+    lines: tuple[Line, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +47,26 @@ class Audience:
     listen_s: float = 8.0
     network_s: float = 0.02
     """Between client and worker, each way."""
+    known: tuple[Entry, ...] = ()
+    """Sessions as they really came; then nothing about them is left to chance."""
 
     @property
     def duty(self) -> float:
         """Share of the time in which a session needs chunks."""
         return self.talk_s / (self.talk_s + self.listen_s) if self.kind == "turns" else 1.0
 
-    def entries(self, rng: random.Random, chunk_s: float) -> list[tuple[float, float]]:
-        """When sessions come, and for how long they stay."""
+    def entries(self, rng: random.Random, chunk_s: float) -> list[Entry]:
+        """The sessions that come."""
+        if self.known:
+            return list(self.known)
         if self.sessions and self.phases == "aligned":
-            return [(number * chunk_s, self.run_s) for number in range(self.sessions)]
+            return [Entry(number * chunk_s, self.run_s) for number in range(self.sessions)]
         if self.sessions:
             window_s = min(2 * chunk_s * self.sessions, self.run_s / 4)
-            return [(rng.uniform(0.0, window_s), self.run_s) for _ in range(self.sessions)]
+            return [Entry(rng.uniform(0.0, window_s), self.run_s) for _ in range(self.sessions)]
         entries, now = [], rng.expovariate(self.arrivals_per_s)
         while now < self.run_s:
-            entries.append((now, rng.expovariate(1 / self.life_s)))
+            entries.append(Entry(now, rng.expovariate(1 / self.life_s)))
             now += rng.expovariate(self.arrivals_per_s)
         return entries
 

@@ -24,11 +24,13 @@ from pydantic import (
 )
 
 Stage: TypeAlias = Literal[
-    "motion", "step", "plan", "condition", "end", "commit", "decode", "light_decode", "encode", "exchange", "delivery"
-]
+    "motion", "step", "plan", "condition", "end", "commit", "decode", "light_decode", "encode", "exchange", "delivery",
+    "cut", "stand",
+]  # fmt: skip
 """Caches of what a chunk follows; a step; the orchestrator's plan, its condition of a step, its progress; the store's
 commit; latents to frames and samples, and that by the light decoder; those to access units; what asking the
-orchestrator takes besides its answer; what store, gateway and client do for a chunk."""
+orchestrator takes besides its answer; what store, gateway and client do for a chunk; where an answer takes back idle
+chunks, the cut in the store and the look at where the session stands then, and the sound decoded anew up to there."""
 PlaceName: TypeAlias = Literal["device", "orchestrator", "store", "decode", "encode", "gateway"]
 STAGES: Mapping[Stage, PlaceName] = {
     "motion": "device",
@@ -42,10 +44,13 @@ STAGES: Mapping[Stage, PlaceName] = {
     "encode": "encode",
     "exchange": "orchestrator",
     "delivery": "gateway",
+    "cut": "gateway",
+    "stand": "decode",
 }
 """Where each stage is done."""
-OPTIONAL: tuple[Stage, ...] = ("light_decode", "exchange", "delivery")
+OPTIONAL: tuple[Stage, ...] = ("light_decode", "exchange", "delivery", "cut", "stand")
 """Stages that a profile may know nothing of: bundles without a light decoder, and what takes no time then."""
+NOT_OF_EVERY_CHUNK: tuple[Stage, ...] = ("light_decode", "cut", "stand")
 
 
 class PlaceCosts(BaseModel):
@@ -99,7 +104,8 @@ class Profile(BaseModel):
 
     def chunk_work_s(self, place: PlaceName | None = None) -> float:
         """Mean work of a chunk with all its steps, at one place or at all."""
-        count = {"step": self.steps, "condition": self.steps, "exchange": self.steps + 2, "light_decode": 0}
+        count = {"step": self.steps, "condition": self.steps, "exchange": self.steps + 2}
+        count |= dict.fromkeys(NOT_OF_EVERY_CHUNK, 0)
         return sum(
             count.get(stage, 1) * fmean(self.seconds.get(stage) or (0.0,))
             for stage, where in STAGES.items()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
-from dit_worker.capacity.audience import Audience, Experience
+from dit_worker.capacity.audience import Audience, Entry, Experience
 from dit_worker.capacity.profile import Profile
 from dit_worker.capacity.theatre import Policy, Theatre
 from dit_worker.capacity.world import World
@@ -54,13 +55,13 @@ def watch(profile: Profile, policy: Policy, audience: Audience, seed: int) -> tu
     seen: list[Experience] = []
     entries = audience.entries(rng, profile.chunk_s)
 
-    def come(life_s: float) -> None:
-        experience = theatre.take(audience, life_s)
+    def come(entry: Entry) -> None:
+        experience = theatre.take(audience, entry)
         if experience is not None:
             seen.append(experience)
 
-    for at, life_s in entries:
-        world.after(at, lambda life_s=life_s: come(life_s))  # type: ignore[misc]
+    for entry in entries:
+        world.after(entry.at_s, partial(come, entry))
     world.run(audience.run_s)
     for performance in list(theatre.on_stage.values()):
         performance.leave()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dit_worker.capacity.audience import Audience, Experience
+from dit_worker.capacity.audience import Audience, Entry, Experience, Line
 from dit_worker.capacity.media import Chunk, Done, Pipeline
 from dit_worker.capacity.profile import PlaceName, Profile, Stage
 from dit_worker.capacity.world import Place, Pool, World
@@ -69,19 +70,19 @@ class Theatre:
         self._looks_again = False
         self._rehearse()
 
-    def take(self, audience: Audience, life_s: float) -> Experience | None:
+    def take(self, audience: Audience, entry: Entry) -> Experience | None:
         """A session comes; None when it is refused."""
         if len(self.on_stage) >= self.policy.slots or not self.admission.can_take(self._load()):
             self.refusals += 1
             return None
         name = f"s{len(self.on_stage)}-{self.world.now:.6f}-{self.rng.random()}"
-        performance = Performance(self, name, audience)
+        performance = Performance(self, name, audience, entry.lines)
         self.on_stage[name] = performance
         self.most = max(self.most, len(self.on_stage))
         self.scheduler.add(name)
         performance.start()
-        performance.experience.life_s = min(life_s, audience.run_s - self.world.now)
-        self.world.after(life_s, performance.leave)
+        performance.experience.life_s = min(entry.life_s, audience.run_s - self.world.now)
+        self.world.after(entry.life_s, performance.leave)
         return performance.experience
 
     def forget(self, name: str) -> None:
@@ -149,10 +150,12 @@ class Theatre:
 class Performance:
     """One session at the worker, and its client."""
 
-    def __init__(self, theatre: Theatre, name: str, audience: Audience) -> None:
+    def __init__(self, theatre: Theatre, name: str, audience: Audience, lines: Sequence[Line] | None) -> None:
+        """lines: what is asked for; None leaves that to chance."""
         policy, profile = theatre.policy, theatre.profile
         self._theatre, self._world, self._name, self._audience = theatre, theatre.world, name, audience
         self.experience = Experience()
+        self._came_at, self._lines = theatre.world.now, None if lines is None else deque(lines)
         limits = PacingLimits(
             chunk_s=profile.chunk_s,
             max_ahead_s=policy.run_ahead_chunks * profile.chunk_s,
@@ -177,6 +180,8 @@ class Performance:
         self._said: list[tuple[int, float]] = []
         """Chunks of answers that were asked for and not taken note of, and when."""
         self._pipeline = Pipeline(self._decode, self._encode, self._publish)
+        self._is_standing = True
+        """False while idle chunks are taken back."""
         self._is_drained = True
         """Whether nobody waits for a chunk that is on its way, whose processor the next must not take."""
         self._unanswered_since: float | None = theatre.world.now if audience.kind == "conversation" else None
@@ -193,7 +198,7 @@ class Performance:
             self._talk()
         else:
             self._consider()
-            self._world.after(self._theatre.rng.expovariate(1 / self._audience.listen_s), self._talk)
+            self._listen()
         self._world.after(REPORT_S, self._report)
 
     def leave(self) -> None:
@@ -211,12 +216,22 @@ class Performance:
         self._consider()
         self._world.after(REPORT_S, self._report)
 
+    def _listen(self, left_s: float = 0.0) -> None:
+        """Hear out what is left of an answer, be silent for a while, and talk."""
+        if self._lines is None:
+            self._world.after(left_s + self._theatre.rng.expovariate(1 / self._audience.listen_s), self._talk)
+        elif self._lines:
+            line = self._lines.popleft()
+            silent_s = self._came_at + line.at_s - self._world.now
+            self._world.after(max(left_s, silent_s), lambda: self._say(line.chunks))
+
     def _talk(self) -> None:
-        if not self._is_gone:
-            seconds = self._theatre.rng.expovariate(1 / self._audience.talk_s)
-            self._say(max(1, math.ceil(seconds / self._pacing.limits.chunk_s)))
+        seconds = self._theatre.rng.expovariate(1 / self._audience.talk_s)
+        self._say(max(1, math.ceil(seconds / self._pacing.limits.chunk_s)))
 
     def _say(self, chunks: int) -> None:
+        if self._is_gone:
+            return
         asked_at = self._unanswered_since = self._world.now
 
         def arrive() -> None:
@@ -247,8 +262,7 @@ class Performance:
                 self.experience.opening_s = now - chunk.asked_at
             self._unanswered_since = None if chunk.asked_at == self._unanswered_since else self._unanswered_since
         if chunk.is_last and self._audience.kind != "script":
-            heard_in = self._player.has_s - self._player.look(now)
-            self._world.after(heard_in + self._theatre.rng.expovariate(1 / self._audience.listen_s), self._talk)
+            self._listen(self._player.has_s - self._player.look(now))
 
     # what the session's loop at the worker does -----------------------------------------------------------------------
 
@@ -261,8 +275,10 @@ class Performance:
         """Take note of what was said, and begin the next chunk if there is one to make and the cap allows it."""
         if self._chunk is not None or self._is_gone or self._pipeline.is_full or not self._is_drained:
             return
-        while self._said:
+        while self._said and self._is_standing:
             self._take_note(*self._said.pop(0))
+        if not self._is_standing:
+            return
         wants = self._speech_left > 0 or self._audience.kind == "conversation"
         is_first = self._position == 0 or (self._speech_left > 0 and self._is_answer_due)
         if not wants or not self._pacing.can_begin(self._position, is_answer=is_first):
@@ -281,9 +297,18 @@ class Performance:
                 self._pacing.retire(kept * limits.chunk_s)
                 self._player.retire(kept * limits.chunk_s, self._world.now)
                 self._pipeline.retire(kept)
-                self._is_stale = True
-                self._queue()
+                self._is_standing = False
+                self._theatre.submit("gateway", self._theatre.draw("cut", "exchange"), self._stood)
         self._speech_left += chunks
+
+    def _stood(self, _took_s: float) -> None:
+        """The idle chunks are taken back, orchestrator and engine stand behind what is left."""
+        if self._is_gone:
+            return
+        self._is_standing = self._is_stale = True
+        self._theatre.submit("decode", self._theatre.draw("stand"), lambda _took_s: None)
+        self._queue()
+        self._consider()
 
     def _planned(self, took_s: float) -> None:
         chunk = self._chunk

@@ -459,7 +459,7 @@ class Performer:
             station.figures.chunk_published(compute_s=compute_s, chunk_s=station.chunk_s)
         if take.cost is not None:
             station.costs.add(replace(take.cost, media_s=media_s))
-            told = {"compute_s": round(compute_s, 3), "slack_s": round(take.slack_s, 3)}
+            told = {"compute_s": round(compute_s, 3), "media_s": round(media_s, 3), "slack_s": round(take.slack_s, 3)}
             log.info("chunk_published", chunk_index=take.commit.chunk_index, **told)
         if self._state is SessionState.READY:
             self._announce(SessionState.ACTIVE)  # the store knows it by the commit

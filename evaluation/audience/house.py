@@ -32,11 +32,16 @@ _SCRAPE_S = 5.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-class Slack(NamedTuple):
-    """What a chunk had left before its deadline, as the worker told it."""
+class Told(NamedTuple):
+    """One chunk as the worker told of it when its media were published."""
 
-    at_s: float  # monotonic
+    at_s: float
+    """Monotonic."""
+    compute_s: float
+    """From its plan to its commit, waits included, and the work on its media."""
+    media_s: float
     slack_s: float
+    """What was left before its deadline."""
 
 
 def settings_of(policy: Policy, steps: int) -> dict[str, str]:
@@ -65,7 +70,7 @@ class House:
         self._scratch = tempfile.TemporaryDirectory(prefix="cuelight-")
         self._state = Path(self._scratch.name) / "stack.json"
         self._metrics: dict[str, str] = {}
-        self.slacks: dict[str, list[Slack]] = defaultdict(list)
+        self.told: dict[str, list[Told]] = defaultdict(list)
         """By session, in order."""
         self.startup_s: dict[str, float] = {}
         self._stack = Stack(
@@ -118,8 +123,8 @@ class House:
         if told.get("event") == "metrics_served":
             self._metrics[process] = str(told["address"])
         elif told.get("event") == "chunk_published":
-            slack_s = float(str(told["slack_s"]))
-            self.slacks[str(told["session_id"])].append(Slack(time.monotonic(), slack_s))
+            figures = (float(str(told[name])) for name in ("compute_s", "media_s", "slack_s"))
+            self.told[str(told["session_id"])].append(Told(time.monotonic(), *figures))
 
 
 def cpu_s(pid: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import time
@@ -16,12 +17,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from dit_worker.capacity.audience import Audience
+from dit_worker.capacity.audience import Audience, Entry, Line
 from dit_worker.capacity.study import experienced, quantile
 from dit_worker.capacity.theatre import Policy
 from evaluation.audience.crowd import Crowd
 from evaluation.audience.house import GATEWAY, WORKER, House, Samples, busy_s, competitors, cpu_s
-from evaluation.audience.viewer import Assignment, Seen
+from evaluation.audience.viewer import WORDS_PER_S, Assignment, Seen
 
 SETTLE_S = 1.0
 """After the last viewer went, until the processes have taken note of it."""
@@ -73,7 +74,7 @@ class Reading:
 async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience, geometry: Geometry, seed: int) -> Row:
     """Let `audience.sessions` viewers come and go, and measure. policy: what the worker runs with."""
     tasks = _assignments(house.address, policy, audience, geometry, seed)
-    known = set(house.slacks)
+    known = set(house.told)
     before = await _read(house, crowd)
     (seen, ended_s), middle, others = await asyncio.gather(
         _perform(crowd, tasks), _middle(house, audience.run_s * MIDDLE), _competitors(house, crowd, audience.run_s)
@@ -82,18 +83,20 @@ async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience
     after = await _read(house, crowd)
     began_s = before.usage.at_s
     wall_s = ended_s - began_s
-    rows = {name: slacks for name, slacks in house.slacks.items() if name not in known}
+    rows = {name: told for name, told in house.told.items() if name not in known}
     longest = max(rows.values(), key=len, default=[])
     return {
         "sessions": audience.sessions,
         "seed": seed,
         "wall_s": round(wall_s, 3),
         **_clients(seen, policy, audience),
+        "viewers": [_known(task, each) for task, each in zip(tasks, seen, strict=True) if not each.refused],
         **_processes(before.usage, after.usage, chunks=sum(len(each.arrivals) for each in seen)),
         "competitors": round(others, 3),
         "middle": middle,
         "agreement": agreement(seen, before.metrics, after.metrics, geometry.steps),
         "slack": [[round(told.at_s - began_s, 2), told.slack_s] for told in longest],
+        "told": [[[round(at_s - began_s, 3), *figures] for at_s, *figures in told] for told in rows.values()],
     }
 
 
@@ -109,7 +112,7 @@ def _assignments(address: str, policy: Policy, audience: Audience, geometry: Geo
             ahead_s=policy.run_ahead_chunks * geometry.chunk_s,
             seed=rng.randrange(2**31),
         )
-        for enters_s, stays_s in audience.entries(rng, geometry.chunk_s)
+        for enters_s, stays_s, _ in audience.entries(rng, geometry.chunk_s)
     ]
 
 
@@ -152,13 +155,14 @@ def _clients(seen: Sequence[Seen], policy: Policy, audience: Audience) -> Row:
     openings = [opening for each in taken if (opening := each.experience.opening_s) is not None]
     figures = experienced([each.experience for each in taken], policy.first_chunk_target_s, audience.run_s)
     in_time = [arrival.lead_s >= 0 for arrival in arrivals if not arrival.is_answer]
-    answers = [count for each in taken for count in each.answers]
+    answers = [asked.chunks for each in taken for asked in each.asked if asked.is_ended]
     return {
         **{name: round(value, 4) for name, value in figures.items()},
         "taken": len(taken),
         "refused": len(seen) - len(taken),
         "retry_after_s": [each.retry_after_s for each in seen if each.refused],
         "answers": sum(len(each.experience.ttfcs_s) for each in taken),
+        "ttfcs_s": [[round(ttfc_s, 4) for ttfc_s in each.experience.ttfcs_s] for each in taken],
         "answer_chunks": round(fmean(answers), 3) if answers else 0.0,
         "opening_p50_s": round(quantile(openings, 0.5), 4),
         "in_time": round(fmean(in_time), 4) if in_time else 1.0,
@@ -168,6 +172,16 @@ def _clients(seen: Sequence[Seen], policy: Policy, audience: Audience) -> Row:
         "skew_most_s": round(max((abs(arrival.skew_s) for arrival in arrivals), default=0.0), 4),
         "faults": [each.fault for each in seen if each.fault],
     }
+
+
+def _known(task: Assignment, seen: Seen) -> Entry:
+    """A viewer as it came and what it asked for, to be watched again; an answer that was cut short is told whole."""
+    whole = [math.ceil(asked.words / WORDS_PER_S / task.chunk_s) for asked in seen.asked]
+    lines = [
+        Line(round(asked.at_s, 3), asked.chunks if asked.is_ended else max(asked.chunks, count))
+        for asked, count in zip(seen.asked, whole, strict=True)
+    ]
+    return Entry(round(task.enters_s, 3), round(task.stays_s, 3), tuple(lines))
 
 
 def _spread(name: str, values: Sequence[float]) -> Row:

@@ -57,7 +57,7 @@ class Arrival:
     """One chunk, complete at the client."""
 
     at_s: float
-    """Since the assignment."""
+    """Since the viewer came."""
     position: int
     lead_s: float
     """For how long playback could have gone on without it; below 0 for how long it stood still; 0 for the first."""
@@ -71,13 +71,25 @@ class Arrival:
 
 
 @dataclass(slots=True)
+class Asked:
+    """Words that were given to be said."""
+
+    at_s: float
+    """Since the viewer came."""
+    words: int
+    chunks: int = 0
+    """Of its answer, as far as it came."""
+    is_ended: bool = False
+    """Whether it came to its end."""
+
+
+@dataclass(slots=True)
 class Seen:
     """What one viewer went through."""
 
     experience: Experience
     arrivals: list[Arrival] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    """Chunks of each answer that came to its end."""
+    asked: list[Asked] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     retired: int = 0
     refused: bool = False
@@ -127,6 +139,7 @@ class Viewer:
             count = max(1, round(self._rng.expovariate(1 / audience.talk_s) * WORDS_PER_S))
             self._is_answered.clear()
             asked_at = time.monotonic()
+            self._seen.asked.append(Asked(asked_at - self._began_at, count))
             self._asked = (await self._session.say(" ".join(self._rng.choices(WORDS, k=count)) + "."), asked_at)
             await self._is_answered.wait()
             now = time.monotonic()
@@ -153,7 +166,8 @@ class Viewer:
         elif isinstance(event, ResponseStarted):
             self._answer = (event.response_id, 0)
         elif isinstance(event, ResponseEnded):
-            self._seen.answers.append(self._answer[1])
+            for asked in self._seen.asked[-1:]:
+                asked.is_ended = True
             self._is_answered.set()
         elif isinstance(event, Notice):
             self._seen.notices.append(event.code)
@@ -169,6 +183,8 @@ class Viewer:
             began_at, self._asked = self._asked[1], None
         if video.response_id == self._answer[0]:
             self._answer = (self._answer[0], self._answer[1] + 1)
+        for asked in self._seen.asked[-1:] if video.response_id else ():
+            asked.chunks += 1
         lead_s = self.player.lead_s(position * chunk_s, now)
         if self._seen.experience.opening_s is None:
             self._seen.experience.opening_s, lead_s = now - self._began_at, 0.0
@@ -233,8 +249,9 @@ def assignment_of(line: str) -> Assignment:
 def seen_of(line: str) -> Seen:
     """What a viewer wrote."""
     values: dict[str, Any] = json.loads(line)
-    arrivals = [Arrival(**each) for each in values["arrivals"]]
-    return Seen(**{**values, "experience": Experience(**values["experience"]), "arrivals": arrivals})
+    experience = Experience(**values["experience"])
+    arrivals, asked = [Arrival(**each) for each in values["arrivals"]], [Asked(**each) for each in values["asked"]]
+    return Seen(**{**values, "experience": experience, "arrivals": arrivals, "asked": asked})
 
 
 async def main() -> None:
