@@ -22,7 +22,11 @@ names = st.sampled_from([f"s{seed}" for seed in SEEDS])
 
 
 class Undisturbed:
-    """What each session performs when it is alone, as far as anybody asked."""
+    """What each session performs when it is alone, as far as anybody asked: nothing is ever built a second time.
+
+    What a chunk leaves behind is computed before its commit, as in a worker, so that it is the committed keys and
+    values that those rebuilt from latents are compared with.
+    """
 
     def __init__(self, models: Models) -> None:
         self._plays = {f"s{seed}": Play(Engine(models, lambda: 0.0), models, f"s{seed}", seed) for seed in SEEDS}
@@ -32,9 +36,11 @@ class Undisturbed:
         """The chunk of that index, after all before it."""
         if index:
             self.chunk(name, index - 1)
-        for _ in self._plays[name].advance(index, 1):
-            pass
-        return self._plays[name].chunks[index]
+        play = self._plays[name]
+        for _ in play.advance(index, 1):
+            while play.engine.step():
+                pass
+        return play.chunks[index]
 
 
 class Theatre(RuleBasedStateMachine):
@@ -92,10 +98,12 @@ class Theatre(RuleBasedStateMachine):
         for _ in range(quanta):
             self.one_quantum()
 
-    @rule(name=names)
-    def perform(self, name: str) -> None:
-        """A whole chunk, if nobody is in the way."""
+    @rule(name=names, is_prepared=st.booleans())
+    def perform(self, name: str, is_prepared: bool) -> None:
+        """A whole chunk, if nobody is in the way; what follows it may be computed before its commit, or after."""
         self.go_on(name, STEPS)
+        while is_prepared and self.one_quantum():
+            pass
         self.commit(name)
 
     @rule(name=names, steps=st.integers(1, STEPS))
