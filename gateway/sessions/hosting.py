@@ -15,7 +15,6 @@ from cuelight.v1 import worker_pb2
 from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
-from services import tracing
 from services.bundle import Manifest
 from services.errors import CuelightError, Draining, NoCapacity, SessionClosed, StaleEpoch, Status, WorkerUnavailable
 from services.logs import bound, get_logger
@@ -329,8 +328,7 @@ class Hosting:
     def _take(self, response: worker_pb2.HostResponse) -> None:
         kind = response.WhichOneof("message")
         if kind == "media":
-            with tracing.span("carry", response.traceparent, track=response.media.track):
-                self._take_media(response.media)
+            self._take_media(response.media)
         elif kind == "progress":
             self._take_progress(response.progress)
         elif kind == "retired":
