@@ -47,7 +47,7 @@ from services.bundle import load_manifest
 Piece = dict[str, Any]
 OnOutcome = Callable[[Outcome], None]
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE_S = 300.0
+REFERENCE_S = 600.0
 SHOWN_VIOLATIONS = 20
 
 

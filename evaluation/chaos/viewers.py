@@ -21,7 +21,7 @@ from cuelight.rpc import Timeouts
 from cuelight.session import Session
 from evaluation.chaos.history import Cut, Ended, Event, Joined, Rendered, Sent, Told
 
-TIMEOUTS = Timeouts(connect_s=30.0, call_s=30.0, attach_s=30.0, silence_s=5.0, recover_s=150.0)
+TIMEOUTS = Timeouts(connect_s=30.0, call_s=30.0, attach_s=30.0, silence_s=5.0, recover_s=300.0, recover_tries=200)
 AGAIN_S = 0.5
 LAG_CHUNKS = {"scripted": 4.0, "conversation": 0.5}
 """Chunks a viewer has that it says it has not played: less than the worker may run ahead, or nothing would be made."""
