@@ -6,12 +6,13 @@ import asyncio
 import sys
 
 from dit_worker.service.worker import START_FAULTS, serve
-from services import logs
+from services import logs, tracing
 from services.settings import WorkerSettings, load
 
 settings = load(WorkerSettings)
 logs.configure(process="worker", level=settings.log_level, style=settings.log_style)
 try:
-    asyncio.run(serve(settings))
+    with tracing.exported(process="worker", collector=settings.traces_address, share=settings.traces_share):
+        asyncio.run(serve(settings))
 except START_FAULTS as fault:
     sys.exit(f"cuelight: the worker cannot run: {fault}")

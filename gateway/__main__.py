@@ -11,7 +11,7 @@ import warnings
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from gateway.process import run
-from services import logs
+from services import logs, tracing
 from services.errors import CuelightError
 from services.settings import GatewaySettings, load
 
@@ -20,6 +20,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 settings = load(GatewaySettings)
 logs.configure(process="gateway", level=settings.log_level, style=settings.log_style)
 try:
-    asyncio.run(run(settings))
+    with tracing.exported(process="gateway", collector=settings.traces_address, share=settings.traces_share):
+        asyncio.run(run(settings))
 except (CuelightError, OSError) as fault:
     sys.exit(f"cuelight: the gateway cannot run: {fault}")

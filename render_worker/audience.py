@@ -25,7 +25,7 @@ from services.errors import (
     StateCorrupt,
 )
 from services.logs import get_logger
-from services.session import AUDIO_TRACK
+from services.session import AUDIO_TRACK, Pin
 from services.state import SessionStore
 from services.wire import duration_from_seconds
 from services.wire.workers import WorkerLines
@@ -90,7 +90,7 @@ class Audience:
         while True:
             before, worker_id = self._next_chunk, ""
             try:
-                slot = await self._store.reserve_slot(self._session_id, bundle=self._bundle, exclude=gone)
+                slot = await self._store.reserve_slot(self._session_id, Pin(self._bundle), exclude=gone)
                 worker_id = slot.worker_id
                 async for heard in self._read(slot.address):
                     yield heard

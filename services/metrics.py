@@ -13,6 +13,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from services.errors import NoCapacity, StoreUnavailable, WorkerUnavailable
 from services.logs import get_logger
 from services.settings import split_address
 
@@ -88,6 +89,7 @@ class Metrics:
         self.renders = self._counter("cuelight_renders_total", "Attempts at renders, by how they ended", "result")
         self._add_ownership()
         self._add_planners()
+        self._begin_at_zero()
 
     def _add_ownership(self) -> None:
         self.fenced = self._counter(
@@ -118,6 +120,16 @@ class Metrics:
             "cuelight_planner_fallbacks_total", "Times the rules planned in a planner's place", "planner"
         )
         self.planner_sessions = self._labelled_gauge("cuelight_planner_sessions", "Sessions, by planner", "planner")
+
+    def _begin_at_zero(self) -> None:
+        """Show what alerts count before it has happened once: Prometheus sees no increase in a series' first value."""
+        for result in ("kept", "missed"):
+            self.deadlines.labels(result)
+        for reason in (NoCapacity.reason, WorkerUnavailable.reason, StoreUnavailable.reason):
+            self.refusals.labels(reason)
+        self.recoveries.labels("failed")
+        for script in ("renew", "write_inputs", "put_latents", "commit", "set_state", "cut"):
+            self.fenced.labels(script)
 
     def serve(self, listen: str) -> int:
         """Serve /metrics on host:port (0 picks one) from a thread; returns the port. Raises OSError."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,19 @@ class SessionConfig:
     priority: Priority = Priority.WATCHED
 
 
+STATE_SCHEMA = 1
+"""Layout of what the store holds of a session. To be raised by a change that workers of the version before could not go
+on from: a session keeps the one it was created under, and only workers that say the same take it."""
+
+
+class Pin(NamedTuple):
+    """What a session was created for; any worker that has it must say the same of itself."""
+
+    bundle: str = ""
+    """Digest of the bundle it performs with; empty when any will do."""
+    state_schema: int = STATE_SCHEMA
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
     """One session as the store has it; `create_time_s` and `expire_time_s` are Unix time by the store's clock."""
@@ -153,6 +166,12 @@ class SessionRecord:
     """Rises with every change: the etag."""
     token_digests: tuple[str, ...] = field(default=(), repr=False)
     """SHA-256 of the attach tokens given out, newest last."""
+    state_schema: int = STATE_SCHEMA
+
+    @property
+    def pin(self) -> Pin:
+        """What a worker must have, to go on with it."""
+        return Pin(self.bundle, self.state_schema)
 
     def accepts_token(self, token: str) -> bool:
         """Say whether `token` is the secret of one of this session's attach tokens."""
@@ -175,6 +194,8 @@ class Cue:
     playhead_s: float | None = None
     """What the client had played when it sent an interrupt or a barge-in; None means unknown."""
     barge_in: bool = False
+    trace: str = ""
+    """W3C trace context of how it came; empty when it is not traced."""
 
 
 @dataclass(frozen=True, slots=True)

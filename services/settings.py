@@ -88,6 +88,10 @@ class ProcessSettings(BaseSettings):
     """Streams may go on for this long after SIGTERM."""
     metrics_listen: str = ""
     """host:port of the Prometheus endpoint; empty serves none."""
+    traces_address: str = ""
+    """host:port of an OpenTelemetry collector (OTLP over gRPC, in the clear); empty makes no traces."""
+    traces_share: float = Field(1.0, ge=0, le=1)
+    """Of the traces that begin in this process, the share that is kept."""
     health_listen: str = ""
     """host:port of a second gRPC port with nothing but health: probes carry no certificates. Empty serves none."""
     tls_certificate: Path | None = None

@@ -17,6 +17,7 @@ from cuelight.v1 import orchestrator_pb2 as pb
 from cuelight.v1 import orchestrator_pb2_grpc
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.performance import StepRequest
+from services import tracing
 from services.bundle import Manifest
 from services.errors import CuelightError, Draining, OrchestratorUnavailable
 from services.serving import error_from_rpc
@@ -147,6 +148,7 @@ class Direction:
         self._call.cancel()
 
     async def _ask(self, request: pb.DirectRequest, expected: str, deadline_s: float) -> pb.DirectResponse:
+        request.traceparent = tracing.current()
         try:
             async with asyncio.timeout(deadline_s):
                 await self._call.write(request)

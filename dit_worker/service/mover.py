@@ -22,7 +22,7 @@ from dit_worker.service.succession import Gift, Handed, Terms
 from services.errors import CuelightError, NoCapacity, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.serving import error_from_rpc, internal_certificates, open_channel
-from services.session import is_render
+from services.session import Pin, is_render
 from services.state import Slot
 from services.wire import duration_from_seconds
 
@@ -112,8 +112,8 @@ class Mover:
             if worker_id in exclude or worker_id not in known:
                 raise NoCapacity(f"no other worker is called {worker_id[:128]!r}")
             exclude = known - {worker_id}
-        bundle = self._station.bundle.manifest.digest
-        return await self._station.store.hold_for_move(session_id, bundle=bundle, exclude=exclude)
+        pin = Pin(self._station.bundle.manifest.digest)
+        return await self._station.store.hold_for_move(session_id, pin, exclude=exclude)
 
     @asynccontextmanager
     async def _preparing(self, slot: Slot, session_id: str) -> AsyncIterator[_Call]:

@@ -48,7 +48,7 @@ from services.errors import (
     WorkerUnavailable,
 )
 from services.logs import bound, get_logger
-from services.session import SessionRecord, SessionSnapshot, SessionState
+from services.session import STATE_SCHEMA, SessionRecord, SessionSnapshot, SessionState
 from services.state.lease import Lease
 
 log = get_logger(__name__)
@@ -246,6 +246,7 @@ class Performer:
         record = await self._station.store.get(self.session_id)
         if record.state.is_final:
             return await self._show_remains()
+        _check_pin(record, self._station)
         footing = None if self._heir is None else await prepare(self._station, self.session_id, self._heir)
         try:
             lease = await self._take(record)
@@ -499,6 +500,16 @@ class Performer:
                 await self._station.store.free_slot(self.session_id, worker_id=self._station.settings.owner_name)
         except CuelightError as fault:
             log.warning("lease_not_released", error=type(fault).__name__)
+
+
+def _check_pin(record: SessionRecord, station: Station) -> None:
+    """A session of another version is not for this worker, whoever sent it here. Raises WorkerUnavailable."""
+    mine = station.bundle.manifest.digest
+    if record.state_schema != STATE_SCHEMA or record.bundle not in ("", mine):
+        raise WorkerUnavailable(
+            f"the session is of bundle {record.bundle[:12]!r} and schema {record.state_schema}, this worker's are "
+            f"{mine[:12]!r} and {STATE_SCHEMA}"
+        )
 
 
 def _retrieve(hosted: asyncio.Future[worker_pb2.Hosted]) -> None:

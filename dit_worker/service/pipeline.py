@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from dit_worker.engine.arrays import Floats
 from dit_worker.engine.costs import ChunkCost
 from dit_worker.engine.media import Decoded, EncodedChunk, MediaWriter, Restart
+from services import tracing
 from services.metrics import Metrics
 from services.session import ChunkCommit
 
@@ -42,6 +43,8 @@ class Take:
     """What it took until here, by stage; None for a chunk that another worker made."""
     slack_s: float = 0.0
     """What was left before its deadline when its steps were done."""
+    trace: str = ""
+    """Trace context of its making; empty when it is not traced."""
 
     @property
     def is_light(self) -> bool:
@@ -137,7 +140,7 @@ class MediaPipeline:
         if work.commit.chunk_index in self._retired:
             return _Filmed(work, None, 0.0)
         at, video, audio, is_light = work.commit.position, work.video, work.audio, work.is_light
-        with self._metrics.stage("decode"):
+        with self._metrics.stage("decode"), tracing.span("decode", work.trace):
             decoded = await _run(executor, lambda: writer.decode(at, video, audio, is_light=is_light))
         self._metrics.light_chunks.inc(is_light)
         return _Filmed(work, *decoded)
@@ -145,7 +148,7 @@ class MediaPipeline:
     async def _encode(self, filmed: _Filmed) -> None:
         index, decoded = filmed.take.commit.chunk_index, filmed.decoded
         if decoded is not None and index not in self._retired:
-            with self._metrics.stage("encode"):
+            with self._metrics.stage("encode"), tracing.span("encode", filmed.take.trace):
                 encoded, encode_s = await _run(self._executors.encode, lambda: self._writer.encode(decoded))
             if index not in self._retired:
                 await self._publish(filmed.take, encoded, filmed.decode_s + encode_s)

@@ -11,6 +11,7 @@ fault is to stand again. It knows no lease renewal, no readers and no retries.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -27,6 +28,7 @@ from dit_worker.service.ledger import Ledger, Made
 from dit_worker.service.pipeline import Cut, MediaPipeline, Take
 from dit_worker.service.programme import Programme
 from dit_worker.service.station import Station
+from services import tracing
 from services.errors import CommitConflict
 from services.logs import bound, get_logger
 from services.session import (
@@ -84,7 +86,7 @@ class Play:
         self._heard: list[str] = []
         self._memory = ""
         self._prompt_seq = 0
-        self._asked = ""
+        self._asked = self._cause = ""
         self._cursor = 0
         self._is_ending = False
         self._is_finished = True
@@ -105,7 +107,7 @@ class Play:
     async def run(self) -> Move:
         """Perform until the session is to be closed or left. `stand` comes first."""
         while (move := await self._next_move()) is Move.PERFORM:
-            with bound(chunk_index=self.next_chunk_index):
+            with bound(chunk_index=self.next_chunk_index), self._traced():
                 await self._perform()
         self.stood_still_at = self._station.now()
         return move
@@ -233,6 +235,7 @@ class Play:
     async def _take_cue(self, cue: Cue) -> None:
         if cue.kind is CueKind.INTERRUPT or cue.barge_in:
             await self._interrupt(cue)
+        self._cause = self._cause or cue.trace
         if cue.kind is CueKind.SAY:
             await self._say(cue)
         elif cue.kind in (CueKind.PAUSE, CueKind.RESUME):
@@ -321,20 +324,26 @@ class Play:
 
     # one chunk --------------------------------------------------------------------------------------------------------
 
+    def _traced(self) -> AbstractContextManager[None]:
+        """The next chunk as a trace: as part of that of the cue which it is the first to answer, if there is one."""
+        cause, self._cause = self._cause, ""
+        return tracing.trace("chunk", cause, session_id=self._script.session_id, chunk_index=self.next_chunk_index)
+
     async def _perform(self) -> None:
         """Perform the next chunk, or leave it undone when a cue makes it worthless."""
         began_at = self._station.now()
         self._timer = ChunkTimer(self._station.now)
-        inputs = await self._plan()
+        with tracing.span("plan"):
+            inputs = await self._plan()
         if inputs is None:
             return
-        with self._station.figures.metrics.stage("steps"):
+        with self._station.figures.metrics.stage("steps"), tracing.span("steps"):
             settled = await self._steps(inputs)
         if settled is None:
             self._pending = inputs
             return
         is_answer = self._is_answer(inputs.response_seq)
-        with self._station.figures.metrics.stage("commit"):
+        with self._station.figures.metrics.stage("commit"), tracing.span("commit"):
             commit = await self._commit(inputs, settled)
         self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle, steps=inputs.steps)
         asked_at = self._asked_at if is_answer else None
@@ -342,7 +351,7 @@ class Play:
         compute_s = self._station.now() - began_at
         cost = self._timer.cost(inputs.steps, settled.spent, is_light=self._fidelity.is_light)
         video, audio = settled.latents.video, settled.latents.audio
-        await self._hand_over(Take(commit, video, audio, compute_s, asked_at, cost, settled.slack_s))
+        await self._hand_over(Take(commit, video, audio, compute_s, asked_at, cost, settled.slack_s, tracing.current()))
         if asked_at is not None:  # somebody waits for this one: the next chunk must not take its processor
             await self._stage.pipeline.drain()
 
@@ -425,9 +434,10 @@ class Play:
         self._timer.take_off()
         request = await bridge.begin(session_id, inputs.chunk_index, inputs.steps, deadline, inputs.prompt)
         while True:
-            with self._timer.condition():
+            with self._timer.condition(), tracing.span("condition", step=request.step):
                 condition = await self._directed.denoise(request)
-            result = await self._step(request.step, condition, inputs)
+            with tracing.span("step", step=request.step):
+                result = await self._step(request.step, condition, inputs)
             if result is None or self._is_worthless(inputs):
                 self._station.figures.dropped("chunk_in_flight")
                 await bridge.abort(session_id)

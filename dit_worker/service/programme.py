@@ -52,6 +52,7 @@ class Programme:
             message = messages.media(
                 track, units, commit, epoch=self.epoch, response_id=response_id, is_after_cut=take.is_after_cut
             )
+            message.traceparent = take.trace
             self.ring.publish(message)
         if response is not None:
             response.generated_s += self._chunk_s

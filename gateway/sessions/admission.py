@@ -28,7 +28,7 @@ from services.errors import (
     WorkerUnavailable,
 )
 from services.logs import get_logger
-from services.session import Cue, CueKind, SessionRecord, SessionState, token_digest
+from services.session import Cue, CueKind, Pin, SessionRecord, SessionState, token_digest
 
 log = get_logger(__name__)
 
@@ -190,7 +190,7 @@ class Admission:
 
     async def _has_slot(self, record: SessionRecord) -> bool:
         try:
-            await self._store.reserve_slot(record.session_id, bundle=self._manifest.digest)
+            await self._store.reserve_slot(record.session_id, Pin(self._manifest.digest))
         except NoCapacity:
             return False
         return True
@@ -202,7 +202,7 @@ class Admission:
                 "no worker is running; start one (`cuelight up`, or `python -m dit_worker`) and try again",
                 retry_after_s=5.0,
             )
-        suited = [worker for worker in workers if worker.bundle == self._manifest.digest]
+        suited = [worker for worker in workers if worker.suits(Pin(self._manifest.digest))]
         if not suited:
             raise WorkerUnavailable(
                 f"the workers that run hold another bundle than this gateway's {self._manifest.name!r}; "

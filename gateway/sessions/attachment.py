@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import TypeAlias
 
 from cuelight.v1 import session_pb2 as pb
@@ -24,6 +25,7 @@ from gateway.sessions.hostings import Hostings
 from gateway.sessions.ring import Item
 from gateway.sessions.subscription import Subscription, Urgent
 from gateway.sessions.tokens import resume_ordinal, resume_token
+from services import tracing
 from services.errors import CuelightError, InvalidInput, Superseded
 from services.serving import status_from_error
 from services.session import Cue, CueKind, SessionRecord
@@ -243,9 +245,9 @@ class Attachment:
         if self._text_a_minute and cue.text and cue.client_seq > self._durable_seq:
             size = len(cue.text.encode())
             await self._store.take_text(self._record.tenant, size, a_minute=self._text_a_minute)
-        is_new = await self._desk.append(cue)
-        if cue.kind in (CueKind.PAUSE, CueKind.RESUME):
-            self._is_paused = cue.kind is CueKind.PAUSE
+        session_id = self._record.session_id
+        with tracing.trace("cue", session_id=session_id, client_seq=cue.client_seq, kind=cue.kind.value):
+            is_new = await self._store.append_cue(session_id, replace(cue, trace=tracing.current()))
         self._hosting.nudge()
         if is_new and is_cleaned:
             text = "The text held control characters; blanks took their place."

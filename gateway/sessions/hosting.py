@@ -15,10 +15,12 @@ from cuelight.v1 import worker_pb2
 from gateway.sessions.framing import Framing
 from gateway.sessions.ring import Item, MediaRing
 from gateway.sessions.subscription import Subscription, Urgent
+from services import tracing
 from services.bundle import Manifest
 from services.errors import CuelightError, Draining, NoCapacity, SessionClosed, StaleEpoch, Status, WorkerUnavailable
 from services.logs import bound, get_logger
 from services.metrics import Metrics
+from services.session import Pin
 from services.state import SessionStore, Slot
 from services.wire import duration_from_seconds
 from services.wire.workers import HandedOn, WorkerLines
@@ -59,9 +61,13 @@ class Backstage:
 class Hosting:
     """One session at its worker. `start` it once; it ends by `stop`, by the session's end, or by giving up."""
 
-    def __init__(self, session_id: str, backstage: Backstage, *, last_owner: str | None = None) -> None:
-        """`last_owner` is the worker that had a session which has ended: what is left of its media is there."""
+    def __init__(self, session_id: str, backstage: Backstage, pin: Pin, *, last_owner: str | None = None) -> None:
+        """`last_owner` is the worker that had a session which has ended: what is left of its media is there.
+
+        The session goes to workers of its own `pin`, which need not be the newest: two versions may run side by side.
+        """
         self.session_id = session_id
+        self._pin = pin
         self._last_owner = last_owner
         self.epoch = 0
         self.generation = 0
@@ -252,7 +258,7 @@ class Hosting:
         workers = [
             worker
             for worker in await self._backstage.store.list_workers()
-            if worker.bundle == self._backstage.manifest.digest and worker.worker_id not in self._gone
+            if worker.suits(self._pin) and worker.worker_id not in self._gone
         ]
         if not workers:
             raise SessionClosed("the session has ended, and no worker is left to give its media out")
@@ -262,14 +268,14 @@ class Hosting:
     async def _reserve(self) -> Slot:
         if self._last_owner is not None:
             return await self._find_remains()
-        reserve, digest = self._backstage.store.reserve_slot, self._backstage.manifest.digest
+        reserve = self._backstage.store.reserve_slot
         try:
-            return await reserve(self.session_id, bundle=digest, exclude=self._gone)
+            return await reserve(self.session_id, self._pin, exclude=self._gone)
         except NoCapacity:
             if not self._gone:
                 raise
             self._gone.clear()
-            return await reserve(self.session_id, bundle=digest)
+            return await reserve(self.session_id, self._pin)
 
     async def _host_at(self, slot: Slot) -> None:
         """Be hosted by this worker until its stream ends. Raises what that ended with."""
@@ -328,7 +334,8 @@ class Hosting:
     def _take(self, response: worker_pb2.HostResponse) -> None:
         kind = response.WhichOneof("message")
         if kind == "media":
-            self._take_media(response.media)
+            with tracing.span("carry", response.traceparent, track=response.media.track):
+                self._take_media(response.media)
         elif kind == "progress":
             self._take_progress(response.progress)
         elif kind == "retired":

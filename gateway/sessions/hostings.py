@@ -115,7 +115,8 @@ class Hostings:
             self._forget(hosting)
         if len(self._hostings) >= self._most:
             raise NoCapacity(f"this gateway carries {self._most} sessions already")
-        hosting = Hosting(session_id, self._backstage, last_owner=record.owner if record.state.is_final else None)
+        last_owner = record.owner if record.state.is_final else None
+        hosting = Hosting(session_id, self._backstage, record.pin, last_owner=last_owner)
         self._hostings[session_id] = hosting
         self._backstage.metrics.sessions.set(len(self._hostings))
         limit = self._end_at_limit(hosting, record.expire_time_s - time.time())

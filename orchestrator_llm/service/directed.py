@@ -13,6 +13,7 @@ from orchestrator_llm.service.bridge import Bridge
 from orchestrator_llm.service.house import House
 from orchestrator_llm.service.planners import Planner
 from orchestrator_llm.service.stream import DirectStream, Task
+from services import tracing
 from services.errors import CuelightError
 from services.logs import bound, get_logger
 from services.session import Notice
@@ -42,7 +43,8 @@ class Directed:
     async def answer(self, request: pb.DirectRequest) -> pb.DirectResponse:
         """What a message is answered with. Raises CuelightError."""
         stream = self._stream
-        with bound(session_id=stream.session_id or request.open.session_id[:64], chunk_index=stream.chunk_index):
+        known = bound(session_id=stream.session_id or request.open.session_id[:64], chunk_index=stream.chunk_index)
+        with known, tracing.span(request.WhichOneof("message") or "", request.traceparent):
             try:
                 task = stream.task(request)
                 if task.kind == "begin":

@@ -31,6 +31,7 @@ class WorkerRow:
     slots: int
     heartbeat_age_s: float
     bundle: str
+    state_schema: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class SessionRow:
     epoch: int
     next_chunk: int
     bundle: str
+    state_schema: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class FleetOffice:
             record.epoch,
             record.next_chunk_index,
             record.bundle,
+            record.state_schema,
         )
 
 
@@ -167,4 +170,5 @@ def _row(worker: Surveyed) -> WorkerRow:
         worker.slots,
         worker.heartbeat_age_s,
         worker.bundle,
+        worker.state_schema,
     )

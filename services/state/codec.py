@@ -91,7 +91,9 @@ def latents_from_bytes(data: bytes) -> Latents:
 def cue_to_fields(cue: Cue) -> list[str]:
     """Lay down a cue as the fields of a stream entry whose id is its client_seq."""
     playhead = "" if cue.playhead_s is None else repr(float(cue.playhead_s))
-    return ["kind", cue.kind.value, "text", cue.text, "playhead_s", playhead, "barge_in", "1" if cue.barge_in else "0"]
+    barge_in = "1" if cue.barge_in else "0"
+    traced = ["trace", cue.trace] if cue.trace else []
+    return ["kind", cue.kind.value, "text", cue.text, "playhead_s", playhead, "barge_in", barge_in, *traced]
 
 
 @reading("a cue")
@@ -104,6 +106,7 @@ def cue_from_entry(entry_id: bytes, fields: Fields) -> Cue:
         text=fields[b"text"].decode(),
         playhead_s=float(playhead) if playhead else None,
         barge_in=fields[b"barge_in"] == b"1",
+        trace=fields.get(b"trace", b"").decode(),
     )
 
 
@@ -132,4 +135,5 @@ def record_from_fields(session_id: str, fields: Fields) -> SessionRecord:
         owner=text("owner"),
         version=int(text("version")),
         token_digests=tuple(text("token_digests").split()),
+        state_schema=int(fields.get(b"state_schema", b"1")),  # a gateway of before the first change wrote none
     )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.session import is_render
+from services.session import STATE_SCHEMA, is_render
 from services.state.calls import RedisCalls
 from services.state.fleet import ALIVE_MS
 from services.state.keys import BEATS, PLACEMENTS, WANTING, WORKERS
@@ -33,6 +33,8 @@ class Surveyed:
     """Those that have a slot here, hosted or reserved."""
     condition_s: float = 0.0
     """How long a step waits for its condition, 95th percentile; 0 before the first."""
+    state_schema: int = STATE_SCHEMA
+    """Layout of the state of sessions that it goes on from."""
 
     @property
     def is_alive(self) -> bool:
@@ -90,6 +92,7 @@ def _workers(parts: list[bytes], hosted: dict[str, list[str]]) -> Iterator[Surve
                 heartbeat_age_s=int(age_ms) / 1000,
                 sessions=tuple(sorted(hosted.get(said["worker_id"], ()))),
                 condition_s=float(said.get("condition_s", 0.0)),
+                state_schema=int(said.get("state_schema", 1)),
             )
         except (KeyError, TypeError, ValueError):
             continue

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 
 from services.errors import NoCapacity
+from services.session import STATE_SCHEMA, Pin
 from services.state.calls import RedisCalls
 from services.state.keys import BEATS, OPEN_SESSIONS, PLACEMENTS, WORKERS
 
@@ -22,6 +23,7 @@ RESERVATION_MS = 15_000
 """A reserved slot that no worker confirms is free again after this."""
 ABANDONED_MOST = 100
 """Abandoned sessions that are named at a time."""
+ANY = Pin()
 _KEYS = (WORKERS, BEATS, PLACEMENTS, OPEN_SESSIONS)
 
 
@@ -46,6 +48,8 @@ class WorkerReport:
     """How long a step waits for its condition, 95th percentile; 0 before the first."""
     render_slots: int = 0
     """How many of the slots that watched sessions leave renders may have."""
+    state_schema: int = STATE_SCHEMA
+    """Layout of the state of sessions that it goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ class WorkerStatus:
     free_in_s: float = 0.0
     """As the worker said in its heartbeat."""
     render_slots: int = 0
+    state_schema: int = STATE_SCHEMA
+
+    def suits(self, pin: Pin) -> bool:
+        """Whether it can go on with a session of this pin."""
+        return self.state_schema == pin.state_schema and pin.bundle in ("", self.bundle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +109,14 @@ class FleetStore(RedisCalls):
         answer = await self._script("list_workers", _KEYS, ALIVE_MS)
         return sorted(_statuses(answer[1:]), key=lambda worker: worker.worker_id)
 
-    async def reserve_slot(self, session_id: str, *, bundle: str = "", exclude: Collection[str] = ()) -> Slot:
+    async def reserve_slot(self, session_id: str, pin: Pin = ANY, *, exclude: Collection[str] = ()) -> Slot:
         """Reserve a slot on the fullest worker that takes sessions, or return the one the session has.
 
-        `bundle` is the digest a worker must have loaded, empty for any. `exclude` names workers found unreachable.
-        Raises NoCapacity.
+        Of workers, only those that suit the session's `pin` count. `exclude` names workers found unreachable. Raises
+        NoCapacity.
         """
-        answer = await self._script(
-            "reserve_slot", _KEYS, session_id, bundle, ALIVE_MS, RESERVATION_MS, *sorted(exclude)
-        )
+        wanted = (session_id, pin.bundle, pin.state_schema, ALIVE_MS, RESERVATION_MS)
+        answer = await self._script("reserve_slot", _KEYS, *wanted, *sorted(exclude))
         if answer[0] == b"FULL":
             living = int(answer[1])
             raise NoCapacity(f"all {living} workers are full or draining" if living else "no worker is there")
@@ -118,12 +126,12 @@ class FleetStore(RedisCalls):
         """Free the session's slot; with `worker_id`, only if it is on that worker. Harmless when it has none."""
         await self._script("free_slot", _KEYS, session_id, worker_id)
 
-    async def hold_for_move(self, session_id: str, *, bundle: str, exclude: Collection[str]) -> Slot:
+    async def hold_for_move(self, session_id: str, pin: Pin, *, exclude: Collection[str]) -> Slot:
         """Hold a slot on another worker for a session that is to move there, beside its own. Raises NoCapacity.
 
         It is free again after a while, unless `settle_move` comes before.
         """
-        return await self.reserve_slot(_moving(session_id), bundle=bundle, exclude=exclude)
+        return await self.reserve_slot(_moving(session_id), pin, exclude=exclude)
 
     async def settle_move(self, session_id: str, worker_id: str) -> None:
         """The session has moved: the slot held for it there is its slot."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from services.errors import InvalidInput, SessionNotFound, StaleEpoch, StaleGeneration, StateCorrupt
 from services.logs import get_logger
 from services.session import (
+    STATE_SCHEMA,
     ChunkCommit,
     ChunkInputs,
     ChunkPolicy,
@@ -86,6 +87,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         fields: dict[str, str | bytes | int] = {
             "tenant": tenant,
             "bundle": bundle,
+            "state_schema": STATE_SCHEMA,
             "config": codec.config_to_json(config),
             "detach_ttl_ms": round(detach_ttl_s * 1000),
         }

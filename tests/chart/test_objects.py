@@ -147,7 +147,7 @@ def test_ports_are_open_to_somebody_and_nothing_else_is(objects: OBJECTS) -> Non
 
 
 def test_egress_beyond_the_release_is_what_was_asked_for(objects: OBJECTS) -> None:
-    """Names for whoever resolves some; an external Redis, the keys of JWTs and planners only where there are any."""
+    """Names for whoever resolves some; an external Redis, keys of JWTs, planners, traces only where there are any."""
     outward: dict[str, dict[str, set[int]]] = {}
     for name, found in objects.items():
         for policy in kinds(found, "NetworkPolicy"):
@@ -164,8 +164,10 @@ def test_egress_beyond_the_release_is_what_was_asked_for(objects: OBJECTS) -> No
         "test": {53},
     }
     assert outward["external Redis"]["gateway"] == outward["external Redis"]["worker"] == {53, 6390}
-    assert outward["multi-node"]["gateway"] == {53, 6380, 443} and outward["multi-node"]["worker"] == {53, 6380}
-    assert outward["everything"]["orchestrator"] == {53, 8000, 443}
+    many = outward["multi-node"]
+    assert many["gateway"] == {53, 6380, 443, 4317} and many["worker"] == {53, 6380, 4317}
+    assert outward["everything"]["orchestrator"] == {53, 8000, 443, 4317}
+    assert 4317 not in outward["everything"]["fleet"] | outward["everything"]["render"]
 
 
 def test_certificates_carry_the_names_that_are_called(objects: OBJECTS) -> None:

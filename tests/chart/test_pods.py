@@ -90,6 +90,18 @@ def test_settings_on_offer_are_read(objects: OBJECTS) -> None:
         assert not unread, f"{component} never reads {unread}"
 
 
+def test_traces_go_where_the_values_say(objects: OBJECTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateway, worker and orchestrator send them to one collector; without an address nobody makes any."""
+    for component in ("gateway", "worker", "orchestrator"):
+        whole, many, small = (
+            _read(component, pod_specs(objects[name])[component], monkeypatch)
+            for name in ("everything", "multi-node", "laptop")
+        )
+        assert (whole.traces_address, whole.traces_share) == ("otel-agent.tracing.svc:4317", 1.0)
+        assert (many.traces_address, many.traces_share) == ("otel-collector.monitoring.svc:4317", 0.05)
+        assert small.traces_address == ""
+
+
 def test_pods_run_the_processes(objects: OBJECTS) -> None:
     """The command is `python -m` of a package that has a __main__."""
     for _, component, pod in _processes(objects):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.fixtures.stack import START_TIMEOUT_S, stack, stack_bundle
+from tests.fixtures.stack import START_TIMEOUT_S, collector, stack, stack_bundle
 
-__all__ = ["stack", "stack_bundle"]
+__all__ = ["collector", "stack", "stack_bundle"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

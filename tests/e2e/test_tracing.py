@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from tests.fixtures.collector import Collector, Span
+from tests.fixtures.stack import RunningStack
 
-from tests.fixtures.collector import Span, collecting
-from tests.fixtures.stack import run_stack
-from tests.fixtures.tiny_bundle import build_tiny_bundle
-
-pytestmark = pytest.mark.timeout(300)
-
-SAID = "Persimmons ripen behind the orchard wall."
+SAID = "Persimmons ripen."
 CHUNK = {
     ("cuelight-gateway", "cue"),
     ("cuelight-worker", "chunk"),
@@ -52,15 +47,11 @@ def _is_whole(spans: list[Span]) -> bool:
     return kinds >= CHUNK and sum(span.name == "carry" for span in spans) >= 2
 
 
-def test_a_chunk_is_one_trace_across_three_processes(tmp_path: Path) -> None:
-    """From the cue at the gateway over worker and orchestrator to its media at the gateway; no word of the user's in it."""
-    bundle = build_tiny_bundle(tmp_path / "tiny")
-    with collecting() as collector:
-        settings = {"CUELIGHT_TRACES_ADDRESS": collector.address}
-        with run_stack(tmp_path / "stack", bundle, settings=settings) as stack:
-            said = stack.cuelight("say", SAID, "-o", str(tmp_path / "film.mp4"))
-            assert said.returncode == 0, said.stdout + said.stderr
-            spans = collector.wait(_is_whole)
+def test_a_chunk_is_one_trace_across_three_processes(stack: RunningStack, collector: Collector, tmp_path: Path) -> None:
+    """From the cue at the gateway over worker and orchestrator to its media at the gateway; no word said is in it."""
+    said = stack.cuelight("say", SAID, "-o", str(tmp_path / "film.mp4"))
+    assert said.returncode == 0, said.stdout + said.stderr
+    spans = collector.wait(_is_whole)
     names = {span.span_id: span.name for span in spans}
     assert {(span.name, names.get(span.parent_id, "")) for span in spans} == set(UNDER.items())
     (chunk,) = [span for span in spans if span.name == "chunk"]

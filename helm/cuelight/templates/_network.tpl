@@ -53,6 +53,21 @@ ports:
 {{- end }}
 {{- end }}
 
+{{/* root: spans go to the collector; nothing where there is none. */}}
+{{- define "cuelight.tracesEgress" -}}
+{{- with .Values.monitoring.traces }}
+{{- if .address }}
+- ports:
+    - port: {{ splitList ":" .address | last | int }}
+      protocol: TCP
+  {{- with .peers }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* dict root component: head of a policy. */}}
 {{- define "cuelight.policyHead" -}}
 apiVersion: networking.k8s.io/v1

@@ -180,6 +180,16 @@ topologySpreadConstraints:
   value: {{ printf "0.0.0.0:%v" .ports.metrics | quote }}
 - name: CUELIGHT_HEALTH_LISTEN
   value: {{ printf "0.0.0.0:%v" .ports.health | quote }}
+{{- if has .component (list "gateway" "worker" "orchestrator") }}
+{{- with .root.Values.monitoring.traces }}
+{{- if .address }}
+- name: CUELIGHT_TRACES_ADDRESS
+  value: {{ .address | quote }}
+- name: CUELIGHT_TRACES_SHARE
+  value: {{ include "cuelight.plain" .share | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .asksForNothing }}
 - name: CUELIGHT_ALLOW_STRANGERS
   value: "true"

@@ -2,15 +2,16 @@
 -- the living worker it has, unless that one is excluded. Renders get what watched sessions leave, on the emptiest worker,
 -- and are not counted where a watched session is placed: they make way for it.
 -- KEYS all of the fleet
--- ARGV 1 session id  2 bundle digest or empty  3 ms a heartbeat counts  4 ms a reservation waits  5... excluded workers
--- Answers {'OK', worker id, address} or {'FULL', number of living workers with this bundle}
+-- ARGV 1 session id  2 bundle digest or empty  3 layout of its state  4 ms a heartbeat counts  5 ms a reservation waits
+--   6... excluded workers
+-- Answers {'OK', worker id, address} or {'FULL', number of living workers with this bundle and layout}
 local now = now_ms()
 local excluded = {}
-for i = 5, #ARGV do excluded[ARGV[i]] = true end
+for i = 6, #ARGV do excluded[ARGV[i]] = true end
 
 local renders_too = is_render(ARGV[1])
 local living, watched, renders = {}, slots_used(now)
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', BEATS, now - tonumber(ARGV[3]), '+inf')) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', BEATS, now - tonumber(ARGV[4]), '+inf')) do
   local report = not excluded[id] and report_of(id) or nil
   if report then
     living[id] = report
@@ -35,11 +36,13 @@ local function has_room(worker)
 end
 local best, suited = nil, 0
 for _, worker in pairs(living) do
-  if ARGV[2] == '' or worker.bundle == ARGV[2] then
+  -- A worker of before the first change of the layout does not name it.
+  local reads_it = (tonumber(worker.state_schema) or 1) == tonumber(ARGV[3])
+  if reads_it and (ARGV[2] == '' or worker.bundle == ARGV[2]) then
     suited = suited + 1
     if has_room(worker) and (not best or before(worker, best)) then best = worker end
   end
 end
 if not best then return {'FULL', tostring(suited)} end
-place(ARGV[1], best.worker_id, now + tonumber(ARGV[4]))
+place(ARGV[1], best.worker_id, now + tonumber(ARGV[5]))
 return {'OK', best.worker_id, best.address}

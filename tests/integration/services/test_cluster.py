@@ -16,7 +16,7 @@ import pytest
 import redis as redis_client
 from redis.crc import key_slot
 
-from services.session import Cue, CueKind, SessionConfig, SessionState
+from services.session import Cue, CueKind, Pin, SessionConfig, SessionState
 from services.state import SessionStore, WorkerReport
 from services.state.calls import FLEET_SCRIPTS, QUOTA_SCRIPTS, SESSION_SCRIPTS, Argument
 from services.state.embedded import find_servers
@@ -114,8 +114,8 @@ async def _place(store: SessionStore) -> None:
     for number in range(2):
         report = WorkerReport(f"worker-{number}-aa", f"127.0.0.1:{number}", 2, "b", is_ready=True)
         await store.heartbeat(report)
-    slot = await store.reserve_slot("s2", bundle="b")
-    other = await store.hold_for_move("s2", bundle="b", exclude=[slot.worker_id])
+    slot = await store.reserve_slot("s2", Pin("b"))
+    other = await store.hold_for_move("s2", Pin("b"), exclude=[slot.worker_id])
     await store.settle_move("s2", other.worker_id)
     await store.list_workers()
     await store.open_session("s2", 0)

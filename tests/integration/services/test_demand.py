@@ -8,6 +8,7 @@ import json
 import pytest
 
 from services.errors import NoCapacity
+from services.session import Pin
 from services.state import demand
 from services.state.fleet import WorkerReport
 from services.state.keys import BEATS, PLACEMENTS, WORKERS
@@ -31,7 +32,7 @@ async def test_a_session_that_moves_is_at_both_of_its_workers(store: SessionStor
     """The slot held for it elsewhere counts there under its own name."""
     await store.heartbeat(dataclasses.replace(REPORT, sessions=("s",)))
     await store.heartbeat(dataclasses.replace(REPORT, worker_id="worker-1-boot"))
-    await store.hold_for_move("s", bundle="", exclude=["worker-0-boot"])
+    await store.hold_for_move("s", Pin(), exclude=["worker-0-boot"])
     assert [worker.sessions for worker in (await store.survey()).workers] == [("s",), ("s",)]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import asdict, replace
 
 import pytest
 import redis as redis_client
 
 from services.errors import NoCapacity
+from services.session import STATE_SCHEMA, Pin, SessionConfig
 from services.state import SessionStore, WorkerReport
 from services.state import fleet as fleet_module
 from services.state.keys import BEATS, PLACEMENTS, WORKERS
@@ -52,13 +54,45 @@ async def test_fifty_concurrent_reservations_never_overfill(store: SessionStore)
 async def test_draining_and_foreign_workers_get_nothing(store: SessionStore) -> None:
     """A worker that is not ready takes no new session but keeps its own; one with another bundle is passed over."""
     await store.heartbeat(_worker(0, slots=4))
-    mine = await store.reserve_slot("mine", bundle="b")
+    mine = await store.reserve_slot("mine", Pin("b"))
     await store.heartbeat(_worker(0, "mine", slots=4, is_ready=False))
     await store.heartbeat(_worker(1, bundle="other"))
-    assert await store.reserve_slot("mine", bundle="b") == mine
+    assert await store.reserve_slot("mine", Pin("b")) == mine
     with pytest.raises(NoCapacity):
-        await store.reserve_slot("new", bundle="b")
+        await store.reserve_slot("new", Pin("b"))
     assert (await store.reserve_slot("new")).worker_id == "worker-1-aa"
+
+
+async def test_two_versions_live_side_by_side(store: SessionStore) -> None:
+    """A session goes, and moves, only to workers of its bundle and its layout of state, however full these are."""
+    old, new = Pin("b", 1), Pin("b", 2)
+    of_old = [replace(_worker(number), state_schema=1) for number in (0, 1)]
+    of_new = [replace(_worker(number, slots=1), state_schema=2) for number in (2, 3)]
+    for report in (*of_old, *of_new, _worker(4, bundle="other")):
+        await store.heartbeat(report)
+    assert (await store.reserve_slot("mine", old)).worker_id == of_old[0].worker_id
+    assert (await store.hold_for_move("mine", old, exclude={of_old[0].worker_id})).worker_id == of_old[1].worker_id
+    placed = {(await store.reserve_slot(f"new-{number}", new)).worker_id for number in range(2)}
+    assert placed == {report.worker_id for report in of_new}
+    with pytest.raises(NoCapacity, match="all 2 workers"):
+        await store.reserve_slot("new-2", new)
+    with pytest.raises(NoCapacity, match="no worker"):
+        await store.reserve_slot("newest", Pin("b", 3))
+    assert [worker.state_schema for worker in await store.list_workers()] == [1, 1, 2, 2, STATE_SCHEMA]
+
+
+async def test_a_worker_of_before_the_first_change_has_the_first_layout(store: SessionStore) -> None:
+    """Neither its report nor a record of its time names one; both count as the first."""
+    said = {name: value for name, value in asdict(_worker(0)).items() if name not in ("sessions", "state_schema")}
+    await store.heartbeat(_worker(0))
+    await store._redis.hset(WORKERS, _worker(0).worker_id, json.dumps(said))
+    with pytest.raises(NoCapacity):
+        await store.reserve_slot("later", Pin("b", 2))
+    assert (await store.reserve_slot("first", Pin("b", 1))).worker_id == _worker(0).worker_id
+    created = await store.create_session(SessionConfig(), session_id="s", bundle="b")
+    assert created.pin == Pin("b", STATE_SCHEMA)
+    await store._redis.hdel("cuelight:{s}:record", "state_schema")
+    assert (await store.get("s")).pin == Pin("b", 1)
 
 
 async def test_dead_workers_vanish(store: SessionStore, redis_url: str) -> None:

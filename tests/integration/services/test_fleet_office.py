@@ -16,7 +16,7 @@ from grpc import aio
 from cuelight.cli.app import run
 from cuelight.v1 import worker_pb2 as pb
 from cuelight.v1 import worker_pb2_grpc
-from services.session import SessionConfig
+from services.session import STATE_SCHEMA, SessionConfig
 from services.state.fleet import WorkerReport
 from services.state.store import SessionStore
 
@@ -112,7 +112,7 @@ def _say(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_status_shows_workers_and_sessions(
     worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Slots, who has which session, epochs and bundles; the same as JSON."""
+    """Slots, who has which session, epochs, bundles and layouts of state; the same as JSON."""
     assert _say(monkeypatch, "status", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert [(each["pod"], each["sessions"], each["slots"]) for each in told["workers"]] == [
@@ -122,9 +122,11 @@ def test_status_shows_workers_and_sessions(
     assert [(each["session_id"], each["pod"], each["bundle"][:3]) for each in told["sessions"]] == [
         ("s", "worker-0", "ddd")
     ]
+    assert {each["state_schema"] for each in (*told["sessions"], *told["workers"])} == {STATE_SCHEMA}
     assert (told["used"], told["free"]) == (1, 3)
     assert _say(monkeypatch, "status") == 0
-    assert "1 slots used, 3 free" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 slots used, 3 free" in said and f"dddddddddddd, {STATE_SCHEMA}" in said
 
 
 def test_a_session_moves_where_it_is_told(

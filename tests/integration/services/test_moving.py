@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.errors import NoCapacity, SessionClosed, StaleEpoch
-from services.session import ChunkPolicy, SessionConfig
+from services.session import ChunkPolicy, Pin, SessionConfig
 from services.state import SessionStore, WorkerReport
 
 POLICY = ChunkPolicy(1.375, 10, 2)
@@ -56,15 +56,15 @@ async def test_a_slot_is_held_while_its_session_is_still_elsewhere(store: Sessio
     for worker, slots in (("w-0", 1), ("w-1", 1)):
         await store.heartbeat(WorkerReport(worker, f"{worker}:1", slots, "digest", is_ready=True))
     name = await session(store, "moves")
-    home = (await store.reserve_slot(name, bundle="digest")).worker_id
+    home = (await store.reserve_slot(name, Pin("digest"))).worker_id
     (other,) = {"w-0", "w-1"} - {home}
-    assert (await store.hold_for_move(name, bundle="digest", exclude={home})).worker_id == other
+    assert (await store.hold_for_move(name, Pin("digest"), exclude={home})).worker_id == other
     assert await used(store) == {"w-0": 1, "w-1": 1}
     with pytest.raises(NoCapacity):
-        await store.hold_for_move(await session(store, "second"), bundle="digest", exclude={home})
+        await store.hold_for_move(await session(store, "second"), Pin("digest"), exclude={home})
     await store.give_up_move(name)
     assert await used(store) == {home: 1, other: 0}
-    await store.hold_for_move(name, bundle="digest", exclude={home})
+    await store.hold_for_move(name, Pin("digest"), exclude={home})
     await store.settle_move(name, other)
     assert await used(store) == {home: 0, other: 1}
     assert (await store.reserve_slot(name)).worker_id == other

@@ -113,11 +113,12 @@ def _print_workers(stock: Inventory) -> None:
     if not stock.workers:
         out.print("No workers.")
         return
-    table = Table("worker", "state", "sessions", "heartbeat", "bundle", "address")
+    table = Table("worker", "state", "sessions", "heartbeat", "bundle, schema", "address")
     for each in stock.workers:
         colour = {"ready": "green", "draining": "yellow", "silent": "red"}[each.state]
         load, age = f"{each.sessions} of {each.slots}", f"{each.heartbeat_age_s:.1f} s ago"
-        table.add_row(each.pod, f"[{colour}]{each.state}[/]", load, age, each.bundle[:12], each.address)
+        version = f"{each.bundle[:12]}, {each.state_schema}"
+        table.add_row(each.pod, f"[{colour}]{each.state}[/]", load, age, version, each.address)
     waiting = f", {stock.wanting} waiting" if stock.wanting else ""
     table.caption = f"{stock.used} slots used, {stock.free} free{waiting}"
     out.print(table)
@@ -127,7 +128,8 @@ def _print_sessions(stock: Inventory) -> None:
     if not stock.sessions:
         out.print("No sessions.")
         return
-    table = Table("session", "worker", "state", "epoch", "next chunk", "bundle")
+    table = Table("session", "worker", "state", "epoch", "next chunk", "bundle, schema")
     for each in stock.sessions:
-        table.add_row(each.session_id, each.pod, each.state, str(each.epoch), str(each.next_chunk), each.bundle[:12])
+        version = f"{each.bundle[:12]}, {each.state_schema}"
+        table.add_row(each.session_id, each.pod, each.state, str(each.epoch), str(each.next_chunk), version)
     out.print(table)

@@ -26,43 +26,43 @@ from cuelight.v1 import types_pb2 as cuelight_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63uelight/v1/orchestrator.proto\x12\x0b\x63uelight.v1\x1a\x17\x63uelight/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd5\x01\n\rDirectRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.cuelight.v1.OpenH\x00\x12#\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x12.cuelight.v1.BeginH\x00\x12\'\n\x07\x64\x65noise\x18\x03 \x01(\x0b\x32\x14.cuelight.v1.DenoiseH\x00\x12\x1f\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x10.cuelight.v1.EndH\x00\x12\'\n\x07replace\x18\x05 \x01(\x0b\x32\x14.cuelight.v1.ReplaceH\x00\x42\t\n\x07message\"\xc6\x01\n\x0e\x44irectResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.cuelight.v1.OpenedH\x00\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.ActionH\x00\x12+\n\tcondition\x18\x03 \x01(\x0b\x32\x16.cuelight.v1.ConditionH\x00\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.cuelight.v1.ChunkProgressH\x00\x42\t\n\x07message\"\xce\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_name\x18\x02 \x01(\t\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\'\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\x12&\n\treference\x18\x05 \x01(\x0b\x32\x13.cuelight.v1.Tensor\x12\x0e\n\x06regime\x18\x06 \x01(\t\x12\x0f\n\x07planner\x18\x07 \x01(\t\x12\x14\n\x0cinstructions\x18\x08 \x01(\t\"\x1f\n\x06Opened\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"\xaf\x01\n\x08Snapshot\x12\x12\n\ntranscript\x18\x01 \x03(\t\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.cuelight.v1.HistoryChunk\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x0e\n\x06memory\x18\x06 \x01(\t\x12\x16\n\x0eis_interrupted\x18\x07 \x01(\x08\"L\n\x0cHistoryChunk\x12\x16\n\x0epointer_before\x18\x01 \x01(\x01\x12$\n\x07latents\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"\x95\x01\n\x05\x42\x65gin\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0b\n\x03say\x18\x02 \x03(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\x12\x0c\n\x04hear\x18\x04 \x03(\t\x12\x13\n\x06memory\x18\x05 \x01(\tH\x00\x88\x01\x01\x12+\n\x08patience\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07_memory\"\x8b\x03\n\x06\x41\x63tion\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x12\n\nfirst_word\x18\x02 \x01(\r\x12\x10\n\x08\x65nd_word\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07is_idle\x18\x05 \x01(\x08\x12$\n\x07notices\x18\x06 \x03(\x0b\x32\x13.cuelight.v1.Notice\x12\x13\n\x0bwords_total\x18\x07 \x01(\r\x12\x13\n\x06prompt\x18\x08 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07written\x18\t \x03(\t\x12\x0f\n\x07speaker\x18\n \x01(\t\x12\x16\n\x0eis_disembodied\x18\x0b \x01(\x08\x12\x10\n\x08\x61mbience\x18\x0c \x01(\t\x12\r\n\x05music\x18\r \x01(\t\x12+\n\ntransition\x18\x0e \x01(\x0e\x32\x17.cuelight.v1.Transition\x12\x13\n\x06memory\x18\x0f \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07planner\x18\x10 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x11 \x01(\tB\t\n\x07_promptB\t\n\x07_memory\"b\n\x07\x44\x65noise\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x10\n\x08timestep\x18\x03 \x01(\x02\x12\"\n\x05noisy\x18\x04 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"V\n\tCondition\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12&\n\tcondition\x18\x03 \x01(\x0b\x32\x13.cuelight.v1.Tensor\">\n\x03\x45nd\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\"\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"2\n\x07Replace\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\"\xa2\x01\n\rChunkProgress\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12%\n\x05words\x18\x04 \x03(\x0b\x32\x16.cuelight.v1.TimedWord\x12\x13\n\x0bwords_total\x18\x05 \x01(\r\x12\x13\n\x0bis_finished\x18\x06 \x01(\x08\"[\n\tTimedWord\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07start_s\x18\x03 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x04 \x01(\x01\x12\x11\n\ttoken_end\x18\x05 \x01(\r*U\n\nTransition\x12\x1a\n\x16TRANSITION_UNSPECIFIED\x10\x00\x12\x13\n\x0fTRANSITION_SOFT\x10\x01\x12\x16\n\x12TRANSITION_RECACHE\x10\x02\x32\\\n\x13OrchestratorService\x12\x45\n\x06\x44irect\x12\x1a.cuelight.v1.DirectRequest\x1a\x1b.cuelight.v1.DirectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63uelight/v1/orchestrator.proto\x12\x0b\x63uelight.v1\x1a\x17\x63uelight/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xea\x01\n\rDirectRequest\x12\x13\n\x0btraceparent\x18\x0f \x01(\t\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.cuelight.v1.OpenH\x00\x12#\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x12.cuelight.v1.BeginH\x00\x12\'\n\x07\x64\x65noise\x18\x03 \x01(\x0b\x32\x14.cuelight.v1.DenoiseH\x00\x12\x1f\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x10.cuelight.v1.EndH\x00\x12\'\n\x07replace\x18\x05 \x01(\x0b\x32\x14.cuelight.v1.ReplaceH\x00\x42\t\n\x07message\"\xc6\x01\n\x0e\x44irectResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.cuelight.v1.OpenedH\x00\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.ActionH\x00\x12+\n\tcondition\x18\x03 \x01(\x0b\x32\x16.cuelight.v1.ConditionH\x00\x12.\n\x08progress\x18\x04 \x01(\x0b\x32\x1a.cuelight.v1.ChunkProgressH\x00\x42\t\n\x07message\"\xce\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_name\x18\x02 \x01(\t\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\'\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\x12&\n\treference\x18\x05 \x01(\x0b\x32\x13.cuelight.v1.Tensor\x12\x0e\n\x06regime\x18\x06 \x01(\t\x12\x0f\n\x07planner\x18\x07 \x01(\t\x12\x14\n\x0cinstructions\x18\x08 \x01(\t\"\x1f\n\x06Opened\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"\xaf\x01\n\x08Snapshot\x12\x12\n\ntranscript\x18\x01 \x03(\t\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.cuelight.v1.HistoryChunk\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x0e\n\x06memory\x18\x06 \x01(\t\x12\x16\n\x0eis_interrupted\x18\x07 \x01(\x08\"L\n\x0cHistoryChunk\x12\x16\n\x0epointer_before\x18\x01 \x01(\x01\x12$\n\x07latents\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"\x95\x01\n\x05\x42\x65gin\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0b\n\x03say\x18\x02 \x03(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\x12\x0c\n\x04hear\x18\x04 \x03(\t\x12\x13\n\x06memory\x18\x05 \x01(\tH\x00\x88\x01\x01\x12+\n\x08patience\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07_memory\"\x8b\x03\n\x06\x41\x63tion\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x12\n\nfirst_word\x18\x02 \x01(\r\x12\x10\n\x08\x65nd_word\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07is_idle\x18\x05 \x01(\x08\x12$\n\x07notices\x18\x06 \x03(\x0b\x32\x13.cuelight.v1.Notice\x12\x13\n\x0bwords_total\x18\x07 \x01(\r\x12\x13\n\x06prompt\x18\x08 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07written\x18\t \x03(\t\x12\x0f\n\x07speaker\x18\n \x01(\t\x12\x16\n\x0eis_disembodied\x18\x0b \x01(\x08\x12\x10\n\x08\x61mbience\x18\x0c \x01(\t\x12\r\n\x05music\x18\r \x01(\t\x12+\n\ntransition\x18\x0e \x01(\x0e\x32\x17.cuelight.v1.Transition\x12\x13\n\x06memory\x18\x0f \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07planner\x18\x10 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x11 \x01(\tB\t\n\x07_promptB\t\n\x07_memory\"b\n\x07\x44\x65noise\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x10\n\x08timestep\x18\x03 \x01(\x02\x12\"\n\x05noisy\x18\x04 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"V\n\tCondition\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12&\n\tcondition\x18\x03 \x01(\x0b\x32\x13.cuelight.v1.Tensor\">\n\x03\x45nd\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\"\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x13.cuelight.v1.Tensor\"2\n\x07Replace\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.cuelight.v1.Snapshot\"\xa2\x01\n\rChunkProgress\x12\x13\n\x0b\x63hunk_index\x18\x01 \x01(\x04\x12\x15\n\rpointer_token\x18\x02 \x01(\x01\x12\x14\n\x0cpointer_word\x18\x03 \x01(\r\x12%\n\x05words\x18\x04 \x03(\x0b\x32\x16.cuelight.v1.TimedWord\x12\x13\n\x0bwords_total\x18\x05 \x01(\r\x12\x13\n\x0bis_finished\x18\x06 \x01(\x08\"[\n\tTimedWord\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07start_s\x18\x03 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x04 \x01(\x01\x12\x11\n\ttoken_end\x18\x05 \x01(\r*U\n\nTransition\x12\x1a\n\x16TRANSITION_UNSPECIFIED\x10\x00\x12\x13\n\x0fTRANSITION_SOFT\x10\x01\x12\x16\n\x12TRANSITION_RECACHE\x10\x02\x32\\\n\x13OrchestratorService\x12\x45\n\x06\x44irect\x12\x1a.cuelight.v1.DirectRequest\x1a\x1b.cuelight.v1.DirectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cuelight.v1.orchestrator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSITION']._serialized_start=2131
-  _globals['_TRANSITION']._serialized_end=2216
+  _globals['_TRANSITION']._serialized_start=2152
+  _globals['_TRANSITION']._serialized_end=2237
   _globals['_DIRECTREQUEST']._serialized_start=105
-  _globals['_DIRECTREQUEST']._serialized_end=318
-  _globals['_DIRECTRESPONSE']._serialized_start=321
-  _globals['_DIRECTRESPONSE']._serialized_end=519
-  _globals['_OPEN']._serialized_start=522
-  _globals['_OPEN']._serialized_end=728
-  _globals['_OPENED']._serialized_start=730
-  _globals['_OPENED']._serialized_end=761
-  _globals['_SNAPSHOT']._serialized_start=764
-  _globals['_SNAPSHOT']._serialized_end=939
-  _globals['_HISTORYCHUNK']._serialized_start=941
-  _globals['_HISTORYCHUNK']._serialized_end=1017
-  _globals['_BEGIN']._serialized_start=1020
-  _globals['_BEGIN']._serialized_end=1169
-  _globals['_ACTION']._serialized_start=1172
-  _globals['_ACTION']._serialized_end=1567
-  _globals['_DENOISE']._serialized_start=1569
-  _globals['_DENOISE']._serialized_end=1667
-  _globals['_CONDITION']._serialized_start=1669
-  _globals['_CONDITION']._serialized_end=1755
-  _globals['_END']._serialized_start=1757
-  _globals['_END']._serialized_end=1819
-  _globals['_REPLACE']._serialized_start=1821
-  _globals['_REPLACE']._serialized_end=1871
-  _globals['_CHUNKPROGRESS']._serialized_start=1874
-  _globals['_CHUNKPROGRESS']._serialized_end=2036
-  _globals['_TIMEDWORD']._serialized_start=2038
-  _globals['_TIMEDWORD']._serialized_end=2129
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2218
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=2310
+  _globals['_DIRECTREQUEST']._serialized_end=339
+  _globals['_DIRECTRESPONSE']._serialized_start=342
+  _globals['_DIRECTRESPONSE']._serialized_end=540
+  _globals['_OPEN']._serialized_start=543
+  _globals['_OPEN']._serialized_end=749
+  _globals['_OPENED']._serialized_start=751
+  _globals['_OPENED']._serialized_end=782
+  _globals['_SNAPSHOT']._serialized_start=785
+  _globals['_SNAPSHOT']._serialized_end=960
+  _globals['_HISTORYCHUNK']._serialized_start=962
+  _globals['_HISTORYCHUNK']._serialized_end=1038
+  _globals['_BEGIN']._serialized_start=1041
+  _globals['_BEGIN']._serialized_end=1190
+  _globals['_ACTION']._serialized_start=1193
+  _globals['_ACTION']._serialized_end=1588
+  _globals['_DENOISE']._serialized_start=1590
+  _globals['_DENOISE']._serialized_end=1688
+  _globals['_CONDITION']._serialized_start=1690
+  _globals['_CONDITION']._serialized_end=1776
+  _globals['_END']._serialized_start=1778
+  _globals['_END']._serialized_end=1840
+  _globals['_REPLACE']._serialized_start=1842
+  _globals['_REPLACE']._serialized_end=1892
+  _globals['_CHUNKPROGRESS']._serialized_start=1895
+  _globals['_CHUNKPROGRESS']._serialized_end=2057
+  _globals['_TIMEDWORD']._serialized_start=2059
+  _globals['_TIMEDWORD']._serialized_end=2150
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2239
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=2331
 # @@protoc_insertion_point(module_scope)

@@ -55,11 +55,14 @@ class DirectRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     BEGIN_FIELD_NUMBER: _builtins.int
     DENOISE_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     REPLACE_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """W3C trace context of what asks; empty when it is not traced."""
     @_builtins.property
     def open(self) -> Global___Open:
         """First message of every stream; answered by opened."""
@@ -83,6 +86,7 @@ class DirectRequest(_message.Message):
     def __init__(
         self,
         *,
+        traceparent: _builtins.str = ...,
         open: Global___Open | None = ...,
         begin: Global___Begin | None = ...,
         denoise: Global___Denoise | None = ...,
@@ -91,7 +95,7 @@ class DirectRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "denoise", b"denoise", "end", b"end", "message", b"message", "open", b"open", "replace", b"replace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "denoise", b"denoise", "end", b"end", "message", b"message", "open", b"open", "replace", b"replace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "denoise", b"denoise", "end", b"end", "message", b"message", "open", b"open", "replace", b"replace", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "begin", "denoise", "end", "replace"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

@@ -27,7 +27,7 @@ from cuelight.v1 import types_pb2 as cuelight_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63uelight/v1/worker.proto\x12\x0b\x63uelight.v1\x1a\x19\x63uelight/v1/session.proto\x1a\x17\x63uelight/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\x94\x01\n\x0bHostRequest\x12#\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x12.cuelight.v1.ClaimH\x00\x12)\n\x08playhead\x18\x02 \x01(\x0b\x32\x15.cuelight.v1.PlayheadH\x00\x12*\n\tcue_ready\x18\x03 \x01(\x0b\x32\x15.cuelight.v1.CueReadyH\x00\x42\t\n\x07message\"\xa6\x03\n\x0cHostResponse\x12%\n\x06hosted\x18\x01 \x01(\x0b\x32\x13.cuelight.v1.HostedH\x00\x12(\n\x05media\x18\x02 \x01(\x0b\x32\x17.cuelight.v1.MediaChunkH\x00\x12)\n\x08progress\x18\x03 \x01(\x0b\x32\x15.cuelight.v1.ProgressH\x00\x12%\n\x06notice\x18\x04 \x01(\x0b\x32\x13.cuelight.v1.NoticeH\x00\x12*\n\x05state\x18\x05 \x01(\x0b\x32\x19.cuelight.v1.StateChangedH\x00\x12\x38\n\x10response_started\x18\x06 \x01(\x0b\x32\x1c.cuelight.v1.ResponseStartedH\x00\x12\x34\n\x0eresponse_ended\x18\x07 \x01(\x0b\x32\x1a.cuelight.v1.ResponseEndedH\x00\x12\'\n\x07retired\x18\x08 \x01(\x0b\x32\x14.cuelight.v1.RetiredH\x00\x12#\n\x05moved\x18\t \x01(\x0b\x32\x12.cuelight.v1.MovedH\x00\x42\t\n\x07message\"G\n\x05\x43laim\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x0cmedia_offset\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_media_offset\"F\n\x08Playhead\x12:\n\x17position_on_media_clock\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\n\n\x08\x43ueReady\"\x86\x01\n\x06Hosted\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x17\n\x0fstate_preserved\x18\x02 \x01(\x08\x12\x18\n\x10next_chunk_index\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12&\n\x06tracks\x18\x05 \x03(\x0b\x32\x16.cuelight.v1.TrackInit\":\n\x05Moved\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x12\n\x10GetStatusRequest\"\xd6\x01\n\x11GetStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x13\n\x0bsession_ids\x18\x03 \x03(\t\x12\x13\n\x0b\x62undle_name\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0f\n\x07rtf_p50\x18\x06 \x01(\x01\x12\x0f\n\x07rtf_p95\x18\x07 \x01(\x01\x12\'\n\x04ttfc\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bis_draining\x18\t \x01(\x08\"%\n\x0c\x44rainRequest\x12\x15\n\rmove_sessions\x18\x01 \x01(\x08\"&\n\rDrainResponse\x12\x15\n\rsessions_left\x18\x01 \x01(\r\"4\n\x0bMoveRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\"}\n\x0cMoveResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x18\n\x10next_chunk_index\x18\x03 \x01(\x04\x12\x31\n\x0ehanded_over_in\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"h\n\x0fTakeOverRequest\x12\'\n\x07prepare\x18\x01 \x01(\x0b\x32\x14.cuelight.v1.PrepareH\x00\x12!\n\x04take\x18\x02 \x01(\x0b\x32\x11.cuelight.v1.TakeH\x00\x42\t\n\x07message\"m\n\x10TakeOverResponse\x12)\n\x08prepared\x18\x01 \x01(\x0b\x32\x15.cuelight.v1.PreparedH\x00\x12#\n\x05taken\x18\x02 \x01(\x0b\x32\x12.cuelight.v1.TakenH\x00\x42\t\n\x07message\"\x1d\n\x07Prepare\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\n\n\x08Prepared\"\x99\x01\n\x04Take\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12+\n\x08playhead\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tis_paused\x18\x03 \x01(\x08\x12\x14\n\x0cresponse_seq\x18\x04 \x01(\x04\x12,\n\tgenerated\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x16\n\x05Taken\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\xe6\x02\n\rWorkerService\x12?\n\x04Host\x12\x18.cuelight.v1.HostRequest\x1a\x19.cuelight.v1.HostResponse(\x01\x30\x01\x12J\n\tGetStatus\x12\x1d.cuelight.v1.GetStatusRequest\x1a\x1e.cuelight.v1.GetStatusResponse\x12>\n\x05\x44rain\x12\x19.cuelight.v1.DrainRequest\x1a\x1a.cuelight.v1.DrainResponse\x12;\n\x04Move\x12\x18.cuelight.v1.MoveRequest\x1a\x19.cuelight.v1.MoveResponse\x12K\n\x08TakeOver\x12\x1c.cuelight.v1.TakeOverRequest\x1a\x1d.cuelight.v1.TakeOverResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63uelight/v1/worker.proto\x12\x0b\x63uelight.v1\x1a\x19\x63uelight/v1/session.proto\x1a\x17\x63uelight/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\x94\x01\n\x0bHostRequest\x12#\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x12.cuelight.v1.ClaimH\x00\x12)\n\x08playhead\x18\x02 \x01(\x0b\x32\x15.cuelight.v1.PlayheadH\x00\x12*\n\tcue_ready\x18\x03 \x01(\x0b\x32\x15.cuelight.v1.CueReadyH\x00\x42\t\n\x07message\"\xbb\x03\n\x0cHostResponse\x12\x13\n\x0btraceparent\x18\x0f \x01(\t\x12%\n\x06hosted\x18\x01 \x01(\x0b\x32\x13.cuelight.v1.HostedH\x00\x12(\n\x05media\x18\x02 \x01(\x0b\x32\x17.cuelight.v1.MediaChunkH\x00\x12)\n\x08progress\x18\x03 \x01(\x0b\x32\x15.cuelight.v1.ProgressH\x00\x12%\n\x06notice\x18\x04 \x01(\x0b\x32\x13.cuelight.v1.NoticeH\x00\x12*\n\x05state\x18\x05 \x01(\x0b\x32\x19.cuelight.v1.StateChangedH\x00\x12\x38\n\x10response_started\x18\x06 \x01(\x0b\x32\x1c.cuelight.v1.ResponseStartedH\x00\x12\x34\n\x0eresponse_ended\x18\x07 \x01(\x0b\x32\x1a.cuelight.v1.ResponseEndedH\x00\x12\'\n\x07retired\x18\x08 \x01(\x0b\x32\x14.cuelight.v1.RetiredH\x00\x12#\n\x05moved\x18\t \x01(\x0b\x32\x12.cuelight.v1.MovedH\x00\x42\t\n\x07message\"G\n\x05\x43laim\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x0cmedia_offset\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_media_offset\"F\n\x08Playhead\x12:\n\x17position_on_media_clock\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\n\n\x08\x43ueReady\"\x86\x01\n\x06Hosted\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x17\n\x0fstate_preserved\x18\x02 \x01(\x08\x12\x18\n\x10next_chunk_index\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12&\n\x06tracks\x18\x05 \x03(\x0b\x32\x16.cuelight.v1.TrackInit\":\n\x05Moved\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x12\n\x10GetStatusRequest\"\xd6\x01\n\x11GetStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x13\n\x0bsession_ids\x18\x03 \x03(\t\x12\x13\n\x0b\x62undle_name\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0f\n\x07rtf_p50\x18\x06 \x01(\x01\x12\x0f\n\x07rtf_p95\x18\x07 \x01(\x01\x12\'\n\x04ttfc\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bis_draining\x18\t \x01(\x08\"%\n\x0c\x44rainRequest\x12\x15\n\rmove_sessions\x18\x01 \x01(\x08\"&\n\rDrainResponse\x12\x15\n\rsessions_left\x18\x01 \x01(\r\"4\n\x0bMoveRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\"}\n\x0cMoveResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x18\n\x10next_chunk_index\x18\x03 \x01(\x04\x12\x31\n\x0ehanded_over_in\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"h\n\x0fTakeOverRequest\x12\'\n\x07prepare\x18\x01 \x01(\x0b\x32\x14.cuelight.v1.PrepareH\x00\x12!\n\x04take\x18\x02 \x01(\x0b\x32\x11.cuelight.v1.TakeH\x00\x42\t\n\x07message\"m\n\x10TakeOverResponse\x12)\n\x08prepared\x18\x01 \x01(\x0b\x32\x15.cuelight.v1.PreparedH\x00\x12#\n\x05taken\x18\x02 \x01(\x0b\x32\x12.cuelight.v1.TakenH\x00\x42\t\n\x07message\"\x1d\n\x07Prepare\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\n\n\x08Prepared\"\x99\x01\n\x04Take\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12+\n\x08playhead\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tis_paused\x18\x03 \x01(\x08\x12\x14\n\x0cresponse_seq\x18\x04 \x01(\x04\x12,\n\tgenerated\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x16\n\x05Taken\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\xe6\x02\n\rWorkerService\x12?\n\x04Host\x12\x18.cuelight.v1.HostRequest\x1a\x19.cuelight.v1.HostResponse(\x01\x30\x01\x12J\n\tGetStatus\x12\x1d.cuelight.v1.GetStatusRequest\x1a\x1e.cuelight.v1.GetStatusResponse\x12>\n\x05\x44rain\x12\x19.cuelight.v1.DrainRequest\x1a\x1a.cuelight.v1.DrainResponse\x12;\n\x04Move\x12\x18.cuelight.v1.MoveRequest\x1a\x19.cuelight.v1.MoveResponse\x12K\n\x08TakeOver\x12\x1c.cuelight.v1.TakeOverRequest\x1a\x1d.cuelight.v1.TakeOverResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,41 +37,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOSTREQUEST']._serialized_start=126
   _globals['_HOSTREQUEST']._serialized_end=274
   _globals['_HOSTRESPONSE']._serialized_start=277
-  _globals['_HOSTRESPONSE']._serialized_end=699
-  _globals['_CLAIM']._serialized_start=701
-  _globals['_CLAIM']._serialized_end=772
-  _globals['_PLAYHEAD']._serialized_start=774
-  _globals['_PLAYHEAD']._serialized_end=844
-  _globals['_CUEREADY']._serialized_start=846
-  _globals['_CUEREADY']._serialized_end=856
-  _globals['_HOSTED']._serialized_start=859
-  _globals['_HOSTED']._serialized_end=993
-  _globals['_MOVED']._serialized_start=995
-  _globals['_MOVED']._serialized_end=1053
-  _globals['_GETSTATUSREQUEST']._serialized_start=1055
-  _globals['_GETSTATUSREQUEST']._serialized_end=1073
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1076
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1290
-  _globals['_DRAINREQUEST']._serialized_start=1292
-  _globals['_DRAINREQUEST']._serialized_end=1329
-  _globals['_DRAINRESPONSE']._serialized_start=1331
-  _globals['_DRAINRESPONSE']._serialized_end=1369
-  _globals['_MOVEREQUEST']._serialized_start=1371
-  _globals['_MOVEREQUEST']._serialized_end=1423
-  _globals['_MOVERESPONSE']._serialized_start=1425
-  _globals['_MOVERESPONSE']._serialized_end=1550
-  _globals['_TAKEOVERREQUEST']._serialized_start=1552
-  _globals['_TAKEOVERREQUEST']._serialized_end=1656
-  _globals['_TAKEOVERRESPONSE']._serialized_start=1658
-  _globals['_TAKEOVERRESPONSE']._serialized_end=1767
-  _globals['_PREPARE']._serialized_start=1769
-  _globals['_PREPARE']._serialized_end=1798
-  _globals['_PREPARED']._serialized_start=1800
-  _globals['_PREPARED']._serialized_end=1810
-  _globals['_TAKE']._serialized_start=1813
-  _globals['_TAKE']._serialized_end=1966
-  _globals['_TAKEN']._serialized_start=1968
-  _globals['_TAKEN']._serialized_end=1990
-  _globals['_WORKERSERVICE']._serialized_start=1993
-  _globals['_WORKERSERVICE']._serialized_end=2351
+  _globals['_HOSTRESPONSE']._serialized_end=720
+  _globals['_CLAIM']._serialized_start=722
+  _globals['_CLAIM']._serialized_end=793
+  _globals['_PLAYHEAD']._serialized_start=795
+  _globals['_PLAYHEAD']._serialized_end=865
+  _globals['_CUEREADY']._serialized_start=867
+  _globals['_CUEREADY']._serialized_end=877
+  _globals['_HOSTED']._serialized_start=880
+  _globals['_HOSTED']._serialized_end=1014
+  _globals['_MOVED']._serialized_start=1016
+  _globals['_MOVED']._serialized_end=1074
+  _globals['_GETSTATUSREQUEST']._serialized_start=1076
+  _globals['_GETSTATUSREQUEST']._serialized_end=1094
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1097
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1311
+  _globals['_DRAINREQUEST']._serialized_start=1313
+  _globals['_DRAINREQUEST']._serialized_end=1350
+  _globals['_DRAINRESPONSE']._serialized_start=1352
+  _globals['_DRAINRESPONSE']._serialized_end=1390
+  _globals['_MOVEREQUEST']._serialized_start=1392
+  _globals['_MOVEREQUEST']._serialized_end=1444
+  _globals['_MOVERESPONSE']._serialized_start=1446
+  _globals['_MOVERESPONSE']._serialized_end=1571
+  _globals['_TAKEOVERREQUEST']._serialized_start=1573
+  _globals['_TAKEOVERREQUEST']._serialized_end=1677
+  _globals['_TAKEOVERRESPONSE']._serialized_start=1679
+  _globals['_TAKEOVERRESPONSE']._serialized_end=1788
+  _globals['_PREPARE']._serialized_start=1790
+  _globals['_PREPARE']._serialized_end=1819
+  _globals['_PREPARED']._serialized_start=1821
+  _globals['_PREPARED']._serialized_end=1831
+  _globals['_TAKE']._serialized_start=1834
+  _globals['_TAKE']._serialized_end=1987
+  _globals['_TAKEN']._serialized_start=1989
+  _globals['_TAKEN']._serialized_end=2011
+  _globals['_WORKERSERVICE']._serialized_start=2014
+  _globals['_WORKERSERVICE']._serialized_end=2372
 # @@protoc_insertion_point(module_scope)

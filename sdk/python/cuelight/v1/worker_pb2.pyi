@@ -69,6 +69,7 @@ class HostResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     HOSTED_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
@@ -78,6 +79,8 @@ class HostResponse(_message.Message):
     RESPONSE_ENDED_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
     MOVED_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """W3C trace context of the chunk that the message is of; empty when it is not traced."""
     @_builtins.property
     def hosted(self) -> Global___Hosted:
         """First message of every stream."""
@@ -117,6 +120,7 @@ class HostResponse(_message.Message):
     def __init__(
         self,
         *,
+        traceparent: _builtins.str = ...,
         hosted: Global___Hosted | None = ...,
         media: _session_pb2.MediaChunk | None = ...,
         progress: _session_pb2.Progress | None = ...,
@@ -129,7 +133,7 @@ class HostResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "moved", b"moved", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "moved", b"moved", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosted", b"hosted", "media", b"media", "message", b"message", "moved", b"moved", "notice", b"notice", "progress", b"progress", "response_ended", b"response_ended", "response_started", b"response_started", "retired", b"retired", "state", b"state", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hosted", "media", "progress", "notice", "state", "response_started", "response_ended", "retired", "moved"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
