@@ -400,7 +400,9 @@ class CreateSessionRequest(_message.Message):
     parent: _builtins.str
     """Tenant that will own it, tenants/{tenant}: the caller's own, as empty is."""
     session_id: _builtins.str
-    """Id wanted, [a-z0-9-]{1,63}; the server picks one when empty."""
+    """Id wanted, [a-z0-9-]{1,63}; the server picks one when empty. Ids that begin with "render-" are those of renders
+    (RenderService) and are refused with INVALID_ARGUMENT.
+    """
     request_id: _builtins.str
     """UUID4 that makes a retry safe, kept 24 hours; empty means that a retry makes another session."""
     @_builtins.property
