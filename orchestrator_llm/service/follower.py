@@ -3,13 +3,15 @@
     leader    begin ─▶ [ decision: candidate, percent, on trial by me ] ─▶ settle, or back
     others    look, every half second ─▶ make it ready, use it, say how it fares
 
-A trial whose leader is gone, or has forgotten it, is taken back by whoever sees that first. While Redis is away every
-replica goes on with what it has. It knows no sessions and no streams.
+A trial whose leader is gone, or has forgotten it, is taken back by whoever sees that first. What a replica cannot make
+ready it says for as long as it is decided, and tries again now and then: one of another version, or with another
+folder, goes on with what it has. So does every replica while Redis is away. It knows no sessions and no streams.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ from services.state.planning import Choice, Decision, Following, Kind, PlanningS
 
 log = get_logger(__name__)
 LOOK_EVERY_S = 0.5
+TRY_AGAIN_S = 30.0
 KINDS: tuple[Kind, ...] = ("planner", "conditioner")
 
 
@@ -53,6 +56,8 @@ class _Kept:
     before: Choice = field(default_factory=Choice)
     """What was in force before the swap that this replica leads."""
     fault: str = ""
+    """Why that choice cannot be followed."""
+    tried_at: float = 0.0
     task: asyncio.Task[None] | None = None
 
 
@@ -145,7 +150,7 @@ class Follower:
             if not await self._store.decide(decision):
                 raise SwapUnderWay("another replica has decided meanwhile; ask again")
             self.decision = decision
-            self._kept[kind].choice = choice  # this process has it already
+            self._kept[kind].choice, self._kept[kind].fault = choice, ""  # this process has it already
         log.info("planning_decided", kind=kind, version=decision.version, percent=choice.percent)
 
     async def _follow_for_ever(self) -> None:
@@ -197,21 +202,22 @@ class Follower:
 
     def _begin_following(self, kind: Kind, kept: _Kept) -> None:
         choice, version = self.decision.of(kind), self.decision.version
-        wanted = replace(choice, on_trial_by="")
-        if wanted == replace(kept.choice, on_trial_by=""):
+        is_known = replace(choice, on_trial_by="") == replace(kept.choice, on_trial_by="")
+        can_wait = not kept.fault or bool(choice.on_trial_by) or time.monotonic() - kept.tried_at < TRY_AGAIN_S
+        if is_known and can_wait:
             kept.version = version
-            if not wanted.candidate:
-                kept.fault = ""
             return
         kept.task = asyncio.create_task(self._follow(kind, kept, choice, version), name=f"follow-{kind}")
 
     async def _follow(self, kind: Kind, kept: _Kept, choice: Choice, version: int) -> None:
-        kept.fault = ""
+        kept.tried_at, fault_before = time.monotonic(), kept.fault
         try:
             await kept.used.follow(choice)
+            kept.fault = ""
         except (CuelightError, ValueError, OSError) as fault:
             kept.fault = str(fault) or type(fault).__name__
-            log.warning("decision_not_followed", kind=kind, version=version)
+            if kept.fault != fault_before:
+                log.warning("decision_not_followed", kind=kind, version=version)
         except Exception as fault:
             kept.fault = f"a fault of the orchestrator's own ({type(fault).__name__}); its log says more"
             log.exception("decision_not_followed", kind=kind, version=version)

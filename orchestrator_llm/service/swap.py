@@ -108,16 +108,17 @@ class Swapper(Generic[Choice]):
         if self.is_swapping:
             raise SwapUnderWay("another swap is under way; wait until it has ended")
         self.fleet.check_free(self._kind)
-        self._told, self._began = [], time.monotonic()
+        told: list[Progress] = []
+        self._told, self._began = told, time.monotonic()
         self._task = asyncio.create_task(self._run(steps, percent), name="swap")
         shown = 0
         while True:
             self._news.clear()
-            for progress in self._told[shown:]:
+            while shown < len(told):  # more may come while one is being sent
+                progress, shown = told[shown], shown + 1
                 yield progress
                 if progress.phase.is_final:
                     return
-            shown = len(self._told)
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._news.wait()

@@ -88,6 +88,15 @@ class Report:
 
 _DECISION = TypeAdapter(Decision)
 _REPORT = TypeAdapter(Report)
+_STRANGER = Following(fault="it reports in a form that is not known here: it may be of another version")
+
+
+def _report(raw: bytes) -> Report:
+    """What a replica says of itself; of one that cannot be understood, that it cannot, so that no swap goes past it."""
+    try:
+        return _REPORT.validate_json(raw)
+    except ValueError:
+        return Report(address="", version=0, planner=_STRANGER, conditioner=_STRANGER)
 
 
 class PlanningStore(RedisCalls):
@@ -115,7 +124,7 @@ class PlanningStore(RedisCalls):
         _, raw, *parts = await self._script("planning_follow", keys, replica, report, FORGET_MS)
         with reading("the decision on planning"):
             decision = _DECISION.validate_json(raw) if raw else Decision()
-            reports = {parts[at].decode(): _REPORT.validate_json(parts[at + 1]) for at in range(0, len(parts), 2)}
+            reports = {parts[at].decode(): _report(parts[at + 1]) for at in range(0, len(parts), 2)}
         return decision, reports
 
     async def decide(self, decision: Decision) -> bool:

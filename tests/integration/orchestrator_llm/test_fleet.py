@@ -18,6 +18,7 @@ from services.bundle import Manifest
 from services.errors import CuelightError
 from services.settings import OrchestratorSettings
 from services.state import EmbeddedRedis
+from services.state.keys import ORCHESTRATORS
 from services.state.planning import Choice, PlanningStore
 from tests.fakes.llm_server import llm_server
 from tests.integration.orchestrator_llm.conftest import WorkerStream
@@ -232,6 +233,42 @@ async def test_a_tuned_conditioner_comes_into_use_at_every_replica(
         watched = two.follower
         await until(lambda: "holds another bundle" in watched._kept["conditioner"].fault)
         assert "0.1.0-tuned" in following.current.name and following.candidate is None
+
+
+async def test_a_decision_that_a_replica_cannot_follow_is_told_for_as_long_as_it_holds(
+    tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, store: PlanningStore
+) -> None:
+    """One of an earlier version, to which what was decided means nothing, goes on with what it has and says so."""
+    async with Stage(manifest) as stage:
+        follower = (await stage.add(tiny_bundle, redis_server, ["a1"])).follower
+        assert follower is not None
+
+        async def decided(choice: Choice) -> str:
+            made = (await store.decision()).changed("planner", choice)
+            assert await store.decide(made)
+            await until(lambda: follower.reports[follower.replica].version == made.version)
+            return follower.reports[follower.replica].planner.fault
+
+        assert "is no planner" in await decided(Choice(current="telepathy:m"))
+        assert "is no planner" in await decided(Choice(current="telepathy:m")), "looked at again, it is no better"
+        assert await planned_by(stage.streams, 0) == ["rule"]
+        assert await decided(Choice(current="rule")) == ""
+
+
+async def test_no_swap_goes_past_a_replica_that_is_not_understood(
+    tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, store: PlanningStore
+) -> None:
+    """A report of a form that another version may have is no reason to follow nothing, and none to leave it behind."""
+    with llm_server("good") as server:
+        async with Stage(manifest) as stage:
+            leader = await stage.add(tiny_bundle, redis_server, ["a1"])
+            await store._redis.hset(ORCHESTRATORS, "stranger", '{"says": "hello"}')
+            async with admin_of(leader) as admin:
+                steps = await steps_of(admin.SwapPlanner(pb.SwapPlannerRequest(to=server.spec, unchecked=True)))
+            assert steps[-1].phase == pb.SWAP_PHASE_BACK
+            assert "may be of another version (replica stranger)" in steps[-1].text
+            assert (await store.decision()).planner == Choice()
+            assert await planned_by(stage.streams, 0) == ["rule"]
 
 
 async def test_a_lost_decision_is_told_again(
