@@ -143,7 +143,7 @@ def _arguments(config: ConditionerConfig, options: VllmOptions, folder: str) -> 
     on_cpu = options.device == "cpu"
     block = CPU_BLOCK if on_cpu else GPU_BLOCK
     rows = block * (longest_prompt(config) // block + 2)
-    worker = "AnsweringCPUWorker" if on_cpu else "AnsweringGPUWorker"
+    worker = "worker_cpu.AnsweringCPUWorker" if on_cpu else "worker_cuda.AnsweringGPUWorker"
     return {
         "model": folder,
         "runner": "generate",
@@ -160,7 +160,7 @@ def _arguments(config: ConditionerConfig, options: VllmOptions, folder: str) -> 
         "enable_chunked_prefill": True,
         "async_scheduling": False,
         "enforce_eager": on_cpu,
-        "worker_cls": f"orchestrator_llm.vllm_plugin.worker.{worker}",
+        "worker_cls": f"orchestrator_llm.vllm_plugin.{worker}",
         "mm_processor_cache_gb": 0,
         "limit_mm_per_prompt": {"latents": config.history_chunks + 2, "words": 1},
         "skip_mm_profiling": True,

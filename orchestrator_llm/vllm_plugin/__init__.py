@@ -5,7 +5,7 @@
     model.py      the conditioner around vLLM's own Qwen2 body
     attention.py  heads of a width that vLLM's kernels have, by padding
     answers.py    text states kept between the steps of a chunk, and the answers at the tail
-    worker.py     the worker whose one-token requests answer with the tail
+    worker.py     what makes a worker's one-token requests answer with the tail; worker_cpu.py, worker_cuda.py
 
 Only this package and `engine/backend_vllm.py` import vllm. It knows no sessions, no messages and no settings.
 """

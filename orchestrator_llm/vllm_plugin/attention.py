@@ -19,13 +19,14 @@ from vllm.model_executor.layers.quantization import QuantizationConfig
 from vllm.model_executor.layers.rotary_embedding import get_rope
 from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer, Qwen2MLP
 from vllm.platforms import current_platform
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
 
 def hosted_width(width: int) -> int:
     """The narrowest head that this platform's kernels have and that holds `width` channels. Raises ValueError."""
     if not current_platform.is_cpu():
         return width
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
     wide_enough = [size for size in CPUAttentionBackend.get_supported_head_sizes() if size >= width]
     if not wide_enough:
         raise ValueError(f"heads of {width} channels are wider than any that vLLM's attention has on a CPU")

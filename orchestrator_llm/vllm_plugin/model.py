@@ -3,17 +3,20 @@
 vLLM owns batching, keys and values; this owns what goes in and what is read off at the end. Weights are the bundle's
 `conditioner.safetensors` under their own names, and the language model's head where it has one of its own. To vLLM the
 vocabulary is the language model's: the conditioner's without the special tokens that it begins with. Nothing here
-raises once the model is loaded: an exception would end the engine for all sessions. n rows of an item, D width.
+raises once the model is loaded, since an exception would end the pass for all sessions: an item that cannot be embedded
+becomes rows that are no numbers, and so does the answer to the step that brought it. n rows of an item, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
+from vllm.logger import init_logger
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.interfaces import SupportsMultiModal
@@ -27,6 +30,7 @@ from orchestrator_llm.vllm_plugin.attention import layer_type
 from orchestrator_llm.vllm_plugin.items import Role
 from orchestrator_llm.vllm_plugin.processing import Dummies, Info, Processor
 
+log = init_logger(__name__)
 SPECIAL_TOKENS = FIRST_PHONE
 HEAD = "lm_head.weight"
 """The name of a head that scores tokens by other weights than those that embed them."""
@@ -72,17 +76,26 @@ class HostedConditioner(nn.Module, SupportsMultiModal):
     def embed_multimodal(self, **fields: Any) -> list[Tensor]:
         """Items (n, D) in order: of words where `ids` came, else of latents."""
         if "ids" in fields:
-            return [self.shell.embed_text(ids[None])[0] for ids in fields["ids"]]
-        dtype = self.shell.reference_in.weight.dtype
+            return [self._embedded(self.shell.embed_text, ids) for ids in fields["ids"]]
         roles, times = fields["role"].flatten().tolist(), fields["time"].flatten().float()
         return [
-            self._embed_latents(frames.to(dtype)[None], Role(role), time[None])[0]
+            self._embedded(partial(self._embed_latents, role=role, time=time[None]), frames)
             for frames, role, time in zip(fields["frames"], roles, times, strict=True)
         ]
 
-    def _embed_latents(self, frames: Tensor, role: Role, time: Tensor) -> Tensor:
+    def _embedded(self, embed: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        """One item (n, ...) -> (n, D)."""
+        try:
+            return embed(values[None])[0]
+        except Exception:
+            log.exception("an item could not be embedded")
+            weight = self.shell.reference_in.weight
+            return weight.new_full((len(values), weight.shape[0]), torch.nan)
+
+    def _embed_latents(self, frames: Tensor, role: int, time: Tensor) -> Tensor:
         shell = self.shell
-        match role:
+        frames = frames.to(shell.reference_in.weight.dtype)
+        match Role(role):
             case Role.REFERENCE:
                 return shell.embed_reference(frames)
             case Role.OLDER:
@@ -90,7 +103,7 @@ class HostedConditioner(nn.Module, SupportsMultiModal):
             case Role.NOISY:
                 return shell.embed_noisy(frames, time)
             case _:
-                mask = torch.full(frames.shape[:2], float(role is Role.NEWEST), device=frames.device)
+                mask = torch.full(frames.shape[:2], float(role == Role.NEWEST), device=frames.device)
                 return shell.embed_history(frames, mask)
 
     def embed_input_ids(

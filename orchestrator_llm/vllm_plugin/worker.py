@@ -1,9 +1,9 @@
-"""Workers whose one-token requests answer with the tail: the CPU's, and the one for CUDA.
+"""What makes a worker's one-token requests answer with the tail, on a CPU (`worker_cpu.py`) and on CUDA.
 
 The runner samples a token as ever; beside it, a request with `answers.ASKED` in its extra arguments gets its answer
 through the place that vLLM's output has for pooled states. Other requests share the batch and notice nothing. vLLM's
 first model runner is the base, with synchronous scheduling. Whatever goes wrong here is an answer without rows, since
-an exception in a worker ends the engine. It knows no sessions.
+an exception in a worker ends its pass for all. It knows no sessions and neither device.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.logger import init_logger
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-from vllm.v1.worker.cpu_worker import CPUWorker
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-from vllm.v1.worker.gpu_worker import Worker
 
 from orchestrator_llm.vllm_plugin.answers import Answers, Asked, Computed, Refusal
 from orchestrator_llm.vllm_plugin.model import HostedConditioner
@@ -24,7 +20,7 @@ from orchestrator_llm.vllm_plugin.model import HostedConditioner
 log = init_logger(__name__)
 
 
-class _Answering:
+class Answering:
     """What a model runner does besides, once its model is loaded."""
 
     answers: Answers
@@ -84,34 +80,10 @@ class _Answering:
         return found
 
 
-class AnsweringCPURunner(_Answering, CPUModelRunner):
-    """On a CPU."""
-
-
-class AnsweringGPURunner(_Answering, GPUModelRunner):
-    """On CUDA."""
-
-
-class _Inspected:
+class Inspected:
     """A look from outside at what a worker holds."""
 
     def texts_held(self) -> tuple[int, int]:
         """How many texts and unfinished tails."""
         held: tuple[int, int] = self.model_runner.answers.held  # type: ignore[attr-defined]
         return held
-
-
-class AnsweringCPUWorker(_Inspected, CPUWorker):
-    """vLLM's CPU worker with our runner."""
-
-    def init_device(self) -> None:
-        """Sets the device up, then puts our runner where the worker has put its own."""
-        super().init_device()
-        self.model_runner = AnsweringCPURunner(self.vllm_config, self.device)
-
-
-class AnsweringGPUWorker(_Inspected, Worker):
-    """vLLM's CUDA worker with our runner; not run so far."""
-
-    def _make_model_runner(self) -> GPUModelRunner:
-        return AnsweringGPURunner(self.vllm_config, self.device)
