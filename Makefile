@@ -35,7 +35,7 @@ demo: $(BIN)/.run ## Start the whole stack, film a greeting, and keep a page up 
 up: $(BIN)/.run ## Start the whole stack in this terminal; Ctrl-C stops it
 	$(BIN)/cuelight up
 
-fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports for FUZZ_SECONDS (60), beside the saved corpus
+fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports; all of it takes FUZZ_SECONDS (60) where starting takes less
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests
@@ -43,7 +43,7 @@ test: $(BIN)/.dev ## Run all tests
 
 vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU; VLLM_LOCKS=vllm-cuda for CUDA)
 
-chaos: $(BIN)/.dev ## Kill, freeze, cut and starve a running stack for four minutes, and judge what viewers saw
+chaos: $(BIN)/.dev ## Kill, hang, cut and starve a running stack (random weights) for three minutes, and judge what viewers saw
 	@rm -rf out/chaos-short
 	$(BIN)/python benchmarks/chaos.py --seed 47760 --faults 10 --sessions 3 --workers 2 --scripts 1 --out out/chaos-short
 
