@@ -73,9 +73,9 @@ class Figures:
         self.metrics.batched_steps.inc(engine.batched_steps - batched_steps)
         self._counted = engine.evictions, engine.batched_steps
 
-    def dropped(self, what: str) -> None:
+    def dropped(self, what: str, count: int = 1) -> None:
         """Work was thrown away."""
-        self.metrics.drops.labels(what).inc()
+        self.metrics.drops.labels(what).inc(count)
 
     def rtf(self, share: float) -> float:
         """Real-time factor that this share of the recent chunks stayed within; 0 before the first."""

@@ -29,7 +29,7 @@ from dit_worker.service.pipeline import Cut, MediaPipeline, Take
 from dit_worker.service.programme import Programme
 from dit_worker.service.station import Station
 from services import tracing
-from services.errors import CommitConflict
+from services.errors import CommitConflict, CuelightError
 from services.logs import bound, get_logger
 from services.session import (
     ChunkCommit,
@@ -95,6 +95,8 @@ class Play:
         self._generation = 0
         self._media_position: int | None = None
         self._handed_over = -1
+        self._steps_begun = 0
+        """Steps of the present chunk that have been made."""
         self._response = 0, 0.0
         self._asked_at = self._station.now()
         self.is_leaving = False
@@ -337,6 +339,15 @@ class Play:
             inputs = await self._plan()
         if inputs is None:
             return
+        self._steps_begun = 0
+        try:
+            await self._make(inputs, began_at)
+        except CuelightError:  # whoever goes on makes them again: this process, or the next owner
+            self._station.figures.dropped("step", self._steps_begun)
+            raise
+
+    async def _make(self, inputs: ChunkInputs, began_at: float) -> None:
+        """Its steps, its commit, and its way to the audience."""
         with self._station.figures.metrics.stage("steps"), tracing.span("steps"):
             settled = await self._steps(inputs)
         if settled is None:
@@ -345,6 +356,7 @@ class Play:
         is_answer = self._is_answer(inputs.response_seq)
         with self._station.figures.metrics.stage("commit"), tracing.span("commit"):
             commit = await self._commit(inputs, settled)
+        self._steps_begun = 0
         self._station.figures.chunk_performed(slack_s=settled.slack_s, is_idle=commit.is_idle, steps=inputs.steps)
         asked_at = self._asked_at if is_answer else None
         self._asked_at = self._station.now()
@@ -443,9 +455,10 @@ class Play:
                 await bridge.abort(session_id)
                 return None
             if isinstance(result, Settled):
+                self._steps_begun = inputs.steps
                 self._station.pace.add(inputs.steps, self._timer.flight_s)
                 return result
-            request = result
+            request, self._steps_begun = result, result.step
 
     async def _step(self, step: int, condition: Floats, inputs: ChunkInputs) -> StepRequest | Settled | None:
         """Run a step, in its turn; None when the chunk becomes worthless while it waits."""

@@ -121,7 +121,7 @@ def assert_whole(audience: Audience) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undisturbed_run(
     theatre: Theatre, store: SessionStore
 ) -> None:
@@ -152,7 +152,7 @@ async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undis
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_worker_told_to_stop_moves_what_it_has_and_ends(theatre: Theatre, store: SessionStore) -> None:
     """SIGTERM: the session goes on at another worker, whole and without a loss, and the process ends with status 0."""
     await new_session(store, "moved", max_ahead_s=2 * theatre.chunk_s)
@@ -175,7 +175,7 @@ async def test_a_worker_told_to_stop_moves_what_it_has_and_ends(theatre: Theatre
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, store: SessionStore) -> None:
     """The client is told RECOVERING, the session stands again from the store, nothing is lost, doubled or changed."""
     undisturbed = await theatre.calm(store)
@@ -197,7 +197,7 @@ async def test_an_orchestrator_that_comes_back_is_found_again(theatre: Theatre, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_an_orchestrator_killed_in_mid_chunk_costs_the_steps_of_that_chunk(
     theatre: Theatre, store: SessionStore
 ) -> None:
@@ -225,11 +225,13 @@ async def test_an_orchestrator_killed_in_mid_chunk_costs_the_steps_of_that_chunk
     made = [step for stream in (lost, *later) for step in stream.ended]
     assert sorted(made) == sorted(set(made)), "no step of a chunk that was made is made again"
     assert {step.chunk_index for step in lost.ended} == set(range(KILLED_IN))
-    assert {step.chunk_index for stream in later for step in stream.ended} == set(range(KILLED_IN, len(audience.media) // 2))
+    assert {step.chunk_index for stream in later for step in stream.ended} == set(
+        range(KILLED_IN, len(audience.media) // 2)
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_an_interrupt_that_finds_no_worker_cuts_where_it_was_heard(theatre: Theatre, store: SessionStore) -> None:
     """SIGKILL, then an interrupt: the next worker keeps the words that had ended by the playhead, and no other."""
     await store.create_session(SessionConfig(regime=Regime.SCRIPTED, seed=SEED), session_id="heard")
