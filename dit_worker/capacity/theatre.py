@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from dit_worker.capacity.audience import Audience, Entry, Experience, Line
 from dit_worker.capacity.media import Chunk, Done, Pipeline
 from dit_worker.capacity.profile import PlaceName, Profile, Stage
-from dit_worker.capacity.world import Place, Pool, World
+from dit_worker.capacity.world import Call, Place, Pool, World
 from dit_worker.engine.admission import Admission, AdmissionLimits, Load
 from dit_worker.engine.costs import ChunkCost, Costs
 from dit_worker.engine.ladder import Ladder, Pace, Rungs
@@ -98,6 +98,10 @@ class Theatre:
     def submit(self, place: PlaceName, seconds: float, done: Done) -> None:
         """Work for a place; `done` hears how long it took."""
         self._places[place].submit(seconds, done)
+
+    def command(self, call: Call) -> None:
+        """A word to the engine, which it hears when no quantum runs and before the next one does."""
+        self.submit("device", 0.0, lambda _took_s: call())
 
     def run_device(self) -> None:
         """The engine's loop: the next quantum, unless one runs."""
@@ -298,10 +302,11 @@ class Performance:
                 self._player.retire(kept * limits.chunk_s, self._world.now)
                 self._pipeline.retire(kept)
                 self._is_standing = False
-                self._theatre.submit("gateway", self._theatre.draw("cut", "exchange"), self._stood)
+                seconds = self._theatre.draw("cut", "exchange")
+                self._theatre.submit("gateway", seconds, lambda _took_s: self._theatre.command(self._stood))
         self._speech_left += chunks
 
-    def _stood(self, _took_s: float) -> None:
+    def _stood(self) -> None:
         """The idle chunks are taken back, orchestrator and engine stand behind what is left."""
         if self._is_gone:
             return
@@ -319,7 +324,12 @@ class Performance:
         chunk.spent = ChunkCost(chunk.steps, 0.0, 0.0, direction_s=took_s, is_light=chunk.is_light)
         chunk.steps_left, chunk.took_off_at = chunk.steps, self._world.now
         chunk.due_at = due_at
-        self._theatre.scheduler.begin(self._name, chunk.position, due_at)
+        self._theatre.command(self._begin)
+
+    def _begin(self) -> None:
+        if self._is_gone or self._chunk is None:
+            return
+        self._theatre.scheduler.begin(self._name, self._chunk.position, self._chunk.due_at)
         self._ask()
 
     def _ask(self) -> None:
@@ -373,8 +383,15 @@ class Performance:
         self._queue()
 
     def _abort(self) -> None:
+        self._is_conditioned = False
+        self._queue()
+        self._theatre.command(self._aborted)
+
+    def _aborted(self) -> None:
+        if self._is_gone:
+            return
         self._theatre.scheduler.finish(self._name)
-        self._chunk, self._is_conditioned = None, False
+        self._chunk = None
         self._queue()
         self._consider()
 
@@ -382,9 +399,10 @@ class Performance:
         if self._chunk is not None:
             spent = self._chunk.spent
             self._chunk.spent = replace(spent, direction_s=spent.direction_s + took_s)
-            self._theatre.submit("store", self._theatre.draw("commit"), self._committed)
+            commit_s = self._theatre.draw("commit")
+            self._theatre.submit("store", commit_s, lambda _took_s: self._theatre.command(self._committed))
 
-    def _committed(self, _took_s: float) -> None:
+    def _committed(self) -> None:
         chunk = self._chunk
         if self._is_gone or chunk is None:
             return

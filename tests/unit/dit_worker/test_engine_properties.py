@@ -154,13 +154,16 @@ class Theatre(RuleBasedStateMachine):
         self.engine.commit(name)
         self.done[name] += 1
 
-    @rule(name=names)
-    def abort(self, name: str) -> None:
-        """Whatever was in flight or held, the session stands where it stood."""
+    @rule(name=names, steps=st.integers(0, STEPS))
+    def abort(self, name: str, steps: int) -> None:
+        """Whatever was in flight or held, the session stands where it stood, with nothing to commit."""
+        self.go_on(name, steps)
         self.engine.abort(name)
         self.asked.pop(name, None)
         self.supplied.discard(name)
         self.held.pop(name, None)
+        with pytest.raises(AssertionError, match="nothing is held"):
+            self.engine.commit(name)
 
     @rule(name=names)
     def evict(self, name: str) -> None:
