@@ -312,17 +312,13 @@ class Director:
         if first == end:
             return ()
         clock = ChunkClock(positions, before, self._pointer, self._geometry.chunk_seconds)
-        is_finished = self._is_all_said()
-        return tuple(
-            TimedWord(
-                index=word.index,
-                text=word.text,
-                start_s=clock.reaches(word.begin),
-                end_s=clock.last_heard(word.end) if is_finished else clock.reaches(word.end),
-                token_end=word.end,
-            )
-            for word in self._transcript.words(first, end)
-        )
+        is_finished, told = self._is_all_said(), []
+        for word in self._transcript.words(first, end):
+            start_s = clock.reaches(word.begin)
+            end_s = clock.last_heard(word.end) if is_finished else clock.reaches(word.end)
+            # A pointer that was moved on is past words that no frame was heard to reach.
+            told.append(TimedWord(word.index, word.text, start_s, max(start_s, end_s), word.end))
+        return tuple(told)
 
     def _needed_from(self) -> int:
         """First token still needed: history and its transcript are let go together."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator_llm.engine.director import Director
@@ -47,6 +47,7 @@ moving_walks = st.lists(st.floats(0.5, 40), min_size=1, max_size=12)
 
 @settings(deadline=None)
 @given(texts, walks)
+@example([". a"], [0.0])
 def test_no_word_is_lost_or_told_twice(pieces: list[str], walk: list[float]) -> None:
     """Whatever the pointer does, the words told are the words given, in order, and their times are sane."""
     backend = ScriptedBackend.walking([*walk, 9.0])
