@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -162,6 +164,26 @@ async def test_what_is_planned_to_be_seen_joins_what_is_asked(tmp_path: Path) ->
             assert "smiles" not in action.prompt
 
 
+@pytest.mark.parametrize("recipe", ["streamchar", "starchild"])
+async def test_in_the_starchild_recipe_speech_must_fit_its_chunk(
+    tiny_bundle: Path, tmp_path: Path, recipe: str
+) -> None:
+    """There an action has no more syllables than the bundle speaks in a chunk; elsewhere it looks further ahead."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, folder)
+    written = json.loads((folder / "manifest.json").read_text()) | {"recipe": recipe}
+    (folder / "manifest.json").write_text(json.dumps(written))
+    async with running(folder) as orchestrator, streaming(orchestrator) as stub:
+        house = orchestrator.house
+        assert house is not None
+        stream = WorkerStream(stub, load_manifest(folder))
+        await stream.open(regime="scripted")
+        action, _ = await chunk(stream, 0, say=["hello there my friend this is a small character that speaks"])
+        fits = int(house.rate.per_second * house.manifest.chunk_seconds)
+        assert (house.counter.of(action.text) <= fits) == (recipe == "starchild")
+        assert action.text
+
+
 @pytest.mark.parametrize("behaviour", ["broken", "gone"])
 async def test_a_model_that_fails_twice_leaves_planning_to_the_rules(
     tiny_bundle: Path, manifest: Manifest, behaviour: Any
@@ -180,7 +202,14 @@ async def test_a_model_that_fails_twice_leaves_planning_to_the_rules(
                     codes += [notice.code for notice in action.notices]
                     index += 1
                     await asyncio.sleep(0.05)
-            assert count(orchestrator, "cuelight_planner_fallbacks_total", planner="scripted") >= 1
+            fallbacks = count(orchestrator, "cuelight_planner_fallbacks_total", planner="scripted")
+            results = ("failed", "invalid")
+            asked = sum(
+                count(orchestrator, "cuelight_planner_answers_total", planner="scripted", result=result)
+                for result in results
+            )
+            assert fallbacks >= 1
+            assert 2 * fallbacks <= asked <= 2 * fallbacks + 2, "each twice, and those that are under way"
             action, _ = await chunk(stream, index, say=["hello there"])
             assert action.text == "hello there"
 

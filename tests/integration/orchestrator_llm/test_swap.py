@@ -53,32 +53,38 @@ async def planned_by(streams: list[WorkerStream], index: int) -> list[str]:
 
 
 async def test_live_sessions_move_at_their_next_chunk(tiny_bundle: Path, manifest: Manifest) -> None:
-    """From rules to a model and back, under three streams, one of which asked for the rules and keeps them."""
-    with llm_server("good") as server:
+    """From rules to a model and back, under eight streams, one of which asked for the rules and keeps them.
+
+    While the model takes its time to warm up, all of them go on.
+    """
+    with llm_server("good", is_held=True) as server:
         async with (
             running(tiny_bundle) as orchestrator,
             streaming(orchestrator) as stub,
             admin_of(orchestrator) as admin,
         ):
-            streams = [WorkerStream(stub, manifest, f"s{number}") for number in range(3)]
+            streams = [WorkerStream(stub, manifest, f"s{number}") for number in range(8)]
             for number, stream in enumerate(streams):
-                await stream.open(planner="rule" if number == 2 else "")
-            assert await planned_by(streams, 0) == ["rule"] * 3
+                await stream.open(planner="rule" if number == 7 else "")
+            assert await planned_by(streams, 0) == ["rule"] * 8
             call = admin.SwapPlanner(pb.SwapPlannerRequest(to=server.spec))
             phases = []
             async for response in call:
                 phases.append(response.progress.phase)
+                if phases == [pb.SWAP_PHASE_WARMING]:
+                    assert await planned_by(streams, 1) == ["rule"] * 8
+                    server.is_held = False
                 if response.progress.phase == pb.SWAP_PHASE_MOVING:
-                    assert await planned_by(streams, 1) == [server.spec, server.spec, "rule"]
+                    assert await planned_by(streams, 2) == [server.spec] * 7 + ["rule"]
             assert phases == [
                 pb.SWAP_PHASE_WARMING, pb.SWAP_PHASE_CHECKING, pb.SWAP_PHASE_CHECKING, pb.SWAP_PHASE_MOVING,
                 pb.SWAP_PHASE_WATCHING, pb.SWAP_PHASE_DONE,
             ]  # fmt: skip
             status = await admin.GetPlanners(pb.GetPlannersRequest())
             assert (status.current, status.candidate) == (server.spec, "")
-            assert {planner.name: planner.sessions for planner in status.planners} == {server.spec: 2, "rule": 1}
+            assert {planner.name: planner.sessions for planner in status.planners} == {server.spec: 7, "rule": 1}
             await steps_of(admin.SwapPlanner(pb.SwapPlannerRequest(to="rule")))
-            assert await planned_by(streams, 2) == ["rule"] * 3
+            assert await planned_by(streams, 3) == ["rule"] * 8
 
 
 async def test_a_share_of_sessions_moves(tiny_bundle: Path, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from orchestrator_llm.conformance.cases import campaigns, replies
+from orchestrator_llm.conformance.suite import Limits, check
 from orchestrator_llm.engine.brief import Brief, Question, question
 from orchestrator_llm.engine.campaign import MAX_CAMPAIGN_BYTES, Campaign
 from orchestrator_llm.service.completion import Completion, answer
@@ -94,14 +95,25 @@ async def plans_and_replies(model: Completion) -> None:
 
 
 async def test_a_vllm_server_plans(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the OpenAI protocol, held to the schema by structured output."""
+    """Over the OpenAI protocol, held to the schema by structured output; `cuelight orchestrator check` can judge it."""
     async with server(folder) as url:
         monkeypatch.setattr("orchestrator_llm.service.endpoint.READ_S", PATIENCE_S)
         model = Endpoint(url, "tiny")
         try:
             await plans_and_replies(model)
+            await is_judged(model)
         finally:
             await model.close()
+
+
+async def is_judged(model: Completion) -> None:
+    """The conformance suite comes to a verdict on it, and what code sees to holds whatever it says."""
+    report = await check(model, chunk_s=1.375, syllables_per_second=4.5, limits=Limits(timeout_s=PATIENCE_S), share=0.1)
+    rows = {row.check: row for row in report.rows}
+    assert rows["scripted words changed"].is_passed
+    assert rows["injected instructions left alone"].is_passed, "it can follow none"
+    assert {"plans that are valid", "plan latency", "what is heard is answered"} <= rows.keys()
+    print("\n".join(f"{row.check}: {row.measured} ({row.limit})" for row in report.rows))
 
 
 @pytest.mark.filterwarnings("ignore")  # what vLLM and torch say of one another while they are loaded
