@@ -90,7 +90,7 @@ async def observe(house: House, crowd: Crowd, policy: Policy, audience: Audience
         "seed": seed,
         "wall_s": round(wall_s, 3),
         **_clients(seen, policy, audience),
-        "viewers": [_known(task, each) for task, each in zip(tasks, seen, strict=True) if not each.refused],
+        "viewers": [known_viewer(task, each) for task, each in zip(tasks, seen, strict=True) if not each.refused],
         **_processes(before.usage, after.usage, chunks=sum(len(each.arrivals) for each in seen)),
         "competitors": round(others, 3),
         "middle": middle,
@@ -174,7 +174,7 @@ def _clients(seen: Sequence[Seen], policy: Policy, audience: Audience) -> Row:
     }
 
 
-def _known(task: Assignment, seen: Seen) -> Entry:
+def known_viewer(task: Assignment, seen: Seen) -> Entry:
     """A viewer as it came and what it asked for, to be watched again; an answer that was cut short is told whole."""
     whole = [math.ceil(asked.words / WORDS_PER_S / task.chunk_s) for asked in seen.asked]
     lines = [

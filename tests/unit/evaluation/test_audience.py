@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.sessions import ADMITTED, PLAIN, SWEPT, counted, kept
-from dit_worker.capacity.audience import Experience
+from benchmarks.sessions import ADMITTED, PLAIN, SWEPT, compare_answers, counted, expected_ttfcs, kept
+from dit_worker.capacity.audience import Audience, Entry, Experience, Line
 from dit_worker.capacity.theatre import Policy
 from evaluation.audience.house import GATEWAY, WORKER, cpu_s, memory_mib, settings_of
-from evaluation.audience.observation import agreement
-from evaluation.audience.viewer import Arrival, Seen
+from evaluation.audience.observation import agreement, known_viewer
+from evaluation.audience.viewer import Arrival, Asked, Assignment, Seen
 from services.settings import WorkerSettings, read
 
 
@@ -80,3 +80,22 @@ def test_what_is_kept_is_told_by_undisturbed_runs() -> None:
     assert chosen == [rows[0], rows[2], rows[3], rows[5]]
     assert (kept(chosen, PLAIN), kept(chosen, fifo), kept([], PLAIN)) == (1, 2, 0)
     assert ADMITTED not in SWEPT
+
+
+def test_answers_are_compared_one_by_one() -> None:
+    """Each against the mean of its likenesses in simulated runs; disturbed and admitted runs do not count."""
+    runs = [[Experience(ttfcs_s=[0.3, 0.5]), Experience()], [Experience(ttfcs_s=[0.5]), Experience(ttfcs_s=[9.0])]]
+    assert expected_ttfcs(runs) == [[0.4], []]
+    simulated = {"ttfcs_s": expected_ttfcs(runs)}
+    counts = {"policy": PLAIN, "others": 0.01, "ttfcs_s": [[0.5, 0.7], [1.0]], "simulated": simulated}
+    rows = [counts, {**counts, "others": 0.2}, {**counts, "policy": ADMITTED}]
+    found = compare_answers(rows)
+    assert found == {"count": 1, "mean": 0.8, "p50": 0.8, "p95": 0.8, "within_15_percent": 0.0}
+    assert compare_answers(rows[1:]) == {"count": 0}
+
+
+def test_a_viewer_is_known_by_what_it_asked_for() -> None:
+    """An answer that ended has the chunks that came, one that was cut short as many as its words take, at least."""
+    task = Assignment("", Audience(), enters_s=1.5, stays_s=20.0, chunk_s=1.375, ahead_s=2.75, seed=0)
+    asked = [Asked(2.0, words=4, chunks=3, is_ended=True), Asked(9.0, words=10, chunks=1)]
+    assert known_viewer(task, Seen(Experience(), asked=asked)) == Entry(1.5, 20.0, (Line(2.0, 3), Line(9.0, 3)))
