@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fixtures.collector import Collector, Span
+from evaluation.collector import Collector, Span
 from tests.fixtures.stack import RunningStack
 
 SAID = "Persimmons ripen."

@@ -15,7 +15,7 @@ from pathlib import Path
 from cuelight.cli.console import EXIT_INTERRUPTED, run_async
 from tools.cluster import network
 from tools.cluster.container import ROOT
-from tools.cluster.scenarios import SCENARIOS, perform
+from tools.cluster.performance import SCENARIOS, perform
 
 
 def main(arguments: list[str]) -> int:
@@ -24,8 +24,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("binaries", type=Path)
     parser.add_argument("--only", nargs="+", choices=sorted(SCENARIOS), help="scenarios to run; all by default")
     chosen = parser.parse_args(arguments)
-    if not (chosen.binaries / "kube-scheduler").exists():
-        parser.error(f"{chosen.binaries} holds no control plane; tools/cluster/build.sh makes one")
+    for program in ("kube-scheduler", "prometheus"):
+        if not (chosen.binaries / program).exists():
+            parser.error(f"{chosen.binaries} holds no {program}; tools/cluster/build.sh makes one")
     for tool in ("ip", "unshare", "nsenter", "mount", "redis-server"):
         if shutil.which(tool) is None:
             parser.error(f"{tool} is not installed (Debian: iproute2, util-linux, mount, redis-server)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a Kubernetes control plane from Debian's sources, for make cluster-sim:
+# Builds a Kubernetes control plane from Debian's sources, and fetches Prometheus, for make cluster-sim:
 #
 #     tools/cluster/build.sh [FOLDER]        default .cache/cluster; prints the folder of the binaries
 #
@@ -35,19 +35,20 @@ fetch() {
     mkdir -p "$work"/{lists,cache/archives}/partial "$work/downloads"
     local signed="[signed-by=$keyring]"
     printf '%s\n' "deb $signed $mirror/debian bookworm main" "deb-src $signed $mirror/debian bookworm main" >"$work/sources.list"
-    say "fetch Debian's sources of Kubernetes, Go 1.19 and etcd"
+    say "fetch Debian's sources of Kubernetes, and Go 1.19, etcd and Prometheus"
     apt update
     (
         cd "$work/downloads"
         apt source --download-only kubernetes=1.20.5+really1.20.2-1.1+deb12u1
         apt download golang-1.19-go=1.19.8-2 golang-1.19-src=1.19.8-2 etcd-server=3.4.23-4+b4 \
-            golang-github-modern-go-reflect2-dev=1.0.2-2
+            golang-github-modern-go-reflect2-dev=1.0.2-2 prometheus=2.42.0+ds-5+deb12u1
         sha256sum --check --quiet <<'SUMS'
 b83c0780efb182d928dc63d46488a847f161f04e40a94b96bf5247dd671ecdfc  kubernetes_1.20.5+really1.20.2.orig.tar.gz
 545123039b6c79e75cf2d86528781a825424cf33ce9d3f4513d772d7144cd531  golang-1.19-go_1.19.8-2_amd64.deb
 2dfa82fe4f08f4e0193c532e561af4c91871f5235608f04f2bb8d57bb288df5a  golang-1.19-src_1.19.8-2_all.deb
 3a9445d4560ad6de1c375756b2a17d97713df44cbd20a658c871fe108af7ef5d  etcd-server_3.4.23-4+b4_amd64.deb
 af150a5172cf4c19bb321a53e67103e7fb18d07c1baa1e816a235155265d3948  golang-github-modern-go-reflect2-dev_1.0.2-2_all.deb
+81d59a24fce84f7fbe97a45a4f2914b6a5881b5cd1db2a6a0e129e515e1a5f55  prometheus_2.42.0+ds-5+deb12u1_amd64.deb
 SUMS
     )
 }
@@ -58,7 +59,7 @@ unpack() {
     for package in "$work"/downloads/*.deb; do dpkg-deb -x "$package" "$work/debian"; done
     # Debian's patches concern kubectl alone, which is not built.
     tar xzf "$work"/downloads/kubernetes_*.orig.tar.gz -C "$work/go/src/k8s.io/kubernetes" --strip-components=1
-    cp "$work/debian/usr/bin/etcd" "$made/etcd"
+    cp "$work"/debian/usr/bin/{etcd,prometheus,promtool} "$made"
     # The vendored reflect2 1.0.1 crashes servers that Go 1.18 or newer has built.
     local vendored=$work/go/src/k8s.io/kubernetes/vendor/github.com/modern-go/reflect2
     rm "$vendored"/*.{go,s}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tools.cluster.api import Api, ApiError, Object
 from tools.cluster.control_plane import SERVER, ControlPlane
 from tools.cluster.network import Network
 from tools.cluster.node_agent import NodeAgent
+from tools.cluster.prometheus import Prometheus
 from tools.cluster.release import NAME, Release
 
 NAMESPACE = "stage"
@@ -31,11 +33,15 @@ class Cluster:
     network: Network
     agent: NodeAgent
     release: Release
+    prometheus: Prometheus
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def up(cls, binaries: Path, folder: Path) -> AsyncIterator[Cluster]:
-        """Start an empty cluster in the namespaces of this process, and take it down again."""
+    async def up(cls, binaries: Path, folder: Path, objects: Sequence[Object]) -> AsyncIterator[Cluster]:
+        """Start an empty cluster in the namespaces of this process, and take it down again.
+
+        Prometheus watches the release whose rendered `objects` are given, once that is installed.
+        """
         network = Network(folder)
         network.open()
         plane = ControlPlane(binaries, folder / "control-plane")
@@ -48,7 +54,9 @@ class Cluster:
             running = asyncio.create_task(agent.run(), name="node agent")
             running.add_done_callback(_tell)
             stack.push_async_callback(_end, running, agent, network)
-            cluster = cls(plane, api, network, agent, Release(plane.kubeconfig, folder, NAMESPACE))
+            watching = Prometheus.up(binaries / "prometheus", folder / "prometheus", api, objects)
+            prometheus = await stack.enter_async_context(watching)
+            cluster = cls(plane, api, network, agent, Release(plane.kubeconfig, folder, NAMESPACE), prometheus)
             await cluster.until(cluster._has_accounts, 60, "the default service account")
             yield cluster
 
@@ -110,6 +118,19 @@ class Cluster:
         status = await pod.containers[0].execute(command) if pod is not None else 1
         if status:
             raise RuntimeError(f"{' '.join(command)} ended with {status} in {name}")
+
+    @contextlib.asynccontextmanager
+    async def frozen(self, name: str) -> AsyncIterator[None]:
+        """Stop a pod's process, which goes on where it stood."""
+        pod = self.agent.find(name)
+        if pod is None:
+            raise RuntimeError(f"{name} does not run")
+        (container,) = pod.containers
+        container.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            container.send(signal.SIGCONT)
 
     async def cordon(self, node: str, *, is_closed: bool) -> None:
         """Close a node to new pods, or open it again."""

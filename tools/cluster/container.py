@@ -92,17 +92,17 @@ class Container:
                     await self.execute(hook["command"])
         if self._process is None or self._process.returncode is not None:
             return
-        self._signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await self._process.wait()
         except TimeoutError:
-            self._signal(signal.SIGKILL)
+            self.send(signal.SIGKILL)
             await self._process.wait()
 
     def kill(self) -> None:
         """Kill the process as a node does that runs out of memory."""
-        self._signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
         """The container's status for the API server."""
@@ -124,7 +124,8 @@ class Container:
             "state": state,
         }
 
-    def _signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
+        """Send the process a signal, if it runs."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)

@@ -1,21 +1,14 @@
-"""What is done to the release while a viewer watches, and what is measured of it."""
+"""What is done to the release while a viewer watches: pods, nodes, versions and controllers that come and go."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from tools.cluster.api import ApiError, Object
-from tools.cluster.cluster import GATEWAY_ADDRESS, NAMESPACE, Cluster
+from tools.cluster.cluster import NAMESPACE, Cluster
 from tools.cluster.release import NAME
 from tools.cluster.viewer import Viewer
 
@@ -23,34 +16,16 @@ PATIENCE_S = float(os.environ.get("CLUSTER_PATIENCE_S", "300"))
 """Anything is waited for this long; a machine that does other work takes more."""
 SLOTS = 2
 """Of a worker."""
+PATIENT_MS = 10_000
+"""A target for conditions that this machine keeps, whatever else it does: one orchestrator is enough then."""
 FIRST = f"{NAME}-worker-0"
 TOO_MANY_REQUESTS = 429
-out = Console(highlight=False, width=140)
 
 
-@dataclass
-class Outcome:
-    """What one scenario came to."""
-
-    scenario: str
-    seconds: float
-    sessions_lost: int = 0
-    media_lost: int = 0
-    media_doubled: int = 0
-    gap_s: float = 0.0
-    chunks: int = 0
-    note: str = ""
-    error: str = ""
-
-    @property
-    def is_good(self) -> bool:
-        """Nothing was lost and all of it happened."""
-        return not (self.error or self.sessions_lost or self.media_lost or self.media_doubled)
-
-
-def values(**fleet: int) -> dict[str, Any]:
+def values(**fleet: float) -> dict[str, Any]:
     """Two gateways, an orchestrator, two controllers, and the workers these want: two, with one session on stage."""
     settings = {"fleet_look_s": 1, "fleet_cool_down_s": 15, "fleet_max_workers": 3, "fleet_buffer_slots": SLOTS}
+    settings |= {"fleet_max_orchestrators": 2, "fleet_condition_target_ms": PATIENT_MS}
     return {
         "allowStrangers": True,
         "redis": {"trial": {"enabled": True}},
@@ -58,7 +33,8 @@ def values(**fleet: int) -> dict[str, Any]:
         "orchestrator": {"replicas": 1},
         # However slow this machine is: what is proven here is not speed.
         "worker": {"settings": {"worker_slots": SLOTS, "utilisation_bound": 100, "drain_s": 120}},
-        "fleet": {"enabled": True, "settings": settings | fleet},
+        "fleet": {"enabled": True, "scaleOrchestrators": True, "settings": settings | fleet},
+        "monitoring": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}},
     }
 
 
@@ -84,7 +60,7 @@ async def helm_test(cluster: Cluster, viewer: Viewer) -> str:
 
 async def delete_worker(cluster: Cluster, viewer: Viewer) -> str:
     """The pod that has the session is deleted: the session moves, and the pod comes back."""
-    pod = await _host(cluster, viewer)
+    pod = await host_of(cluster, viewer)
     began = time.monotonic()
     await cluster.api.delete("pods", pod, NAMESPACE)
     await cluster.until(lambda: _has_moved(cluster, viewer, pod), PATIENCE_S, "the session elsewhere")
@@ -96,7 +72,7 @@ async def delete_worker(cluster: Cluster, viewer: Viewer) -> str:
 
 async def evict_busy(cluster: Cluster, viewer: Viewer) -> str:
     """The Eviction API refuses the pod that has the session, and takes one that has none."""
-    pod = await _host(cluster, viewer)
+    pod = await host_of(cluster, viewer)
     try:
         await cluster.api.evict(pod, NAMESPACE)
     except ApiError as fault:
@@ -113,7 +89,7 @@ async def evict_busy(cluster: Cluster, viewer: Viewer) -> str:
 
 async def drain_node(cluster: Cluster, viewer: Viewer) -> str:
     """What `kubectl drain` does to the node of the session: the controller moves it away, then the pod may go."""
-    pod = await _host(cluster, viewer)
+    pod = await host_of(cluster, viewer)
     node = (await cluster.api.get("pods", pod, NAMESPACE))["spec"]["nodeName"]
     began = time.monotonic()
     await cluster.cordon(node, is_closed=True)
@@ -152,36 +128,6 @@ async def rollback(cluster: Cluster, viewer: Viewer) -> str:
     return f"{len(before)} pods replaced in {took_s:.1f} s"
 
 
-async def scale(cluster: Cluster, viewer: Viewer) -> str:
-    """One worker is enough for one session; more sessions make three of it, and their end makes it one again."""
-    await cluster.release.upgrade(values(fleet_buffer_slots=1), int(PATIENCE_S))
-    if await _host(cluster, viewer) != FIRST:
-        # Sessions are packed to low ordinals as they come; an operator packs one that is there already.
-        await cluster.command("fleet", "cuelight", "fleet", "move", viewer.session_id, "--to", FIRST)
-    await cluster.until_ready("worker", 1, PATIENCE_S)
-    # With the viewer's and one spare slot: one more than two workers have. They fall silent soon, and keep their slots.
-    crowd = [Viewer(GATEWAY_ADDRESS, f"crowd-{number}", words=30) for number in range(2 * SLOTS - 1)]
-    began = time.monotonic()
-    try:
-        for each in crowd:
-            each.start()
-        # Who finds no slot asks for as long as a creation may wait, and is refused then: so long a worker may take.
-        for each in crowd:
-            await each.more(1, PATIENCE_S, "a first chunk in the crowd")
-        await cluster.until_ready("worker", 3, PATIENCE_S)
-        up_s = time.monotonic() - began
-    finally:
-        for each in crowd:
-            await each.stop()
-    began = time.monotonic()
-    await cluster.until_ready("worker", 1, PATIENCE_S)
-    await viewer.more(2, PATIENCE_S)
-    lost = sum(bool(each.seen.error) + each.seen.lost + each.seen.doubled for each in crowd)
-    if lost:
-        raise RuntimeError(f"the crowd lost {lost}")
-    return f"1 to 3 workers in {up_s:.1f} s, back to 1 in {time.monotonic() - began:.1f} s"
-
-
 async def kill_fleet(cluster: Cluster, viewer: Viewer) -> str:
     """The controller that leads is killed: another one leads, and sessions do not notice."""
     leader = await cluster.leader()
@@ -214,7 +160,7 @@ async def kill_api_server(cluster: Cluster, viewer: Viewer) -> str:
     return f"away for {away_s:.1f} s and its start; the controller led {time.monotonic() - began:.1f} s after"
 
 
-async def _host(cluster: Cluster, viewer: Viewer) -> str:
+async def host_of(cluster: Cluster, viewer: Viewer) -> str:
     """The pod that has the viewer's session, as the controller marked it."""
     found: list[str] = []
 
@@ -260,66 +206,3 @@ async def _replaced(cluster: Cluster, before: set[str]) -> bool:
     now = await _uids(cluster)
     ready = [name for part in ("gateway", "orchestrator", "worker", "fleet") for name in await cluster.ready(part)]
     return not now & before and len(ready) == len(now) >= len(before)
-
-
-Scenario = Callable[[Cluster, Viewer], Awaitable[str]]
-SCENARIOS: Mapping[str, Scenario] = {
-    "install": install,
-    "helm-test": helm_test,
-    "delete-worker": delete_worker,
-    "evict-busy": evict_busy,
-    "drain-node": drain_node,
-    "upgrade": upgrade,
-    "rollback": rollback,
-    "scale": scale,
-    "kill-fleet": kill_fleet,
-    "kill-api-server": kill_api_server,
-}
-
-
-async def perform(binaries: Path, folder: Path, names: Sequence[str]) -> int:
-    """Run scenarios in their order; one that fails does not end the others, unless nothing is installed."""
-    outcomes: list[Outcome] = []
-    async with Cluster.up(binaries, folder) as cluster:
-        viewer = Viewer(GATEWAY_ADDRESS, "viewer")
-        for name in SCENARIOS:
-            if name in names or name == "install":
-                outcomes.append(await _one(name, cluster, viewer))
-                out.print(f"{name}: {outcomes[-1].error or outcomes[-1].note}", markup=False)
-            if name == "install" and outcomes[-1].error:
-                break
-        await viewer.stop()
-    (folder / "outcomes.json").write_text(json.dumps([asdict(each) for each in outcomes], indent=2))
-    out.print(_table(outcomes))
-    return 0 if all(each.is_good for each in outcomes) else 1
-
-
-async def _one(name: str, cluster: Cluster, viewer: Viewer) -> Outcome:
-    began, seen = time.monotonic(), viewer.seen
-    viewer.new_period()
-    before = len(seen.whole), seen.lost, seen.doubled
-    note = error = ""
-    try:
-        note = await SCENARIOS[name](cluster, viewer)
-    except Exception as fault:  # noqa: BLE001 - whatever it was, it is what is told
-        error = f"{type(fault).__name__}: {fault}"
-    return Outcome(
-        name,
-        round(time.monotonic() - began, 1),
-        sessions_lost=int(bool(seen.error)),
-        media_lost=seen.lost - before[1],
-        media_doubled=seen.doubled - before[2],
-        gap_s=round(seen.gap_s, 2),
-        chunks=len(seen.whole) - before[0],
-        note=note,
-        error=error or seen.error,
-    )
-
-
-def _table(outcomes: Sequence[Outcome]) -> Table:
-    table = Table("scenario", "took", "sessions lost", "media lost", "doubled", "chunks seen", "largest gap", "")
-    for each in outcomes:
-        lost = [str(number) for number in (each.sessions_lost, each.media_lost, each.media_doubled, each.chunks)]
-        verdict = f"[red]{each.error}[/]" if each.error else each.note
-        table.add_row(each.scenario, f"{each.seconds:.1f} s", *lost, f"{each.gap_s:.2f} s", verdict)
-    return table

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cuelight
-from cuelight.errors import CuelightError
+from cuelight.errors import CuelightError, NoCapacity
 from cuelight.events import Media, StateChanged, Track
 from cuelight.rpc import Timeouts
 from cuelight.session import Session
 
 TICK_S = 0.05
+QUEUE_S = 60
+"""As long as a creation may wait for a slot."""
 _TIMEOUTS = Timeouts(connect_s=60.0, call_s=30.0)
 """What is slow here is the machine, which starts everything at once."""
 _LINES = (
@@ -60,12 +62,15 @@ class Seen:
 class Viewer:
     """One session from its creation to its end."""
 
-    def __init__(self, address: str, name: str, *, words: int = 4000) -> None:
+    def __init__(self, address: str, name: str, *, words: int = 4000, patience_s: float = 240.0) -> None:
         self.name = name
         self.seen = Seen()
         self.session_id = ""
         self._address = address
         self._words = words
+        self._patience_s = patience_s
+        self.refused = 0
+        """Creations that found no place."""
         self._ended = asyncio.Event()
         self._chunk_s = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -103,10 +108,9 @@ class Viewer:
 
     async def _watch(self) -> None:
         try:
-            async with (
-                cuelight.connect(self._address, timeouts=_TIMEOUTS) as client,
-                client.create_session(regime="scripted", queue_timeout_s=60) as session,
-            ):
+            async with contextlib.AsyncExitStack() as stack:
+                client = await stack.enter_async_context(cuelight.connect(self._address, timeouts=_TIMEOUTS))
+                session = await self._let_in(stack, client)
                 self.session_id = session.name.rpartition("/")[2]
                 say = asyncio.create_task(self._say(session))
                 read = asyncio.create_task(self._read(session))
@@ -121,6 +125,18 @@ class Viewer:
                     await read
         except (CuelightError, OSError) as fault:
             self.seen.error = f"{type(fault).__name__}: {fault}"
+
+    async def _let_in(self, stack: contextlib.AsyncExitStack, client: cuelight.Client) -> Session:
+        """A session, asked for again when there was no place for as long as a creation may wait. Raises NoCapacity."""
+        give_up_at = time.monotonic() + self._patience_s
+        while True:
+            made = client.create_session(regime="scripted", queue_timeout_s=QUEUE_S)
+            try:
+                return await stack.enter_async_context(made)
+            except NoCapacity:
+                if time.monotonic() > give_up_at or self._ended.is_set():
+                    raise
+                self.refused += 1
 
     async def _say(self, session: Session) -> None:
         said = 0

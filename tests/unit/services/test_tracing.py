@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from evaluation.collector import collecting
 from services import tracing
 from services.session import Cue, CueKind
 from services.state.codec import cue_from_entry, cue_to_fields
-from tests.fixtures.collector import collecting
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
