@@ -284,7 +284,8 @@ class Play:
         """Idle chunks that will not be on when the next one can be, are taken back."""
         pacing = self._stage.pacing
         playhead_s = pacing.playhead_in(pacing.limits.first_chunk_target_s)
-        cut = await self._station.store.discard_idle(self._stage.keeper.lease, playhead_s)
+        lease, committed = self._stage.keeper.lease, self.next_chunk_index
+        cut = await self._station.store.discard_idle(lease, playhead_s, committed=committed)
         if cut is not None:
             await self._cut(cut, is_interrupt=False)
 
@@ -301,6 +302,7 @@ class Play:
             prompt=", ".join([self._asked, *waiting]) if (waiting := self._waiting_prompts) else "",
             is_paused=pacing.is_paused,
             hear=tuple(self._waiting_words),
+            committed=self.next_chunk_index,
         )
         self._lines.clear()
         await self._cut(cut, is_interrupt=True)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.errors import InvalidInput, SessionNotFound, StaleEpoch, StaleGeneration, StateCorrupt
+from services.errors import CommitConflict, InvalidInput, SessionNotFound, StaleEpoch, StaleGeneration, StateCorrupt
 from services.logs import get_logger
 from services.session import (
     STATE_SCHEMA,
@@ -295,6 +295,7 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         prompt: str = "",
         is_paused: bool = False,
         hear: tuple[str, ...] = (),
+        committed: int = 0,
     ) -> Retired:
         """Cut the session where the client heard it stop, and settle every cue up to `cue_cursor` with that.
 
@@ -303,9 +304,12 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         a barge-in happens at once. What is asked of the picture still holds; `prompt`, if any, takes its place, so that
         settled prompts of an uncommitted chunk are not lost. `is_paused` says what the settled cues have left it in,
         and `hear` holds those words of the user among them that no committed chunk has: the next one takes them.
+        Raises CommitConflict when of `committed` chunks some are not there any more: what was heard must not be cut as
+        if it had never been.
         """
         for _ in range(CUT_TRIES):
             stored = await self._load(lease.session_id)
+            _check_committed(stored, committed)
             cut = cut_where_heard(
                 stored.timeline(), stored.position(), stored.pieces(), playhead_s, lease.policy.chunk_seconds
             )
@@ -317,14 +321,15 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
                 continue  # a commit of ours came in between; its chunk is part of what is cut
         raise StaleGeneration("the timeline changes too fast to be cut")
 
-    async def discard_idle(self, lease: Lease, playhead_s: float) -> Retired | None:
+    async def discard_idle(self, lease: Lease, playhead_s: float, *, committed: int = 0) -> Retired | None:
         """Retire the unplayed idle chunks at the end, and the inputs of an idle chunk in the making.
 
         The chunk under the playhead stays. Nothing is cut off the transcript, as idle chunks say nothing. None when
-        there is nothing to discard.
+        there is nothing to discard. Raises CommitConflict as `interrupt` does.
         """
         for _ in range(CUT_TRIES):
             stored = await self._load(lease.session_id)
+            _check_committed(stored, committed)
             now, timeline = stored.position(), stored.timeline()
             cut = cut_idle(timeline, now, playhead_s, lease.policy.chunk_seconds)
             pending = stored.pending()
@@ -375,6 +380,13 @@ def _keys(session_id: str) -> SessionKeys:
     if not is_session_id(session_id):
         raise SessionNotFound("there is no such session")
     return session_keys(session_id)
+
+
+def _check_committed(stored: StoredSession, committed: int) -> None:
+    """Raise CommitConflict when the store went back to before some of so many chunks were committed."""
+    there = int(stored.text("next_chunk"))
+    if there < committed:
+        raise CommitConflict(f"the session store has {there} of {committed} chunks that were committed")
 
 
 def _or_empty(number: int | None) -> Argument:

@@ -71,6 +71,30 @@ async def test_a_store_that_is_away_for_longer_than_the_lease_is_waited_for(
     assert audience.states[lost + 1] == "ACTIVE"
 
 
+async def test_an_interrupt_cuts_what_was_heard_though_the_store_went_back(
+    theatre: Theatre, client: redis_client.Redis
+) -> None:
+    """Chunks that a fail-over took are written again before the cut, so that no word of what comes next is lost."""
+    name = await theatre.session("cut", max_ahead_s=2 * CHUNK_S)
+    await theatre.cue(name, CueKind.SAY, LONG)
+    async with theatre.audience(name, plays=False) as audience:
+        await until(lambda: len(audience.media) == 4)
+        past = Past(client, name)  # held up by the playhead, it makes nothing now
+        audience.play(2 * CHUNK_S)
+        await until(lambda: len(audience.media) == 8)
+        told = len(audience.words)
+        past.come_back()
+        await theatre.cue(name, CueKind.SAY, "hello there my friend.", playhead_s=3.5 * CHUNK_S, barge_in=True)
+        audience.nudge()
+        await until(lambda: bool(audience.of("retired")))
+        audience.play(4 * CHUNK_S)
+        await until(lambda: len(audience.words) >= told + 4)
+    assert audience.words == [*LONG.split()[:told], *"hello there my friend.".split()]
+    assert [media.offset for media in audience.media] == list(range(len(audience.media)))
+    (retired,) = audience.of("retired")
+    assert retired.first_position == 4
+
+
 async def test_a_pause_is_kept_through_a_loss(theatre: Theatre) -> None:
     """A session that was interrupted while paused is taken up paused, and the cut is told to readers who missed it."""
     name = await theatre.session("paused", regime=Regime.CONVERSATION)
