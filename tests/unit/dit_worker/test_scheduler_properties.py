@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -24,6 +24,8 @@ from dit_worker.engine.scheduler import ORDERS, Scheduler
 
 CHUNK_S = 1.375
 STEPS = 4
+SHORT_S = 0.02
+"""A chunk's sound may end a packet before its picture, and some audiences go by what they have heard."""
 
 
 class Clock:
@@ -182,6 +184,7 @@ events = st.lists(
 
 
 @given(events, st.integers(1, 5))
+@example([("make", False), ("make", False), ("report", CHUNK_S - SHORT_S / 2), ("make", False)], 2)
 def test_nothing_is_made_above_the_run_ahead_cap(events: list[tuple[str, float]], cap: int) -> None:
     """Whatever a client reports, retires or pauses: what is made lies within the cap of what it has really been given.
 
@@ -206,8 +209,9 @@ def test_nothing_is_made_above_the_run_ahead_cap(events: list[tuple[str, float]]
         elif pacing.can_begin(position, is_answer=bool(value)):
             grace_s = 0.8 + clock.now if value else 0.0  # it may have played on since it last said where it is
             assert not is_paused
-            assert (position + 1) * CHUNK_S <= acknowledged_s + cap * CHUNK_S + grace_s + 1e-6
-            assert not value or (position + 1) * CHUNK_S <= pacing.playhead_s + cap * CHUNK_S + 0.8 + 1e-6
+            ahead_s = (position + 1) * CHUNK_S - cap * CHUNK_S - SHORT_S - 1e-5
+            assert ahead_s <= acknowledged_s + grace_s
+            assert not value or ahead_s <= pacing.playhead_s + 0.8
             position += 1
             pacing.deliver(position * CHUNK_S)
 
