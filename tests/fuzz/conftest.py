@@ -1,4 +1,7 @@
-"""How long is fuzzed, and the stack that is fuzzed: real processes, the tiny bundle, no credentials."""
+"""How long is fuzzed, and the stack that is fuzzed: real processes, the tiny bundle, no credentials.
+
+FUZZ_SECONDS are all there are, starting processes and resting included: what is left is shared out by who comes next.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,26 @@ OUT = Path(__file__).resolve().parents[2] / "out" / "fuzz"
 """Where what was found is left."""
 
 
+class Budget:
+    """The time until FUZZ_SECONDS are over, given out by shares of the whole; those of all tests make 1."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + SECONDS
+        self._share_left = 1.0
+
+    def take(self, share: float) -> float:
+        """Seconds for whoever has this share, of what those before have left."""
+        part = share / max(share, self._share_left)
+        self._share_left -= share
+        return part * max(0.0, self._end - time.monotonic())
+
+
+BUDGET = Budget()
+
+
 def rounds(share: float) -> Iterator[int]:
     """Numbers, until so large a share of the time is up; one at least."""
-    end, number = time.monotonic() + share * SECONDS, 0
+    end, number = time.monotonic() + BUDGET.take(share), 0
     while number == 0 or time.monotonic() < end:
         yield number
         number += 1

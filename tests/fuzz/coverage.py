@@ -35,7 +35,7 @@ def main(name: str, seconds: int, found: Path) -> None:
     arguments = [sys.argv[0], str(kept), str(modules.CORPUS / name), f"-max_total_time={seconds}"]
     arguments += [f"-max_len={target.most_bytes}", f"-timeout={ONE_INPUT_S}", f"-rss_limit_mb={MEMORY_MB}"]
     arguments += [f"-artifact_prefix={found}/", f"-dict={dictionary}", "-print_final_stats=1"]
-    modules.front_end()  # before time is counted
+    target.prepare()  # before time is counted
 
     def take(raw: bytes) -> None:
         try:

@@ -116,6 +116,8 @@ class Target:
     most_bytes: int
     words: tuple[str, ...]
     """What inputs are made of, beside bytes."""
+    prepare: Callable[[], object] = lambda: None
+    """What takes time once."""
 
     @property
     def corpus(self) -> list[Path]:
@@ -129,7 +131,7 @@ KEYS = (
 TARGETS = {
     target.take.__name__: target
     for target in (
-        Target(text, 256, ("$", "1,000.5", "3rd", "½", "é", "\u200d")),
+        Target(text, 256, ("$", "1,000.5", "3rd", "½", "é", "\u200d"), front_end),
         Target(portrait, 16_384, ("IHDR", "IDAT", "iCCP", "tRNS", "PLTE", "acTL", "Exif", "VP8X", "VP8L", "ANMF")),
         Target(planned, 4096, ('{"actions": [', '"speech": "', "```json", "*", "[", "<")),
         Target(message, 4096, tuple(f'"{key}": ' for key in KEYS.split())),

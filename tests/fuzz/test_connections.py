@@ -20,7 +20,7 @@ CUT_SHORT = 10_000
 """Calls that are cut in the middle of their first message."""
 GROWTH_MOST = 8 << 20
 """Bytes that so many may leave; before waiting calls were few and freed memory was given back, it was more."""
-REST_S = 60.0
+REST_S = 300.0
 
 
 def _half_calls() -> bytes:

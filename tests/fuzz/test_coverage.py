@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.conftest import OUT, SECONDS
+from tests.fuzz.conftest import BUDGET, OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = 0.1
-START_S = 120.0
+START_S = 600.0
 """What imports and the saved corpus may take besides."""
 
 
@@ -22,7 +22,7 @@ START_S = 120.0
 def test_no_bytes_break(target: str) -> None:
     """What breaks a target lies in out/fuzz then; it belongs into tests/fuzz/corpus with its mend."""
     pytest.importorskip("atheris", reason="there is none for this Python")
-    found, seconds = OUT / target, max(1, round(SHARE * SECONDS))
+    found, seconds = OUT / target, max(1, round(BUDGET.take(SHARE)))
     shutil.rmtree(found, ignore_errors=True)
     found.mkdir(parents=True)
     command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz.coverage", target, str(seconds), str(found)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from tests.fuzz.messages import messages
 
 SHARE = 0.2
 CALL_S = 30.0
+CREATE_S = 600.0
 HEARD_S = 0.3
 OURS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 FEW = settings(
@@ -87,11 +89,23 @@ class Histories(RuleBasedStateMachine):
         config.max_ahead.seconds = ahead
         request = pb.CreateSessionRequest(config=config)
         request.queue_timeout.seconds = 60  # until what others left has been closed
-        made = self.stub.CreateSession(request, timeout=4 * CALL_S)
+        made = self._created(request)
         self.name, self.token = made.session.name, made.attach_token
         self.line: Line | None = None
         self.resume_token, self.client_seq = "", 0
         self.durable = self.epoch = self.generation = 0
+
+    def _created(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
+        """The answer; a machine that is busy with what others left may refuse for a while."""
+        give_up_at = time.monotonic() + CREATE_S
+        while True:
+            try:
+                return self.stub.CreateSession(request, timeout=4 * CALL_S)
+            except grpc.RpcError as fault:
+                _check("CreateSession", fault)
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(1.0)
 
     @rule(
         offset=st.none() | st.integers(0, 40) | st.just(2**63),
