@@ -135,7 +135,11 @@ class Follower:
         """How the other replicas fare, as of the last look."""
         reports = {replica: report for replica, report in self.reports.items() if replica != self.replica}
         found = [report.of(kind) for report in reports.values()]
-        faults = (f"{each.fault} (replica {name})" for name, each in zip(reports, found, strict=True) if each.fault)
+        faults = (
+            f"{report.of(kind).fault} (replica {name})"
+            for name, report in reports.items()
+            if report.of(kind).fault and self._is_of_now(report)
+        )
         return Others(
             count=len(found),
             behind=sum(report.version < self.decision.version for report in reports.values()),
@@ -143,6 +147,10 @@ class Follower:
             to_move=sum(each.to_move for each in found),
             fault=next(faults, ""),
         )
+
+    def _is_of_now(self, report: Report) -> bool:
+        """Whether it speaks of the decision in force; one that is not understood speaks of none."""
+        return report.version >= self.decision.version or not report.address
 
     async def _decide(self, kind: Kind, choice: Choice) -> None:
         async with self._calling:

@@ -71,8 +71,13 @@ class PlannerSwaps:
     async def follow(self, choice: Choice) -> None:
         """Makes ready what was chosen and uses it. Raises PlannerFailed and ValueError where it cannot."""
         planners, rollout = self._house.planners, self._house.planners.in_use
-        current = planners.find(choice.current) if choice.current else planners.default
         candidate = planners.find(choice.candidate) if choice.candidate else None
+        try:
+            current = planners.find(choice.current) if choice.current else planners.default
+        except ValueError:
+            if candidate is None:
+                raise
+            current = rollout.current  # what others are about to leave may mean nothing here
         left = {rollout.current.name, *([rollout.candidate.name] if rollout.candidate else [])}
         try:
             if candidate is not None:
@@ -146,8 +151,13 @@ class ConditionerSwaps:
     async def follow(self, choice: Choice) -> None:
         """Loads what was chosen and uses it. Raises CuelightError, ValueError and OSError where it cannot."""
         rollout = self._house.conditioners
-        current = await self._kept_or_made(choice.current)
         candidate = await self._kept_or_made(choice.candidate) if choice.candidate else None
+        try:
+            current = await self._kept_or_made(choice.current)
+        except (CuelightError, ValueError, OSError):
+            if candidate is None:
+                raise
+            current = rollout.current
         rollout.follow(current, candidate, choice.percent)
 
     async def tidy(self) -> None:

@@ -235,24 +235,30 @@ async def test_a_tuned_conditioner_comes_into_use_at_every_replica(
         assert "0.1.0-tuned" in following.current.name and following.candidate is None
 
 
-async def test_a_decision_that_a_replica_cannot_follow_is_told_for_as_long_as_it_holds(
+async def test_a_decision_that_replicas_cannot_follow_is_told_for_as_long_as_it_holds(
     tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, store: PlanningStore
 ) -> None:
-    """One of an earlier version, to which what was decided means nothing, goes on with what it has and says so."""
-    async with Stage(manifest) as stage:
-        follower = (await stage.add(tiny_bundle, redis_server, ["a1"])).follower
-        assert follower is not None
+    """Those of an earlier version, to which it means nothing, go on with what they have, say so, and can be led on."""
+    with llm_server("good") as server:
+        async with Stage(manifest) as stage:
+            followers = [(await stage.add(tiny_bundle, redis_server, [name])).follower for name in ("a1", "b1")]
 
-        async def decided(choice: Choice) -> str:
-            made = (await store.decision()).changed("planner", choice)
-            assert await store.decide(made)
-            await until(lambda: follower.reports[follower.replica].version == made.version)
-            return follower.reports[follower.replica].planner.fault
+            def faults() -> list[str]:
+                return [f.reports[f.replica].planner.fault for f in followers if f is not None]
 
-        assert "is no planner" in await decided(Choice(current="telepathy:m"))
-        assert "is no planner" in await decided(Choice(current="telepathy:m")), "looked at again, it is no better"
-        assert await planned_by(stage.streams, 0) == ["rule"]
-        assert await decided(Choice(current="rule")) == ""
+            async def decided(choice: Choice) -> None:
+                made = (await store.decision()).changed("planner", choice)
+                assert await store.decide(made)
+                await until(lambda: all(f and f.reports[f.replica].version == made.version for f in followers))
+
+            for _ in range(2):  # looked at again, it is no better
+                await decided(Choice(current="telepathy:m"))
+                assert all("is no planner" in fault for fault in faults())
+            assert await planned_by(stage.streams, 0) == ["rule", "rule"]
+            steps = await stage.swap(0, 1, to=server.spec, unchecked=True)
+            assert steps[-1].phase == pb.SWAP_PHASE_DONE, steps[-1].text
+            assert await planned_by(stage.streams, stage.next_index) == [server.spec] * 2
+            await until(lambda: faults() == ["", ""])
 
 
 async def test_no_swap_goes_past_a_replica_that_is_not_understood(
