@@ -71,7 +71,8 @@ chart-cross: $(BIN)/.dev ## Render the chart by another Helm (npm) and compare; 
 	  else echo "promtool is not installed (Debian: prometheus): the alerts were not tried"; fi
 
 cluster-sim: $(BIN)/.dev ## Prove the chart on a real Kubernetes control plane, which the first time is built (10 minutes)
-	$(BIN)/python -m tools.cluster "$$(tools/cluster/build.sh)"
+	binaries="$$(tools/cluster/build.sh)" && "$$binaries/promtool" test rules tests/chart/alerts.test.yaml \
+	  && $(BIN)/python -m tools.cluster "$$binaries" $(if $(ONLY),--only $(ONLY))
 
 type: $(BIN)/.dev ## Check types (mypy, strict outside model/)
 	$(BIN)/mypy

@@ -25,16 +25,32 @@ INSIDE = "CUELIGHT_SIMULATION"
 _PIECE = 1 << 16
 
 
+_TRIAL = "ip link add trial type bridge && ip netns list && mount -t tmpfs tmpfs /run"
+
+
+def _unshared() -> list[str]:
+    """The command that runs another in namespaces of its own, whose processes all end with it."""
+    flags = ["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
+    if os.geteuid() != 0:
+        flags += ["--user", "--map-root-user"]
+    return ["unshare", *flags]
+
+
+def hindrance() -> str:
+    """Why this machine gives no namespaces in which a cluster could be; empty when it does."""
+    tried = subprocess.run([*_unshared(), "sh", "-c", _TRIAL], capture_output=True, text=True, timeout=60, check=False)
+    return (
+        "" if tried.returncode == 0 else tried.stderr.strip().splitlines()[-1] if tried.stderr.strip() else "no reason"
+    )
+
+
 def enter(arguments: Sequence[str]) -> None:
     """Run this program again in namespaces of its own, unless it does already. All its processes end with it."""
     if os.environ.get(INSIDE) == str(os.getpid()):
         del os.environ[INSIDE]
         return
-    flags = ["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
-    if os.geteuid() != 0:
-        flags += ["--user", "--map-root-user"]
     os.environ[INSIDE] = "1"  # the first process of a pid namespace has this number
-    os.execvp("unshare", ["unshare", *flags, sys.executable, "-m", "tools.cluster", *arguments])
+    os.execvp("unshare", [*_unshared(), sys.executable, "-m", "tools.cluster", *arguments])
 
 
 def ip(*commands: str) -> None:
