@@ -25,6 +25,8 @@ from services.state.planning import Choice, Decision, Following, Kind, PlanningS
 log = get_logger(__name__)
 LOOK_EVERY_S = 0.5
 TRY_AGAIN_S = 30.0
+"""After so long what could not be followed is tried again, then after twice as long each time: a try may be a load."""
+MOST_DOUBLINGS = 7
 KINDS: tuple[Kind, ...] = ("planner", "conditioner")
 
 
@@ -58,6 +60,8 @@ class _Kept:
     fault: str = ""
     """Why that choice cannot be followed."""
     tried_at: float = 0.0
+    tries: int = 0
+    """How often it was tried again."""
     task: asyncio.Task[None] | None = None
 
 
@@ -211,10 +215,12 @@ class Follower:
     def _begin_following(self, kind: Kind, kept: _Kept) -> None:
         choice, version = self.decision.of(kind), self.decision.version
         is_known = replace(choice, on_trial_by="") == replace(kept.choice, on_trial_by="")
-        can_wait = not kept.fault or bool(choice.on_trial_by) or time.monotonic() - kept.tried_at < TRY_AGAIN_S
+        waits_s = TRY_AGAIN_S * 2 ** min(kept.tries, MOST_DOUBLINGS)
+        can_wait = not kept.fault or bool(choice.on_trial_by) or time.monotonic() - kept.tried_at < waits_s
         if is_known and can_wait:
             kept.version = version
             return
+        kept.tries = kept.tries + 1 if is_known else 0
         kept.task = asyncio.create_task(self._follow(kind, kept, choice, version), name=f"follow-{kind}")
 
     async def _follow(self, kind: Kind, kept: _Kept, choice: Choice, version: int) -> None:

@@ -69,15 +69,15 @@ class LlmServer:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return JSONResponse({"error": {"message": "no such key"}}, 401)
         if self.behaviour == "broken":
-            return self._broken(len(self.asked))
+            return self._broken(len(self.asked), is_for_json="response_format" in body)
         text = self._text(body)
         return StreamingResponse(self._stream(text), media_type="text/event-stream")
 
-    def _broken(self, number: int) -> Response:
-        if number % 3 == 0:
-            return PlainTextResponse("upstream connect error", 503)
+    def _broken(self, number: int, *, is_for_json: bool) -> Response:
         if number % 3 == 1:
             return StreamingResponse(iter([b"data: {not json\n\n"]), media_type="text/event-stream")
+        if number % 3 == 0 or not is_for_json:  # to a listener wrong JSON would be an answer
+            return PlainTextResponse("upstream connect error", 503)
         return StreamingResponse(self._stream('{"actions": [{"speech": 7}]}'), media_type="text/event-stream")
 
     def _text(self, body: dict[str, Any]) -> str:
