@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import statistics
 import time
@@ -210,11 +209,11 @@ def simulate(rows: list[Row], profile: Profile, bench: Bench) -> None:
         audience = replace(bench.audience(sessions), known=known, network_s=LOOPBACK_S)
         figures = means(run_all(beside, policy, audience, range(bench.options.seeds)))
         runs = [watch(beside, policy, audience, seed)[1] for seed in range(bench.options.seeds)]
-        first = runs[0][0].slacks_s
+        longest, begins_s = max((each.slacks_s for each in runs[0]), key=len), row["slack"][0][0]
         row["simulated"] = {
             **{what: round(value, 4) for what, value in figures.items()},
             "ttfcs_s": expected_ttfcs(runs),
-            "slack": [[round(index * profile.chunk_s, 2), round(left, 3)] for index, left in enumerate(first)],
+            "slack": [[round(begins_s + i * profile.chunk_s, 2), round(left, 3)] for i, left in enumerate(longest)],
         }
 
 
@@ -336,7 +335,7 @@ def _draw_line(axes: Axes, rows: Sequence[Row], what: str, name: str, colour: st
     for count in counts:
         mine = [row for row in rows if row["sessions"] == count]
         real.append(statistics.fmean([row[what] for row in mine]))
-        simulated.append(mine[0]["simulated"].get(what, math.nan))
+        simulated.append(statistics.fmean([row["simulated"][what] for row in mine]))
     axes.plot(counts, real, marker="o", color=colour, label=name)
     axes.plot(counts, simulated, linestyle="--", color=colour, alpha=0.6)
 

@@ -243,7 +243,7 @@ def main() -> None:
         latents = rehearsal.perform(chunk)
     manifest, times = rehearsal.manifest, dict(rehearsal.times)
     times |= asyncio.run(store_costs(latents, manifest.chunk_seconds, options.chunks))
-    means, stack = {name: fmean(values) for name, values in times.items()}, {}
+    means, stack = {name: fmean(values) for name, values in times.items()}, dict[str, float]()
     if options.stack_s:
         geometry = Geometry(manifest.chunk_seconds, manifest.sampler.steps)
         stack, cuts = asyncio.run(stack_costs(options.bundle, geometry, options.stack_s))
