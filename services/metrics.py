@@ -128,7 +128,7 @@ class Metrics:
         for reason in (NoCapacity.reason, WorkerUnavailable.reason, StoreUnavailable.reason):
             self.refusals.labels(reason)
         self.recoveries.labels("failed")
-        for script in ("renew", "write_inputs", "put_latents", "commit", "set_state", "cut"):
+        for script in ("renew", "take_over", "write_inputs", "put_latents", "commit", "set_state", "cut"):
             self.fenced.labels(script)
 
     def serve(self, listen: str) -> int:

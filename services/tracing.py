@@ -6,7 +6,7 @@
                 message.traceparent = tracing.current()                    # for whoever goes on with it elsewhere
 
 Streams between our processes last as long as a session, so their messages carry the context (W3C traceparent) and not
-their metadata; through Redis it goes with the cue. Without a collector nothing is imported, made or sent, and a span
+their metadata; through Redis it goes with the cue. Without a collector no SDK is imported, nothing made, and a span
 costs an `if`. Attributes are ids, numbers and kinds, never users' words. Knows nothing of what is traced.
 """
 
@@ -62,7 +62,7 @@ def trace(name: str, parent: str = "", **attributes: str | int) -> Iterator[None
     if _tracer is None:
         yield
         return
-    with _tracer.start_as_current_span(name, context=_context(parent), attributes=attributes):
+    with _opened(_tracer, name, _context(parent), attributes):
         yield
 
 
@@ -72,8 +72,7 @@ def span(name: str, parent: str | None = None, **attributes: str | int) -> Itera
     if _tracer is None or not (current() if parent is None else parent):
         yield
         return
-    context = None if parent is None else _context(parent)
-    with _tracer.start_as_current_span(name, context=context, attributes=attributes):
+    with _opened(_tracer, name, None if parent is None else _context(parent), attributes):
         yield
 
 
@@ -85,6 +84,21 @@ def current() -> str:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier[_FIELD]
+
+
+@contextmanager
+def _opened(
+    tracer: otel.Tracer, name: str, context: Context | None, attributes: dict[str, str | int]
+) -> Iterator[None]:
+    """A span; of what is raised in it the kind alone is told, since the sentence may quote users."""
+    with tracer.start_as_current_span(
+        name, context, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as opened:
+        try:
+            yield
+        except Exception as fault:
+            opened.set_status(otel.Status(otel.StatusCode.ERROR, type(fault).__name__))
+            raise
 
 
 def _context(parent: str) -> Context:

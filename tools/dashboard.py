@@ -67,6 +67,7 @@ def _draw_course(axes: Axes, panel: Mapping[str, Any], since_s: float, until_s: 
     else:
         axes.text(0.5, 0.5, "no data", ha="center", va="center", color=PALE, transform=axes.transAxes)
     axes.set_xlim(0, (until_s - since_s) / 60)
+    axes.margins(y=0.25)  # room for the legend
     axes.set_ylabel(_UNITS.get(panel["unit"], ""), fontsize=6, color=PALE)
     axes.tick_params(labelsize=6, colors=PALE, length=2)
     axes.grid(visible=True, color="#e3e5e9", linewidth=0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 
 from tests.chart.conftest import containers, pod_specs
 from tools import chart
+from tools.images import DOCKERFILE, IMAGES, Build, lineage, stages
 
-DOCKERFILE = chart.ROOT / "deploy" / "Dockerfile"
 PACKAGES = {
     "gateway": "gateway",
     "orchestrator": "orchestrator_llm",
@@ -27,23 +26,13 @@ PACKAGES = {
 
 
 def _stages() -> dict[str, list[str]]:
-    """Instructions of each stage by its name, continued lines joined."""
-    stages: dict[str, list[str]] = {}
-    name = ""
-    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    for line in filter(None, map(str.strip, text.splitlines())):
-        found = re.fullmatch(r"FROM (\S+) AS (\S+)", line)
-        if found:
-            name = found[2]
-        stages.setdefault(name, []).append(line)
-    return stages
+    """Instructions of each stage by its name."""
+    return stages(DOCKERFILE.read_text())
 
 
 def _lineage(stage: str) -> list[str]:
     """Instructions of a stage and of those it is built on, the base first."""
-    stages = _stages()
-    parent = stages[stage][0].split()[1]
-    return [*(_lineage(parent) if parent in stages else []), *stages[stage]]
+    return lineage(_stages(), stage)
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -122,3 +111,20 @@ def test_no_image_takes_more_than_it_needs_from_the_tree() -> None:
     }
     assert "*" in ignored and sent == copied
     assert all((chart.ROOT / source).exists() for source in copied)
+
+
+def test_images_can_be_followed_in_a_folder(tmp_path: Path) -> None:
+    """Every instruction of the stages is one that tools/images.py follows, with the image's paths below its folder."""
+    build = Build(tmp_path)
+    (tmp_path / "src").mkdir()
+    for image in IMAGES:
+        for line in _lineage(f"build-{image}"):
+            if not line.startswith("RUN "):
+                build.do(line)
+    assert (tmp_path / "src" / "gateway" / "__main__.py").is_file() and (tmp_path / "src" / "LICENSE").is_file()
+    assert build.environment()["PATH"].startswith(f"{tmp_path}/opt/cuelight/bin:")
+    assert build.placed("python -m venv /opt/cuelight && ls /srv /src") == (
+        f"python -m venv {tmp_path}/opt/cuelight && ls /srv {tmp_path}/src"
+    )
+    with pytest.raises(ValueError, match="is not followed"):
+        build.do("VOLUME /data")

@@ -15,6 +15,8 @@ HANG_S = 9.0
 """A process is stopped for this long: longer than a lease."""
 STALL_S = 14.0
 """And for this long, when what is made ahead must be used up meanwhile."""
+PULSE_S = 4.0
+"""And for this long, when the chunk that is next must be late."""
 
 
 async def scale(cluster: Cluster, viewer: Viewer) -> str:
@@ -99,15 +101,16 @@ async def _with_a_worker_that_hangs(cluster: Cluster, viewer: Viewer) -> float:
 
 
 async def _with_an_orchestrator_that_hangs(cluster: Cluster, viewer: Viewer) -> float:
-    """The only orchestrator is stopped for longer than was made ahead, until that many chunks were late."""
-    began = time.monotonic()
+    """The only orchestrator stands still until nothing is left that was made ahead, and then before each chunk."""
+    began, stop_s = time.monotonic(), STALL_S
     (pod,) = await cluster.ready("orchestrator")
     while "CuelightDeadlinesMissed" not in await cluster.prometheus.firing():
         if time.monotonic() - began > PATIENCE_S:
             raise TimeoutError(f"waited {PATIENCE_S:g} s for late chunks to be told of in vain")
         async with cluster.frozen(pod):
-            await asyncio.sleep(STALL_S)
+            await asyncio.sleep(stop_s)
         await viewer.more(1, PATIENCE_S)
+        stop_s = PULSE_S
     return time.monotonic() - began
 
 

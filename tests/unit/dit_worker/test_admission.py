@@ -37,6 +37,17 @@ def test_a_chunk_that_was_decoded_lightly_counts_in_full() -> None:
     assert (costs.chunk_s, costs.media_s) == (pytest.approx(0.4), 0.2)
 
 
+def test_conditions_that_are_waited_for_let_fewer_in() -> None:
+    """The wait for orchestrators is part of what a chunk costs, so admission bounds what the fleet scales by."""
+    taken = {}
+    for condition_s in (0.01, 0.05, 0.2):
+        costs = Costs(4)
+        costs.add(ChunkCost(4, step_s=0.02, condition_s=condition_s))
+        assert costs.condition_s == condition_s
+        taken[condition_s] = Admission(costs, CHUNK_S, AdmissionLimits(bound=0.92)).free(Load(), 100)
+    assert taken == {0.01: 10, 0.05: 4, 0.2: 1}
+
+
 def test_a_quantile_follows_what_is_new_and_is_not_moved_by_one_chunk() -> None:
     """One slow chunk in forty is not the 95th percentile; a device that has become slower soon is."""
     recent = RecentQuantile(0.95, half_life=8)

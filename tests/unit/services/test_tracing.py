@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from evaluation.collector import collecting
 from services import tracing
 from services.session import Cue, CueKind
@@ -45,6 +47,21 @@ def test_what_is_not_kept_is_not_told_on() -> None:
             with tracing.trace("chunk", PARENT):
                 assert tracing.current()
         assert [span.trace_id.hex() for span in collector.spans] == [PARENT[3:35]]
+
+
+def test_of_a_fault_its_kind_alone_is_told() -> None:
+    """What was raised may quote users: neither its sentence nor where it was raised leaves the process."""
+    with collecting() as collector:
+        with (
+            tracing.exported(process="worker", collector=collector.address),
+            pytest.raises(ValueError, match="persimmon"),
+            tracing.trace("chunk"),
+            tracing.span("plan"),
+        ):
+            raise ValueError("no such word: persimmon")
+        raw = b"".join(collector.raw)
+    assert {span.name for span in collector.spans} == {"chunk", "plan"}
+    assert b"ValueError" in raw and b"persimmon" not in raw and b"Traceback" not in raw
 
 
 def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
