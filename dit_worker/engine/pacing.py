@@ -48,8 +48,11 @@ class Pacing:
         self.delivered_s = 0.0
         self.is_paused = False
         self.player = Player(Playback())
-        """Playback at normal speed from the first delivery on, whatever is acknowledged: for measuring alone."""
+        """Playback at normal speed from the first delivery on, or from where the client was when the session came here,
+        whatever is acknowledged: for measuring alone."""
         self._has_heard = False
+        self._is_resumed = False
+        """Whether the session came from another worker, and its client has not said yet where it is."""
         self._anchor: tuple[float, float] | None = None
         """A place on the media clock that playback had come to at most, and when it was there."""
 
@@ -58,12 +61,15 @@ class Pacing:
         self.acknowledged_s, self.delivered_s = acknowledged_s, delivered_s
         self.player = Player(Playback())
         self.player.has_s = self.player.place_s = delivered_s
-        self._has_heard, self._anchor = False, None
+        self._has_heard, self._anchor, self._is_resumed = False, None, True
 
     def acknowledge(self, playhead_s: float) -> None:
         """The client says where it is: clamped to what was delivered, since nothing else can have been played."""
         self.acknowledged_s = min(max(playhead_s, 0.0), self.delivered_s)
         self._has_heard, self._anchor = True, (self.acknowledged_s, self._clock())
+        if self._is_resumed:
+            self._is_resumed = False
+            self.player.go_on(self.acknowledged_s, self._clock())
 
     def join(self) -> None:
         """Somebody comes at the live edge, who has nothing to play before it; where playback is, is yet to be said."""

@@ -62,6 +62,11 @@ class Player:
             self.playback.stalls_s.append(now - self._dry_since)
         self._has_begun, self._dry_since = True, None
 
+    def go_on(self, place_s: float, now: float) -> None:
+        """Playback that began elsewhere has come to place_s; media up to has_s is at the client."""
+        self.place_s, self._at, self._has_begun = place_s, now, True
+        self._dry_since = None if place_s < self.has_s else now
+
     def retire(self, end_s: float, now: float) -> None:
         """Media from end_s on is taken back, but for what is played already."""
         self.has_s = max(self.look(now), min(self.has_s, end_s))

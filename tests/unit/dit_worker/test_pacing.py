@@ -199,3 +199,29 @@ def test_who_comes_at_the_live_edge_waits_for_nothing_before_it(pacing: Pacing, 
     assert pacing.can_begin(2)
     clock.now += CHUNK_S
     assert pacing.playhead_s == 2 * CHUNK_S
+
+
+def test_a_session_that_moved_is_no_stall_while_its_client_has_media(pacing: Pacing, clock: VirtualClock) -> None:
+    """Two chunks lie at the client as the session comes: nobody waits for what is made in time, early or late."""
+    pacing.resume(4 * CHUNK_S, 6 * CHUNK_S)
+    pacing.acknowledge(4 * CHUNK_S)
+    player = pacing.player
+    for position, delay_s in enumerate((0.2, -0.2, 0.3, 0.0), start=6):
+        clock.now += CHUNK_S + delay_s
+        pacing.deliver((position + 1) * CHUNK_S)
+        player.expects_more = True
+    player.look(clock.now)
+    assert player.playback.stalls_s == [] and player.playback.played_s == pytest.approx(4 * CHUNK_S + 0.3)
+    clock.now += 3 * CHUNK_S
+    pacing.deliver(11 * CHUNK_S)
+    assert player.playback.stalls_s == [pytest.approx(CHUNK_S + 0.3)]
+
+
+def test_a_client_that_ran_dry_on_the_way_waits_from_when_it_is_heard(pacing: Pacing, clock: VirtualClock) -> None:
+    """What it waited for before is not this worker's to tell."""
+    pacing.resume(4 * CHUNK_S, 6 * CHUNK_S)
+    pacing.acknowledge(6 * CHUNK_S)
+    pacing.player.expects_more = True
+    clock.now += 0.5
+    pacing.deliver(7 * CHUNK_S)
+    assert pacing.player.playback.stalls_s == [0.5]
