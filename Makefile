@@ -72,7 +72,7 @@ chart-cross: $(BIN)/.dev ## Render the chart by another Helm (npm) and compare; 
 
 cluster-sim: $(BIN)/.dev ## Prove the chart on a real Kubernetes control plane, which the first time is built (10 minutes)
 	binaries="$$(tools/cluster/build.sh)" && "$$binaries/promtool" test rules tests/chart/alerts.test.yaml \
-	  && $(BIN)/python -m tools.cluster "$$binaries" $(if $(ONLY),--only $(ONLY))
+	  && $(BIN)/python -m tools.cluster "$$binaries" $(if $(SCENARIOS),--only $(SCENARIOS))
 
 type: $(BIN)/.dev ## Check types (mypy, strict outside model/)
 	$(BIN)/mypy
