@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Check images one after the other; the exit status is 1 when one cannot run."""
     parser = argparse.ArgumentParser(prog="images", description=__doc__.partition("\n")[0])
     parser.add_argument("images", nargs="+", choices=IMAGES)
-    wrong = {}
+    wrong: dict[str, str] = {}
     for image in parser.parse_args(arguments).images:
         print(image, flush=True)
         try:
