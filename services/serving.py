@@ -435,8 +435,8 @@ async def _translated(context: aio.ServicerContext[Any, Any], method: str) -> As
     except CuelightError as error:
         log.info("rpc_refused", method=method, reason=error.reason)
         await _abort(context, error)
-    except (aio.AbortError, asyncio.CancelledError):
-        raise
+    except (aio.AbortError, aio.InternalError, asyncio.CancelledError):
+        raise  # ended already, or the client has gone while something was sent
     except Exception:
         log.exception("rpc_broke", method=method)
         unknown = CuelightError("the server has a fault; its log says more")

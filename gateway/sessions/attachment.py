@@ -18,7 +18,7 @@ from gateway.auth.caller import Caller
 from gateway.sessions import validation
 from gateway.sessions.admission import check_open
 from gateway.sessions.convert import session_message
-from gateway.sessions.cues import CueDesk
+from gateway.sessions.cues import CueDesk, patiently
 from gateway.sessions.errors import AttachExpected, MessageTooLarge, ReaderStalled
 from gateway.sessions.hosting import Backstage, Hosting
 from gateway.sessions.hostings import Hostings
@@ -36,6 +36,8 @@ Requests: TypeAlias = AsyncIterator[pb.StreamSessionRequest]
 ATTACH_DEADLINE_S = 10.0
 MESSAGE_BYTES = 64 * 1024
 CREDIT_MOST = 65_536
+_WAITING_CUES = 64
+"""Cues that wait while the store is away; then the stream itself is held up."""
 _PLAYED_S = 0.25
 """Media that end so little behind the playhead count as played: sound and picture do not end together."""
 
@@ -141,6 +143,8 @@ class Attachment:
         """Since when the client could have said that it plays on."""
         self._is_paused = False
         self._durable_seq = record.last_client_seq
+        self._cues: asyncio.Queue[tuple[Cue, bool]] = asyncio.Queue(_WAITING_CUES)
+        """What was said and is not stored yet, and whether its text had to be cleaned."""
         self._desk = CueDesk(attachments.store, record.session_id, record.last_client_seq)
         self._server_seq = 0
 
@@ -149,7 +153,7 @@ class Attachment:
         container = self._record.config.container
         yield self._response(attached=await self._attached(first_offset))
         self._subscription.post(self._resume_update())
-        chores = (self._take_all(requests), self._desk.watch(), self._watch_reader())
+        chores = (self._take_all(requests), self._store_cues(), self._desk.watch(), self._watch_reader())
         beside = {asyncio.create_task(chore) for chore in chores}
         try:
             async for item in self._subscription:
@@ -201,14 +205,17 @@ class Attachment:
 
     async def _take_all(self, requests: Requests) -> None:
         """Take requests until the client half-closes; a fault of the stream itself ends it."""
+        ended: CuelightError | None = None
         try:
-            async for request in requests:
-                _check_message_size(request)
-                await self._take(request)
-        except CuelightError as fault:
-            self._subscription.end(fault)
+            try:
+                async for request in requests:
+                    _check_message_size(request)
+                    await self._take(request)
+            except CuelightError as fault:
+                ended = fault
+            await self._cues.join()  # whoever half-closes, or breaks off, has said all this
         finally:
-            self._subscription.end()
+            self._subscription.end(ended)
 
     async def _take(self, request: pb.StreamSessionRequest) -> None:
         kind = request.WhichOneof("message")
@@ -226,11 +233,13 @@ class Attachment:
             if kind == "acknowledge":
                 self._acknowledge(request.acknowledge)
             else:
-                await self._cue(request)
+                await self._cues.put(_cue_from(request, self._playhead_s))
         except CuelightError as fault:
-            # What is wrong with one message is no reason to end the performance.
-            notice = pb.ErrorNotice(status=status_from_error(fault), client_seq=request.client_seq)
-            self._subscription.post(notice)
+            self._refuse(fault, request.client_seq)
+
+    def _refuse(self, fault: CuelightError, client_seq: int) -> None:
+        """What is wrong with one message is no reason to end the performance."""
+        self._subscription.post(pb.ErrorNotice(status=status_from_error(fault), client_seq=client_seq))
 
     def _acknowledge(self, acknowledge: pb.Acknowledge) -> None:
         if acknowledge.credit > CREDIT_MOST:
@@ -240,14 +249,28 @@ class Attachment:
             self._hosting.played(self._playhead_s)
         self._subscription.grant(acknowledge.credit)
 
-    async def _cue(self, request: pb.StreamSessionRequest) -> None:
-        cue, is_cleaned = _cue_from(request, self._playhead_s)
+    async def _store_cues(self) -> None:
+        """Store what was said, in order; while the store is away it waits here, and all else goes on."""
+        try:
+            while True:
+                cue, is_cleaned = await self._cues.get()
+                try:
+                    await self._store_cue(cue, is_cleaned=is_cleaned)
+                except CuelightError as fault:
+                    self._refuse(fault, cue.client_seq)
+                self._cues.task_done()
+        finally:
+            self._subscription.end()
+
+    async def _store_cue(self, cue: Cue, *, is_cleaned: bool) -> None:
         if self._text_a_minute and cue.text and cue.client_seq > self._durable_seq:
-            size = len(cue.text.encode())
-            await self._store.take_text(self._record.tenant, size, a_minute=self._text_a_minute)
+            size, tenant = len(cue.text.encode()), self._record.tenant
+            await patiently(lambda: self._store.take_text(tenant, size, a_minute=self._text_a_minute))
         session_id = self._record.session_id
         with tracing.trace("cue", session_id=session_id, client_seq=cue.client_seq, kind=cue.kind.value):
-            is_new = await self._store.append_cue(session_id, replace(cue, trace=tracing.current()))
+            is_new = await self._desk.append(replace(cue, trace=tracing.current()))
+        if cue.kind in (CueKind.PAUSE, CueKind.RESUME):
+            self._is_paused = cue.kind is CueKind.PAUSE
         self._hosting.nudge()
         if is_new and is_cleaned:
             text = "The text held control characters; blanks took their place."

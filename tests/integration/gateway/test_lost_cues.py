@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 import redis as redis_client
 
 import cuelight
+from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from evaluation.chaos.proxy import FaultProxy
 from gateway.process import Gateway
 from gateway.sessions import cues
+from services.errors import StoreUnavailable
 from services.session import Cue
-from services.state import SessionStore
+from services.state import EmbeddedRedis, SessionStore
 from tests.fakes.worker import FakeWorker
 from tests.fixtures.past import Past
 from tests.integration.gateway.conftest import DEADLINE_S, Client, created
@@ -90,6 +94,45 @@ async def test_what_was_lost_comes_before_what_is_said_next(
     await speaker.say("seven eight nine")
     await durable(speaker, 3)
     assert [cue.client_seq for cue in await stored(store, session, 3)] == [1, 2, 3]
+
+
+async def test_what_is_said_while_redis_hangs_waits_its_turn(
+    gateway: Gateway,
+    stub: SessionServiceStub,
+    worker: FakeWorker,
+    store: SessionStore,
+    redis_server: EmbeddedRedis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is neither refused nor overtaken, and what else the client asks is answered meanwhile."""
+    speaker = await created(stub)
+    session = speaker.session.rpartition("/")[2]
+    await speaker.attached()
+    await speaker.say("one two three")
+    await durable(speaker, 1)
+    append, failed = gateway.store.append_cue, asyncio.Event()
+
+    async def append_cue(session_id: str, cue: Cue, *, after: int = 0) -> bool:
+        try:
+            return await append(session_id, cue, after=after)
+        except StoreUnavailable:
+            failed.set()
+            raise
+
+    monkeypatch.setattr(gateway.store, "append_cue", append_cue)
+    os.kill(redis_server.pid, signal.SIGSTOP)
+    try:
+        await speaker.say("four five six")
+        await speaker.send(ping=pb.Ping())
+        await speaker.next("pong")
+        async with asyncio.timeout(DEADLINE_S):
+            await failed.wait()
+    finally:
+        os.kill(redis_server.pid, signal.SIGCONT)
+    await speaker.say("seven eight nine")
+    await durable(speaker, 3)
+    assert [cue.client_seq for cue in await stored(store, session, 3)] == [1, 2, 3]
+    assert not [told for told in speaker.heard if told.HasField("error")]
 
 
 async def test_a_client_says_again_what_its_gateway_lost_too(
