@@ -167,7 +167,7 @@ class Streams:
         """Serves stream after stream until the session is over."""
         try:
             while True:
-                failure = await self._serve(attachment, attached)
+                failure = await self._serve(attachment)
                 if self.state.is_final:
                     break
                 attachment, attached = await self._next_stream(failure)
@@ -245,10 +245,8 @@ class Streams:
                 attachment.close()
                 return opened
 
-    async def _serve(self, attachment: Attachment, attached: pb.Attached) -> CuelightError | None:
-        """Moves messages both ways until the stream ends; gives the reason when it broke."""
-        if convert.session_state(attached.session.state).is_final:
-            return None
+    async def _serve(self, attachment: Attachment) -> CuelightError | None:
+        """Moves messages both ways until the stream ends, that of an ended session too; says why when it broke."""
         sending = asyncio.create_task(self._send_all(attachment))
         try:
             async for response in attachment.responses():

@@ -135,6 +135,33 @@ async def test_what_is_said_while_redis_hangs_waits_its_turn(
     assert not [told for told in speaker.heard if told.HasField("error")]
 
 
+async def test_who_was_away_as_the_session_ended_gets_the_rest(
+    gateway: Gateway, worker: FakeWorker, store: SessionStore
+) -> None:
+    """A line that breaks before the end and stands after it: all that was made is read, and then the end."""
+    host, _, port = gateway.rpc.address.rpartition(":")
+    async with (
+        FaultProxy(lambda: [(host, int(port))]) as line,
+        cuelight.connect(line.address) as app,
+        app.create_session(regime="scripted") as session,
+    ):
+        await session.say("one two three four five six seven eight nine ten eleven twelve")
+        await session.end()
+        offsets: list[int] = []
+        async for event in session:
+            if isinstance(event, cuelight.Media):
+                offsets.append(event.offset)
+                session.report_playhead(max(session.playhead_s, event.end_s))
+                if len(offsets) == 4:
+                    line.is_refusing = True
+                    line.cut()
+                    async with asyncio.timeout(DEADLINE_S):
+                        while not (await store.get(session.name.rpartition("/")[2])).state.is_final:
+                            await asyncio.sleep(0.02)
+                    line.heal()
+        assert offsets == list(range(8)) and session.state is cuelight.SessionState.CLOSED
+
+
 async def test_a_client_says_again_what_its_gateway_lost_too(
     gateway: Gateway, worker: FakeWorker, store: SessionStore, client: redis_client.Redis
 ) -> None:
