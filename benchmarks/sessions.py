@@ -77,7 +77,7 @@ class Bench:
         manifest = load_manifest(options.bundle)
         self.options = options
         self.geometry = Geometry(manifest.chunk_seconds, manifest.sampler.steps)
-        self.rows: list[Row] = json.loads(options.add.read_text())["rows"] if options.add else []
+        self.rows = read_rows(options.add) if options.add else []
         self._progress = progress
         self._commit = commit()
         self._task = progress.add_task("starting", total=None)
@@ -162,6 +162,15 @@ class Bench:
         return False
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The runs of an earlier file. Raises ValueError where there are none whose viewers can be watched again."""
+    told = json.loads(path.read_text())
+    rows: list[Row] = told.get("rows", []) if isinstance(told, dict) else []
+    if not rows or not all("viewers" in row for row in rows):
+        raise ValueError(f"{path} has no runs that tell of their viewers")
+    return rows
+
+
 def _line(row: Row) -> str:
     return (
         f"{row['policy']:>26}  {row['sessions']:2} sessions  clean {row['clean']:4.0%}  goodput {row['goodput']:.2f}  "
@@ -209,7 +218,8 @@ def simulate(rows: list[Row], profile: Profile, bench: Bench) -> None:
         audience = replace(bench.audience(sessions), known=known, network_s=LOOPBACK_S)
         figures = means(run_all(beside, policy, audience, range(bench.options.seeds)))
         runs = [watch(beside, policy, audience, seed)[1] for seed in range(bench.options.seeds)]
-        longest, begins_s = max((each.slacks_s for each in runs[0]), key=len), row["slack"][0][0]
+        longest = max((each.slacks_s for each in runs[0]), key=len, default=[])
+        begins_s = row["slack"][0][0] if row["slack"] else 0.0
         row["simulated"] = {
             **{what: round(value, 4) for what, value in figures.items()},
             "ttfcs_s": expected_ttfcs(runs),
@@ -243,7 +253,7 @@ def compare_answers(rows: Sequence[Row]) -> Row:
     pairs: list[tuple[float, float]] = []
     for row in rows:
         if row["policy"] != ADMITTED and row["others"] <= DISTURBED:
-            for viewers in zip(row["simulated"]["ttfcs_s"], row["ttfcs_s"], strict=True):
+            for viewers in zip(row["simulated"]["ttfcs_s"], row["ttfcs_s"], strict=False):
                 pairs += zip(*viewers, strict=False)
     if not pairs:
         return {"count": 0}
@@ -348,7 +358,7 @@ def draw_slack(rows: Sequence[Row], result: Row, path: Path) -> None:
         sessions = max(1, result["kept"][PLAIN]) + extra
         for colour, name in enumerate(names):
             mine = [row for row in rows if row["policy"] == name and row["sessions"] == sessions]
-            if mine:
+            if mine and mine[0]["slack"] and mine[0]["simulated"]["slack"]:
                 at, slack = zip(*mine[0]["slack"], strict=True)
                 axes.plot(at, slack, marker=".", linewidth=1, color=f"C{colour}", label=name)
                 at, slack = zip(*mine[0]["simulated"]["slack"], strict=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.sessions import ADMITTED, PLAIN, SWEPT, compare_answers, counted, expected_ttfcs, kept
+from benchmarks.sessions import ADMITTED, PLAIN, SWEPT, compare_answers, counted, expected_ttfcs, kept, read_rows
 from dit_worker.capacity.audience import Audience, Entry, Experience, Line
 from dit_worker.capacity.theatre import Policy
 from evaluation.audience.house import GATEWAY, WORKER, cpu_s, memory_mib, settings_of
@@ -99,3 +101,14 @@ def test_a_viewer_is_known_by_what_it_asked_for() -> None:
     task = Assignment("", Audience(), enters_s=1.5, stays_s=20.0, chunk_s=1.375, ahead_s=2.75, seed=0)
     asked = [Asked(2.0, words=4, chunks=3, is_ended=True), Asked(9.0, words=10, chunks=1)]
     assert known_viewer(task, Seen(Experience(), asked=asked)) == Entry(1.5, 20.0, (Line(2.0, 3), Line(9.0, 3)))
+
+
+def test_runs_of_an_earlier_file_tell_of_their_viewers(tmp_path: Path) -> None:
+    """Else they could not be watched again by the simulator, and that is said before anything is measured."""
+    path = tmp_path / "sessions.json"
+    for rows in ([], [{"policy": PLAIN}]):
+        path.write_text(json.dumps({"rows": rows}))
+        with pytest.raises(ValueError, match="tell of their viewers"):
+            read_rows(path)
+    path.write_text(json.dumps({"rows": [{"viewers": []}]}))
+    assert read_rows(path) == [{"viewers": []}]
