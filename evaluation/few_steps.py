@@ -2,10 +2,10 @@
 
     python -m evaluation.few_steps joint:50 joint:4 joint:4:renoise distill-steps distill-rollout
 
-A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]]; what it does not say is as the run was
-distilled. The first row is what the others are compared with: words and phones by the first judge with paired 95 %
-intervals over clips, and Fréchet distances of latents. All rows get the same texts, voices, portraits and noise. A row
-that was heard before by the same judge from the same weights is not performed again.
+A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]] (guidance: sound/picture); what it does not
+say is as the run was distilled. The first row is what the others are compared with: words and phones by the first judge
+with paired 95 % intervals over clips, and Fréchet distances of latents. All rows get the same texts, voices, portraits
+and noise. A row that was heard before by the same judge from the same weights is not performed again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -97,10 +97,12 @@ def parse_row(text: str, checkpoints: Path) -> Row:
         raise ValueError(f"no sampler {values[1]!r}: there are {', '.join(SAMPLERS)}")
     config = read_config(checkpoints / run)
     known, made = config.get("sampler", {}), config.get("distillation", {})
-    names, kinds = ("steps", "kind", "shift", "noise_scale_audio", "guidance"), (int, str, float, float, parse_guidance)
-    fields = zip(names, kinds, values, strict=False)
+    kinds: dict[str, Callable[[str], Any]] = {
+        "steps": int, "kind": str, "shift": float, "noise_scale_audio": float, "guidance": parse_guidance
+    }  # fmt: skip
+    given = {name: kind(value) for (name, kind), value in zip(kinds.items(), values, strict=False)}
     rules = Rules(not made.get("without_sink", False), made.get("tokens_per_chunk", 0.0))
-    return Row(run, Sampling(**known | {name: kind(value) for name, kind, value in fields}), rules)
+    return Row(run, Sampling(**known | given), rules)
 
 
 def hear_take(panel: Panel, part: Part, samples: np.ndarray) -> tuple[Errors[str], Errors[int], float]:

@@ -72,7 +72,8 @@ def misheard(listener: Listener, made: Tensor, true: Tensor) -> Tensor:
     with torch.no_grad():
         meant = listener(true).log_softmax(1)
     heard = listener(made).log_softmax(1)
-    return (meant.exp() * (meant - heard)).sum(1).mean()
+    far: Tensor = (meant.exp() * (meant - heard)).sum(1).mean()
+    return far
 
 
 def load_listener(folder: Path) -> Listener:
@@ -90,7 +91,8 @@ def labels(passage: Passage, phones: Sequence[str], frame_seconds: float) -> np.
     known = {name: i for i, name in enumerate(phones)}
     middles = (np.arange(len(passage.log_mel)) + 0.5) * frame_seconds
     spoken = np.searchsorted(passage.ends, middles, side="right").clip(max=len(passage.phones) - 1)
-    return np.array([known[name] for name in passage.phones])[spoken]
+    named: np.ndarray = np.array([known[name] for name in passage.phones])[spoken]
+    return named
 
 
 class Lessons:
