@@ -7,11 +7,12 @@ It knows no processes.
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("clock.c")
@@ -61,14 +62,33 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
             subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
 
 
+class DiskFull(OSError):
+    """Nothing more goes on it."""
+
+
+def _write(file: RawIOBase, block: bytes) -> None:
+    """Raises DiskFull where no room is left, OSError for other reasons."""
+    try:
+        file.write(block)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull from error
+        raise
+
+
 @contextlib.contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """No byte is left on the disk for as long as the context holds."""
+    """No byte is left on the disk for as long as the context holds.
+
+    It is written full and not measured first: others write to it at the same time.
+    """
     ballast = disk / "ballast"
-    space = os.statvfs(disk)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, space.f_bavail * space.f_frsize))
     try:
+        with ballast.open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 12, 1):
+                with contextlib.suppress(DiskFull):
+                    while True:
+                        _write(file, bytes(size))
         yield
     finally:
         ballast.unlink()
