@@ -62,18 +62,14 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
             subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
 
 
-class DiskFull(OSError):
-    """Nothing more goes on it."""
-
-
-def _write(file: RawIOBase, block: bytes) -> None:
-    """Raises DiskFull where no room is left, OSError for other reasons."""
+def _fill(file: RawIOBase) -> None:
+    """Writes until no room is left. Raises OSError for other reasons."""
     try:
-        file.write(block)
+        while True:
+            file.write(bytes(1 << 20))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull from error
-        raise
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 @contextlib.contextmanager
@@ -85,10 +81,7 @@ def filled(disk: Path) -> Iterator[None]:
     ballast = disk / "ballast"
     try:
         with ballast.open("wb", buffering=0) as file:
-            for size in (1 << 20, 1 << 12, 1):
-                with contextlib.suppress(DiskFull):
-                    while True:
-                        _write(file, bytes(size))
+            _fill(file)
         yield
     finally:
         ballast.unlink()
