@@ -2,7 +2,8 @@
 
 Starts orchestrator, worker, gateway and Redis as `cuelight up` does and lets one character read sentence after
 sentence, as fast as they come. Of every chunk it keeps what it took (the worker's own time, and processor seconds of
-all processes together), of every tenth the resident memory of each process, of every picture what the eye makes of it.
+all processes together) and what a fixed piece of work takes beside it, of every tenth the private memory of each
+process, of every picture what the eye makes of it.
 
     python benchmarks/soak.py --out out/benchmarks [--chunks 2000] [--eye data/checkpoints/eye]
     python benchmarks/soak.py --out benchmarks/results --rows out/benchmarks/soak.jsonl --images docs/images
@@ -77,6 +78,20 @@ def sentences(seed: int) -> Iterator[str]:
                 yield f"{line.strip()}."
 
 
+class Yardstick:
+    """Work that is always the same: its processor time tells what others on the machine do to that of all processes."""
+
+    def __init__(self) -> None:
+        self._waves = np.random.default_rng(0).standard_normal((256, 4096))  # 8 MiB: more than a core has for itself
+
+    def measure(self) -> float:
+        """Seconds of processor time that it takes now."""
+        began_s = time.thread_time()
+        for _ in range(4):
+            np.fft.rfft(self._waves).sum()
+        return time.thread_time() - began_s
+
+
 class Watcher:
     """Looks at the pictures of a session."""
 
@@ -110,6 +125,7 @@ class Soak:
         self._script = sentences(seed)
         self._words_given = 0
         self._quality: deque[list[float]] = deque()
+        self._yardstick = Yardstick()
         self._began = time.monotonic()
 
     async def run(self, client: Client, progress: Progress) -> None:
@@ -141,6 +157,7 @@ class Soak:
             "at_s": round(time.monotonic() - self._began, 3),
             "compute_s": round(event.compute_s, 4),
             "cpu_s": {name: round(seconds, 2) for name, seconds in self._house.cpu_s().items()},
+            "yardstick_s": round(self._yardstick.measure(), 6),
             "words": [word.index for word in event.words],
         }
         if event.chunk_index % MEMORY_EVERY == 0:
@@ -186,13 +203,20 @@ def slope(at: np.ndarray, values: np.ndarray) -> Estimate:
     return Estimate(rise, rise - error, rise + error)
 
 
-def growth_at_equal_load(cpu_s: np.ndarray, wall_s: np.ndarray) -> Estimate:
+def by_yardstick(cpu_s: np.ndarray, yardstick_s: np.ndarray) -> np.ndarray:
+    """Processor time of chunks in yardsticks, each chunk by the mean of those taken around it."""
+    window = np.ones(BLOCK_CHUNKS)
+    around = np.convolve(yardstick_s, window, "same") / np.convolve(np.ones_like(yardstick_s), window, "same")
+    return np.asarray(cpu_s / around)
+
+
+def growth_at_equal_load(cpu_s: np.ndarray, yardstick_s: np.ndarray) -> Estimate:
     """Rise of a chunk's processor time from the first chunk to the last, as a share of its mean.
 
-    Beside other work all processor time grows, as caches are shared: that part follows the wall time and is taken out.
+    Beside other work all processor time grows, as caches are shared: what follows the yardstick is taken out.
     """
     size = len(cpu_s) // BLOCK_CHUNKS * BLOCK_CHUNKS
-    y, load = (values[:size].reshape(-1, BLOCK_CHUNKS).mean(1) for values in (cpu_s, wall_s))
+    y, load = (values[:size].reshape(-1, BLOCK_CHUNKS).mean(1) for values in (cpu_s, yardstick_s))
     along_s = np.linspace(0, 1, len(y))
     design = np.stack([np.ones_like(y), load, along_s], 1)
     fitted, *_ = np.linalg.lstsq(design, y, rcond=None)
@@ -222,14 +246,20 @@ def summarise(rows: Sequence[Row], manifest: Manifest) -> dict[str, Any]:
     words = list(itertools.chain.from_iterable(row["words"] for row in rows))
     quality = np.array(list(itertools.chain.from_iterable(row.get("quality", ()) for row in rows)))
     warm = slice(WARM_CHUNKS, WARM_CHUNKS + COMPARED_CHUNKS)
-    times = {"compute_s": np.array([row["compute_s"] for row in rows]), "cpu_s": _cpu_per_chunk(rows)}
+    cpu_s, yardstick_s = _cpu_per_chunk(rows), np.array([row["yardstick_s"] for row in rows])
+    times = {
+        "compute_s": np.array([row["compute_s"] for row in rows]),
+        "cpu_s": cpu_s,
+        "yardstick_s": yardstick_s,
+        "cpu_in_yardsticks": by_yardstick(cpu_s, yardstick_s),
+    }
     return {
         "chunks": len(rows),
         "media_s": round(len(rows) * manifest.chunk_seconds, 3),
         "wall_s": rows[-1]["at_s"],
         "words": {"told": len(words), "are_each_once_in_order": words == list(range(len(words)))},
         "chunk_time": {name: _times(values, warm) for name, values in times.items()},
-        "cpu_growth_at_equal_load": _told(growth_at_equal_load(times["cpu_s"], _wall_per_chunk(rows)), 4),
+        "cpu_growth_at_equal_load": _told(growth_at_equal_load(cpu_s, yardstick_s), 4),
         "memory": {name: _memory(rows, name) for name in rows[0]["memory_mib"]},
         "drift": _drift(quality, manifest.geometry.frames_per_second) if len(quality) else None,
     }
@@ -238,11 +268,6 @@ def summarise(rows: Sequence[Row], manifest: Manifest) -> dict[str, Any]:
 def _cpu_per_chunk(rows: Sequence[Row]) -> np.ndarray:
     total = np.array([sum(row["cpu_s"].values()) for row in rows])
     return np.diff(total, prepend=total[0])
-
-
-def _wall_per_chunk(rows: Sequence[Row]) -> np.ndarray:
-    at_s = np.array([row["at_s"] for row in rows])
-    return np.diff(at_s, prepend=at_s[0])
 
 
 def _times(values: np.ndarray, warm: slice) -> dict[str, Any]:

@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.soak import growth_at_equal_load, ratio_of_means, sentences, slope, summarise
+from benchmarks.soak import ratio_of_means, sentences, slope, summarise
 from services.bundle import Manifest, load_manifest
 
 CHUNKS = 600
 
 
-def rows(*, leak_kib: float = 0.0, slower: float = 1.0) -> list[dict[str, Any]]:
+def rows(*, leak_kib: float = 0.0, slower: float = 1.0, hindered: float = 1.0) -> list[dict[str, Any]]:
     """A made-up run: noise, and what is asked for."""
     draw = np.random.default_rng(3)
     taken = 0.0
     made = []
     for chunk in range(CHUNKS):
-        taken += (slower if chunk > CHUNKS / 2 else 1.0) * float(draw.normal(0.3, 0.02))
+        hindrance = hindered if chunk > CHUNKS / 2 else 1.0
+        taken += hindrance * (slower if chunk > CHUNKS / 2 else 1.0) * float(draw.normal(0.3, 0.02))
         row: dict[str, Any] = {"chunk": chunk, "at_s": float(chunk), "compute_s": 0.3, "cpu_s": {"worker-0": taken}}
+        row |= {"yardstick_s": hindrance * float(draw.normal(0.01, 0.0002))}
         row |= {"words": [2 * chunk, 2 * chunk + 1], "quality": [0.9] * 33}
         if chunk % 10 == 0:
             row["memory_mib"] = {"worker-0": 500 + leak_kib * chunk / 1024 + float(draw.normal(0, 0.1))}
@@ -52,15 +54,16 @@ def test_a_chunk_that_gets_slower_is_told_from_one_that_does_not(manifest: Manif
     assert slower["low"] > 1.1
 
 
-def test_what_other_work_costs_is_no_growth() -> None:
-    """Processor time that follows the wall time is the load's; what rises besides is the session's."""
-    draw = np.random.default_rng(5)
-    wall_s = 1 + draw.random(CHUNKS) + np.linspace(0, 3, CHUNKS)
-    cpu_s = 0.3 + 0.02 * wall_s + draw.normal(0, 0.005, CHUNKS)
-    none = growth_at_equal_load(cpu_s, wall_s)
-    some = growth_at_equal_load(cpu_s + np.linspace(0, 0.1, CHUNKS), wall_s)
-    assert none.low < 0 < none.high
-    assert some.low > 0.15
+def test_what_other_work_costs_is_no_growth(manifest: Manifest) -> None:
+    """Processor time that rises with the yardstick's is the machine's; what rises besides is the session's."""
+    hindered = summarise(rows(hindered=1.3), manifest)
+    both = summarise(rows(hindered=1.3, slower=1.2), manifest)
+    for found, ratio in ((hindered, 1.0), (both, 1.2)):
+        told = found["chunk_time"]["cpu_in_yardsticks"]["ratio_last_to_first"]
+        assert told["low"] < ratio < told["high"] < 1.05 * ratio
+    assert hindered["chunk_time"]["cpu_s"]["ratio_last_to_first"]["low"] > 1.25
+    assert hindered["cpu_growth_at_equal_load"]["low"] < 0 < hindered["cpu_growth_at_equal_load"]["high"]
+    assert both["cpu_growth_at_equal_load"]["low"] > 0
 
 
 def test_words_that_are_lost_or_doubled_are_told(manifest: Manifest) -> None:
