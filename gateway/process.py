@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -34,6 +35,7 @@ from services.errors import StoreUnavailable
 from services.logs import get_logger
 from services.metrics import Metrics
 from services.serving import ConnectionLimits, RpcServer, ServingOptions, internal_certificates
+from services.session import Pin
 from services.settings import GatewaySettings, is_loopback, split_address
 from services.state import SessionStore
 from services.state.renders import RenderStore
@@ -56,6 +58,8 @@ class Gateway:
         manifest = bundle.manifest
         self._is_let_go = False
         self._drain_s = settings.drain_s
+        self._workers_wait_s = settings.workers_wait_s
+        self._pin = Pin(manifest.digest)
         self.store = store
         self._lines = WorkerLines(settings.grpc_max_message_bytes, internal_certificates(settings))
         self.metrics = Metrics("gateway")
@@ -146,11 +150,14 @@ class Gateway:
             closing.cancel()
 
     async def _watch_store(self) -> None:
+        """Ready while the store answers, from when a worker has the bundle on, or none has come for long enough."""
         is_ready: bool | None = None
+        waits_until_s, can_begin = time.monotonic() + self._workers_wait_s, False
         while True:
             try:
                 await self.store.ping()
-                can_serve = True
+                can_begin = can_begin or time.monotonic() >= waits_until_s or await self._has_worker()
+                can_serve = can_begin
             except StoreUnavailable as fault:
                 can_serve = False
                 log.warning("store_lost", detail=fault.message)
@@ -159,6 +166,9 @@ class Gateway:
                 await self.rpc.set_ready(is_ready)
                 self.metrics.ready.set(is_ready)
             await asyncio.sleep(_WATCH_S)
+
+    async def _has_worker(self) -> bool:
+        return any(worker.is_ready and worker.suits(self._pin) for worker in await self.store.list_workers())
 
 
 def _edge_certificates(settings: GatewaySettings) -> Certificates | None:

@@ -321,6 +321,9 @@ class GatewaySettings(PlanningSettings, RenderingSettings):
     media_ring_s: float = Field(30.0, gt=0, le=600)
     """Encoded media kept for clients that resume."""
     max_sessions: int = Field(256, ge=1, le=65_536)
+    workers_wait_s: float = Field(0.0, ge=0, le=3600)
+    """A gateway that starts is not ready before a worker has its bundle, for this long at most: while workers of a new
+    bundle start, gateways of the one before go on taking sessions."""
     admission_queue: int = Field(64, ge=0, le=4096)
     """Creations that may wait for a slot at a time, each for as long as it asked for; more are refused at once."""
     tenant_sessions: int = Field(0, ge=0, le=4096)
@@ -378,6 +381,9 @@ class FleetSettings(ProcessSettings):
     """Name of the workers' StatefulSet."""
     fleet_orchestrators: str = ""
     """Name of the orchestrators' Deployment; empty leaves their number alone."""
+    fleet_previous: dict[str, str] = {}
+    """StatefulSets of workers of earlier bundles, which go when no session needs them, each with the Deployment of its
+    orchestrators; an empty name leaves these alone."""
     fleet_lease: str = Field("cuelight-fleet", min_length=1)
     """Name of the Lease that says which controller acts."""
     fleet_identity: str = Field(default_factory=socket.gethostname, min_length=1)

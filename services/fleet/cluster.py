@@ -1,4 +1,4 @@
-"""The pods as Kubernetes has them, and what the controller may do to them: set numbers of replicas, and mark pods.
+"""The pods of one version as Kubernetes has them, and what may be done to them: set numbers of replicas, mark pods.
 
 Reads and writes through the official client; what the API server raises passes. Decides nothing.
 """
@@ -40,12 +40,13 @@ class ClusterSeen:
 
     replicas: int
     pods: tuple[PodSeen, ...]
-    orchestrators: int
+    orchestrators: int | None = None
+    """None when their number is none of the controller's business."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the controller is responsible for."""
+    """What the controller is responsible for: workers that hold one bundle, and their orchestrators."""
 
     namespace: str
     workers: str
@@ -54,26 +55,33 @@ class Names:
     """Name of the orchestrators' Deployment; empty when it is none of the controller's business."""
     watches_nodes: bool = False
     """Nodes may be read, so that pods on closed ones are known to leave."""
+    is_previous: bool = False
+    """Its bundle is one of before: it performs what sessions it has, and goes when it has none."""
 
 
 class Cluster:
-    """One release in one namespace."""
+    """One version of a release in one namespace."""
 
     def __init__(self, api: ApiClient, names: Names) -> None:
         self._api: Any = api
         self._core, self._apps = CoreV1Api(api), AppsV1Api(api)
-        self._names = names
+        self.names = names
 
-    async def look(self) -> ClusterSeen:
-        """See what there is."""
-        names = self._names
-        stateful = self._plain(await self._apps.read_namespaced_stateful_set(names.workers, names.namespace))
+    async def look(self) -> ClusterSeen | None:
+        """See what there is; None when it is of before and gone."""
+        names = self.names
+        try:
+            stateful = self._plain(await self._apps.read_namespaced_stateful_set(names.workers, names.namespace))
+        except ApiException as fault:
+            if fault.status == NOT_FOUND and names.is_previous:
+                return None
+            raise
         wanted = stateful["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
         pods = self._plain(await self._core.list_namespaced_pod(names.namespace, label_selector=selector))
         closed = await self._closed_nodes() if names.watches_nodes else frozenset()
         seen = (_seen(pod, names.workers, closed) for pod in pods["items"])
-        orchestrators = 0
+        orchestrators = None
         if names.orchestrators:
             found = await self._apps.read_namespaced_deployment(names.orchestrators, names.namespace)
             orchestrators = self._plain(found)["spec"].get("replicas", 1)
@@ -82,7 +90,7 @@ class Cluster:
 
     async def set_workers(self, replicas: int, seen: int) -> bool:
         """Set the number of workers; False, and nothing done, when it is not the one that was seen any more."""
-        name, namespace = self._names.workers, self._names.namespace
+        name, namespace = self.names.workers, self.names.namespace
         scale = self._plain(await self._apps.read_namespaced_stateful_set_scale(name, namespace))
         if scale["spec"].get("replicas", 0) != seen:
             return False
@@ -91,7 +99,7 @@ class Cluster:
 
     async def set_orchestrators(self, replicas: int, seen: int) -> bool:
         """Set the number of orchestrators, likewise."""
-        name, namespace = self._names.orchestrators, self._names.namespace
+        name, namespace = self.names.orchestrators, self.names.namespace
         scale = self._plain(await self._apps.read_namespaced_deployment_scale(name, namespace))
         if scale["spec"].get("replicas", 0) != seen:
             return False
@@ -108,7 +116,7 @@ class Cluster:
             return False
         body = {"metadata": {"labels": {BUSY_LABEL: busy}, "annotations": annotations}}
         try:
-            await self._core.patch_namespaced_pod(pod.name, self._names.namespace, body)
+            await self._core.patch_namespaced_pod(pod.name, self.names.namespace, body)
         except ApiException as fault:
             if fault.status != NOT_FOUND:
                 raise
@@ -124,6 +132,12 @@ class Cluster:
         return plain
 
 
+def ordinal_of(pod: str, stateful: str) -> int | None:
+    """The ordinal of a StatefulSet's pod; None for any other pod."""
+    found = pod.removeprefix(f"{stateful}-")
+    return int(found) if found != pod and found.isdigit() else None
+
+
 def _scaled(scale: Json, replicas: int) -> Json:
     """A change of the number that is refused when anything has changed since `scale` was read."""
     version = scale["metadata"]["resourceVersion"]
@@ -133,12 +147,12 @@ def _scaled(scale: Json, replicas: int) -> Json:
 def _seen(pod: Json, stateful: str, closed: frozenset[str]) -> PodSeen | None:
     """The pod as it counts; None for one that is none of the StatefulSet's, or has ended."""
     metadata, status = pod["metadata"], pod.get("status", {})
-    ordinal = metadata["name"].removeprefix(f"{stateful}-")
-    if not ordinal.isdigit() or status.get("phase") in ("Succeeded", "Failed"):
+    ordinal = ordinal_of(metadata["name"], stateful)
+    if ordinal is None or status.get("phase") in ("Succeeded", "Failed"):
         return None
     return PodSeen(
         name=metadata["name"],
-        ordinal=int(ordinal),
+        ordinal=ordinal,
         is_ready=any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ())),
         is_leaving="deletionTimestamp" in metadata or pod["spec"].get("nodeName") in closed,
         labels=metadata.get("labels", {}),

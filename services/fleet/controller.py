@@ -31,7 +31,7 @@ from services.fleet.election import Election
 from services.fleet.figures import FleetFigures
 from services.fleet.view import joined
 from services.logs import get_logger
-from services.state.demand import DemandStore
+from services.state.demand import DemandStore, Survey
 from services.tls import Certificates
 from services.wire.steering import WorkerLine
 
@@ -48,7 +48,8 @@ _API_FAULTS = (ApiException, aiohttp.ClientError, TimeoutError, OSError)
 class Tools:
     """What the controller acts with."""
 
-    cluster: Cluster
+    clusters: tuple[Cluster, ...]
+    """One for each version, the present one first."""
     store: DemandStore
     election: Election
     figures: FleetFigures
@@ -64,9 +65,9 @@ class Controller:
         self._tools = tools
         self._policy = policy
         self._now = now
-        self._history = History()
+        self._histories: dict[str, History] = {}
         self._emptied: dict[str, float] = {}
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def run(self, every_s: float) -> None:
         """Look and act until cancelled, then let another controller begin."""
@@ -80,8 +81,8 @@ class Controller:
                 async with asyncio.timeout(CALL_S):
                     await self._tools.election.resign()
 
-    async def step(self) -> FleetView | None:
-        """One look, and what follows from it; None when it could not be had."""
+    async def step(self) -> tuple[FleetView, ...]:
+        """One look, and what follows from it; the versions that were seen, none when it could not be had."""
         figures = self._tools.figures
         try:
             async with asyncio.timeout(CALL_S):
@@ -92,56 +93,74 @@ class Controller:
         at_s = self._now()
         looked = await self._look()
         if looked is None:
-            return None
-        cluster, view = looked[0], looked[1](at_s)
-        decision = decide(view, self._policy, self._history, self._now())
-        orchestrators, self._history = decide_orchestrators(view, self._policy, decision.history, self._now())
-        figures.stand(view, decision.workers, orchestrators)
-        if leads:
-            try:
-                async with asyncio.timeout(CALL_S):
-                    await self._act(cluster, view, decision, orchestrators)
-            except _API_FAULTS as fault:
-                self._failed("api-server", fault)
-            await self._empty(decision.to_empty)
-        return view
+            return ()
+        found, survey = looked
+        views, to_empty = [], []
+        for cluster, seen in found:
+            if seen is None:
+                figures.stand_previous(cluster.names.workers, None)
+                continue
+            view = joined(at_s, cluster.names, seen, survey)
+            to_empty += await self._attend(cluster, seen, view, leads=leads)
+            views.append(view)
+        await self._empty(tuple(to_empty))
+        return tuple(views)
 
-    async def _look(self) -> tuple[ClusterSeen, Callable[[float], FleetView]] | None:
+    async def _look(self) -> tuple[list[tuple[Cluster, ClusterSeen | None]], Survey] | None:
         try:
             async with asyncio.timeout(CALL_S):
-                cluster = await self._tools.cluster.look()
+                found = [(cluster, await cluster.look()) for cluster in self._tools.clusters]
         except _API_FAULTS as fault:
             self._failed("api-server", fault)
             return None
         try:
-            survey = await self._tools.store.survey()
+            return found, await self._tools.store.survey()
         except CuelightError as fault:
             self._failed("store", fault)
             return None
-        return cluster, lambda at_s: joined(at_s, cluster, survey)
 
-    async def _act(self, cluster: ClusterSeen, view: FleetView, decision: Decision, orchestrators: Advice) -> None:
-        tools = self._tools
-        for pod in cluster.pods:
+    async def _attend(self, cluster: Cluster, seen: ClusterSeen, view: FleetView, *, leads: bool) -> tuple[Worker, ...]:
+        """Decide on one version, and act on it when this controller leads; the workers that are to be emptied."""
+        name = cluster.names.workers
+        decision = decide(view, self._policy, self._histories.get(name, History()), self._now())
+        orchestrators, self._histories[name] = decide_orchestrators(view, self._policy, decision.history, self._now())
+        if view.is_previous:
+            self._tools.figures.stand_previous(name, view)
+        else:
+            self._tools.figures.stand(view, decision.workers, orchestrators)
+        if not leads:
+            return ()
+        try:
+            async with asyncio.timeout(CALL_S):
+                await self._act(cluster, seen, (view, decision, orchestrators))
+        except _API_FAULTS as fault:
+            self._failed("api-server", fault)
+        return decision.to_empty
+
+    async def _act(self, cluster: Cluster, seen: ClusterSeen, decided: tuple[FleetView, Decision, Advice]) -> None:
+        tools, (view, decision, orchestrators) = self._tools, decided
+        wanted, name = decision.workers, cluster.names.workers
+        for pod in seen.pods:
             if pod.name in decision.marks:
-                await tools.cluster.mark(pod, decision.marks[pod.name])
-        if decision.workers.reason != self._said:
-            self._said = decision.workers.reason
-            log.info("fleet_advised", workers=decision.workers.replicas, present=view.replicas, why=self._said)
+                await cluster.mark(pod, decision.marks[pod.name])
+        if wanted.reason != self._said.get(name):
+            self._said[name] = wanted.reason
+            log.info("fleet_advised", of=name, workers=wanted.replicas, present=view.replicas, why=wanted.reason)
         if not tools.scales or not tools.election.is_leader:
             return
-        if decision.workers.replicas != view.replicas and await tools.cluster.set_workers(
-            decision.workers.replicas, view.replicas
-        ):
+        if wanted.replicas != view.replicas and await cluster.set_workers(wanted.replicas, view.replicas):
             tools.figures.changes.labels("workers").inc()
-            log.info(
-                "workers_set", workers=decision.workers.replicas, before=view.replicas, why=decision.workers.reason
-            )
-        if not view.orchestrators or orchestrators.replicas == view.orchestrators:
+            log.info("workers_set", of=name, workers=wanted.replicas, before=view.replicas, why=wanted.reason)
+        if view.orchestrators is None or orchestrators.replicas == view.orchestrators:
             return
-        if await tools.cluster.set_orchestrators(orchestrators.replicas, view.orchestrators):
+        if await cluster.set_orchestrators(orchestrators.replicas, view.orchestrators):
             tools.figures.changes.labels("orchestrators").inc()
-            log.info("orchestrators_set", orchestrators=orchestrators.replicas, why=orchestrators.reason)
+            log.info(
+                "orchestrators_set",
+                of=cluster.names.orchestrators,
+                orchestrators=orchestrators.replicas,
+                why=orchestrators.reason,
+            )
 
     async def _empty(self, workers: tuple[Worker, ...]) -> None:
         """Have workers that leave give their sessions away."""

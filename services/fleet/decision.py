@@ -1,7 +1,8 @@
 """What the fleet should be: state in, decision out. Knows no Kubernetes, no Redis and no clock.
 
 A worker is a pod of a StatefulSet, so only the highest ordinals can be taken away. Placement packs sessions to the low
-ones; here is decided how many pods there shall be, which of them are to be emptied, and what each is marked with.
+ones; here is decided how many pods there shall be, which of them are to be emptied, and what each is marked with. Each
+version, workers that hold one bundle and their orchestrators, is decided on by itself.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ class FleetView:
     workers: tuple[Worker, ...]
     waiting: int
     """Sessions that found no slot in the last seconds."""
-    orchestrators: int = 1
+    orchestrators: int | None = 1
+    """None when their number is not decided on."""
+    is_previous: bool = False
+    """New sessions are of another version: when this one has none any more, nothing of it is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,13 @@ class Decision:
 
 
 def demand(view: FleetView, policy: FleetPolicy) -> int:
-    """Workers that are needed now: ceil((used + waiting + buffer) / slots of a worker), within the limits."""
+    """Workers that are needed now: ceil((used + waiting + buffer) / slots of a worker), within the limits.
+
+    None at all when the version is one of before and has no sessions.
+    """
     used = sum(len(worker.sessions) for worker in view.workers)
+    if view.is_previous and not used + view.waiting:
+        return 0
     needed = math.ceil((used + view.waiting + policy.buffer_slots) / slots_of_a_worker(view, policy))
     return min(max(needed, policy.min_workers), policy.max_workers)
 
@@ -139,7 +148,8 @@ def decide(view: FleetView, policy: FleetPolicy, history: History, now_s: float)
     if now_s - view.at_s > policy.stale_s:
         return Decision(Advice(view.replicas, "the view is stale"), history=History())
     spent = [worker for worker in view.workers if worker.is_spent and worker.ordinal < view.replicas]
-    wanted = min(demand(view, policy) + len(spent), max(policy.max_workers, view.replicas))
+    needed = demand(view, policy)
+    wanted = min(needed + len(spent), max(policy.max_workers, view.replicas)) if needed else 0
     recent = _remembered(history.workers, now_s, wanted, view.replicas, policy.cool_down_s)
     return Decision(
         workers=_advice(view, wanted, max(count for _, count in recent)),
@@ -154,24 +164,32 @@ def decide_orchestrators(
 ) -> tuple[Advice, History]:
     """Orchestrators by what steps wait for their conditions: the slowest worker's wait over the target, rounded up.
 
-    Up by as much at once; down by one a cool-down, while half the target would be kept by fewer.
+    Up by as much at once; down by one a cool-down, while half the target would be kept by fewer. A version of before
+    has none when it has no workers, and any other has one at least.
     """
+    present, fewest = view.orchestrators or 0, max(1, policy.min_orchestrators)
     waits = [worker.condition_s for worker in view.workers if worker.condition_s > 0]
-    if now_s - view.at_s > policy.stale_s or not waits:
-        return Advice(view.orchestrators, "nothing is known of conditions"), History(history.workers)
+    is_needed = not view.is_previous or bool(view.replicas or view.workers)
+    if now_s - view.at_s > policy.stale_s:
+        return Advice(present, "the view is stale"), History(history.workers)
+    if not is_needed or not present:
+        said = "no worker is left that asks one" if not is_needed else "there is none"
+        return Advice(fewest if is_needed else 0, said), History(history.workers)
+    if not waits:
+        return Advice(present, "nothing is known of conditions"), History(history.workers)
     ratio = max(waits) / policy.condition_target_s
-    wanted = view.orchestrators
+    wanted = present
     if ratio > 1:
-        wanted = math.ceil(view.orchestrators * ratio)
-    elif ratio * view.orchestrators / max(1, view.orchestrators - 1) < 0.5:
-        wanted = view.orchestrators - 1
-    wanted = min(max(wanted, policy.min_orchestrators), policy.max_orchestrators)
-    recent = _remembered(history.orchestrators, now_s, wanted, view.orchestrators, policy.cool_down_s)
-    advised = wanted if wanted > view.orchestrators else min(view.orchestrators, max(count for _, count in recent))
+        wanted = math.ceil(present * ratio)
+    elif ratio * present / max(1, present - 1) < 0.5:
+        wanted = present - 1
+    wanted = min(max(wanted, fewest), policy.max_orchestrators)
+    recent = _remembered(history.orchestrators, now_s, wanted, present, policy.cool_down_s)
+    advised = wanted if wanted > present else min(present, max(count for _, count in recent))
     said = (
         f"steps wait {max(waits) * 1000:.0f} ms for conditions, {policy.condition_target_s * 1000:.0f} ms is the target"
     )
-    if advised < view.orchestrators:
+    if advised < present:
         recent = ()
     return Advice(advised, said), History(history.workers, recent)
 

@@ -13,11 +13,11 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from services.errors import CuelightError
-from services.fleet.cluster import Cluster, Names
+from services.fleet.cluster import Cluster
 from services.fleet.controller import Controller, Tools
 from services.fleet.election import Election
 from services.fleet.figures import FleetFigures
-from services.fleet.limits import policy_of
+from services.fleet.limits import names_of, policy_of
 from services.metrics import Metrics
 from services.serving import RpcServer, ServingOptions, internal_certificates
 from services.settings import FleetSettings
@@ -49,16 +49,12 @@ async def serve(settings: FleetSettings) -> None:
         stack.callback(metrics.close)
         if settings.metrics_listen:
             metrics.serve(settings.metrics_listen)
-        names = Names(
-            settings.fleet_namespace,
-            settings.fleet_workers,
-            settings.fleet_orchestrators,
-            watches_nodes=settings.fleet_watches_nodes,
-        )
         tools = Tools(
-            cluster=Cluster(api, names),
+            clusters=tuple(Cluster(api, names) for names in names_of(settings)),
             store=store,
-            election=Election(api, names.namespace, settings.fleet_lease, settings.fleet_identity, time.monotonic),
+            election=Election(
+                api, settings.fleet_namespace, settings.fleet_lease, settings.fleet_identity, time.monotonic
+            ),
             figures=FleetFigures(metrics),
             certificates=internal_certificates(settings),
             scales=settings.fleet_scales,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from services.fleet.cluster import ClusterSeen, PodSeen
+from services.fleet.cluster import ClusterSeen, Names, PodSeen, ordinal_of
 from services.fleet.decision import FleetView, Worker
 from services.state.demand import Survey, Surveyed
 
 
-def joined(at_s: float, cluster: ClusterSeen, survey: Survey) -> FleetView:
-    """The fleet as it is decided on. Sessions of workers that are gone want a slot, like those that found none."""
+def joined(at_s: float, names: Names, cluster: ClusterSeen, survey: Survey) -> FleetView:
+    """One version as it is decided on. Sessions of its workers that are gone want a slot.
+
+    So do those that found none, at the present version: the store does not say which bundle they are of.
+    """
     living = {pod_of(worker.worker_id): worker for worker in survey.workers if worker.is_alive}
-    stranded = {name for worker in survey.workers if not worker.is_alive for name in worker.sessions}
+    gone = [worker for worker in survey.workers if not worker.is_alive]
+    ours = [worker for worker in gone if ordinal_of(pod_of(worker.worker_id), names.workers) is not None]
+    stranded = {name for worker in ours for name in worker.sessions}
     placed = {name for worker in living.values() for name in worker.sessions}
     return FleetView(
         at_s=at_s,
         replicas=cluster.replicas,
         workers=tuple(_worker(pod, living.get(pod.name)) for pod in sorted(cluster.pods, key=lambda pod: pod.ordinal)),
-        waiting=survey.wanting + len(stranded - placed),
+        waiting=len(stranded - placed) + (0 if names.is_previous else survey.wanting),
         orchestrators=cluster.orchestrators,
+        is_previous=names.is_previous,
     )
 
 

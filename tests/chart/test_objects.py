@@ -211,8 +211,8 @@ def test_the_controller_may_do_what_it_does_and_no_more(objects: OBJECTS) -> Non
     named = [rule["resourceNames"] for rule in rules["multi-node"] if "resourceNames" in rule]
     assert sorted({name for names in named for name in names}) == [
         "cuelight-fleet",
-        "cuelight-orchestrator",
-        "cuelight-worker",
+        "cuelight-orchestrator-4b227777s1",
+        "cuelight-worker-4b227777s1",
     ]
     quiet = {kind for rule in rules["a fleet that scales nothing"] for kind in rule["resources"]}
     assert not {kind for kind in quiet if kind.endswith("/scale")}

@@ -22,6 +22,30 @@
 {{- if and (eq $bundle.source "imageVolume") (semverCompare ">=1.30.0-0, <1.33.0-0" .Capabilities.KubeVersion.Version) }}
 {{- fail "bundle: source imageVolume needs Kubernetes 1.33 or newer" }}
 {{- end }}
+{{- $versions := list }}
+{{- range include "cuelight.versions" . | fromYamlArray }}
+{{- if has .version $versions }}
+{{- fail (printf "bundle.previous: version %s is there twice; a previous bundle differs from all others in its digest or stateSchema" .version) }}
+{{- end }}
+{{- $versions = append $versions .version }}
+{{- end }}
+{{- range $bundle.previous }}
+{{- if and (eq .source "claim") (not (dig "claim" "name" "" .)) }}
+{{- fail "bundle.previous: source claim needs claim.name" }}
+{{- end }}
+{{- if and (has .source (list "imageVolume" "initContainer")) (not (dig "image" "repository" "" .)) }}
+{{- fail (printf "bundle.previous: source %s needs image" .source) }}
+{{- end }}
+{{- end }}
+{{- /* Only an upgrade by Helm itself finds something here: workers that it would delete under their sessions. */}}
+{{- range (lookup "apps/v1" "StatefulSet" .Release.Namespace "").items }}
+{{- $labels := default dict .metadata.labels }}
+{{- $isOurs := and (eq (dig "app.kubernetes.io/instance" "" $labels) $.Release.Name) (eq (dig "app.kubernetes.io/component" "" $labels) "worker") }}
+{{- $version := dig "cuelight.dev/version" "unnamed" $labels }}
+{{- if and $isOurs (not (has $version $versions)) (gt (int (dig "replicas" 0 .status)) 0) }}
+{{- fail (printf "bundle.previous: workers of version %s (%s) still run and are not listed; their sessions would be lost. List their bundle until it has no sessions, or scale them to 0 first" $version .metadata.name) }}
+{{- end }}
+{{- end }}
 {{- $tls := .Values.tls }}
 {{- if and (eq $tls.source "certManager") (not $tls.certManager.issuer.name) }}
 {{- fail "tls: source certManager needs certManager.issuer.name" }}

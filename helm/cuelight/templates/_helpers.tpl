@@ -23,17 +23,69 @@ health: 50080
 {{- end }}
 {{- end }}
 
-{{/* dict root component: name of a component's objects. */}}
+{{/* dict root component, version where objects are of one: name of a component's objects. */}}
 {{- define "cuelight.name" -}}
-{{ include "cuelight.fullname" .root }}-{{ .component }}
+{{ include "cuelight.fullname" .root }}-{{ .component }}{{ if ne (default "unnamed" .version) "unnamed" }}-{{ .version }}{{ end }}
 {{- end }}
 
-{{/* dict root component: labels that select a component's pods; they never change. */}}
+{{/* Layout of sessions' state that this version's processes write: STATE_SCHEMA in services/session.py. */}}
+{{- define "cuelight.stateSchema" -}}
+1
+{{- end }}
+
+{{/*
+Values: the versions that are performed, the present one first, as a list of version, bundle, images, isPrevious. Sessions
+are pinned to a bundle's digest and a layout of state, so these make its name; without a digest it is `unnamed`, and
+names of objects say nothing of it.
+*/}}
+{{- define "cuelight.versions" -}}
+{{- $versions := list }}
+{{- $schema := include "cuelight.stateSchema" . | int }}
+{{- $present := dict "bundle" (omit .Values.bundle "previous") "images" dict "stateSchema" $schema "isPrevious" false }}
+{{- $known := list $present }}
+{{- range .Values.bundle.previous }}
+{{- $images := default dict .images }}
+{{- $known = append $known (dict "bundle" . "images" $images "stateSchema" (default $schema .stateSchema) "isPrevious" true) }}
+{{- end }}
+{{- range $known }}
+{{- $digest := default "" .bundle.digest }}
+{{- $version := "unnamed" }}
+{{- if $digest }}
+{{- $version = printf "%ss%d" (trunc 8 $digest) (int .stateSchema) }}
+{{- end }}
+{{- $versions = append $versions (merge (dict "version" $version) .) }}
+{{- end }}
+{{- toYaml $versions }}
+{{- end }}
+
+{{/* dict root component: names of its objects of all versions, the present one first, as a list. */}}
+{{- define "cuelight.namesOfAll" -}}
+{{- $names := list }}
+{{- range include "cuelight.versions" .root | fromYamlArray }}
+{{- $names = append $names (include "cuelight.name" (dict "root" $.root "component" $.component "version" .version)) }}
+{{- end }}
+{{- toYaml $names }}
+{{- end }}
+
+{{/* dict block images component: the block of a component with the images of a version laid over it. */}}
+{{- define "cuelight.blockOf" -}}
+{{- with index .images .component }}
+{{- $image := merge (deepCopy .) (omit $.block.image "tag" "digest") }}
+{{- toYaml (merge (dict "image" (merge $image (dict "tag" "" "digest" ""))) $.block) }}
+{{- else }}
+{{- toYaml .block }}
+{{- end }}
+{{- end }}
+
+{{/* dict root component, version where objects are of one: labels that select its pods; they never change. */}}
 {{- define "cuelight.selector" -}}
 app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- with .version }}
+cuelight.dev/version: {{ . }}
 {{- end }}
 {{- end }}
 
@@ -79,14 +131,14 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{ add .block.preStopSeconds (ceil (default 10 .block.settings.drain_s) | int) 20 }}
 {{- end }}
 
-{{/* Where the bundle is in a pod. */}}
+{{/* bundle: where it is in a pod. */}}
 {{- define "cuelight.bundlePath" -}}
-{{ ternary "/opt/cuelight/bundles" "/srv/bundles" (eq .Values.bundle.source "image") }}/{{ .Values.bundle.path }}
+{{ ternary "/opt/cuelight/bundles" "/srv/bundles" (eq .source "image") }}/{{ .path }}
 {{- end }}
 
 {{/* dict root component: name of the Secret with a component's certificate; empty in the clear. */}}
 {{- define "cuelight.tlsSecret" -}}
-{{- if eq .root.Values.tls.source "certManager" }}{{ include "cuelight.name" . }}-tls
+{{- if eq .root.Values.tls.source "certManager" }}{{ include "cuelight.name" (omit . "version") }}-tls
 {{- else if eq .root.Values.tls.source "secrets" }}{{ index .root.Values.tls.secrets .component }}
 {{- end }}
 {{- end }}

@@ -1,11 +1,12 @@
 {{/*
 The pod of a component: dict root component block ports needsRedis env, noBundle where it loads none, needsApi where it
-speaks to the API server, renders where it has their folder.
+speaks to the API server, renders where it has their folder, version and bundle where it is one of several.
 `ports` are the named ports its process serves. Health has one of its own, since probes carry no certificates.
 */}}
 {{- define "cuelight.pod" -}}
 {{- $root := .root }}
 {{- $block := .block }}
+{{- $bundle := default $root.Values.bundle .bundle }}
 metadata:
   labels:
     {{- include "cuelight.podLabels" . | nindent 4 }}
@@ -17,7 +18,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "cuelight.name" . }}
+  serviceAccountName: {{ include "cuelight.name" (omit . "version") }}
   {{- include "cuelight.podDefaults" . | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "cuelight.grace" . }}
   {{- with include "cuelight.placement" . | trim }}
@@ -56,7 +57,7 @@ spec:
         - name: scratch
           mountPath: /tmp
         {{- if not .noBundle }}
-        {{- with include "cuelight.bundleMount" $root | trim }}
+        {{- with include "cuelight.bundleMount" $bundle | trim }}
         {{- . | nindent 8 }}
         {{- end }}
         {{- end }}
@@ -80,7 +81,7 @@ spec:
       emptyDir:
         sizeLimit: 1Gi
     {{- if not .noBundle }}
-    {{- with include "cuelight.bundleVolume" $root | trim }}
+    {{- with include "cuelight.bundleVolume" (dict "bundle" $bundle "sizeLimit" $root.Values.bundle.sizeLimit) | trim }}
     {{- . | nindent 4 }}
     {{- end }}
     {{- end }}
@@ -174,7 +175,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- if not .noBundle }}
 - name: CUELIGHT_BUNDLE
-  value: {{ include "cuelight.bundlePath" .root | quote }}
+  value: {{ include "cuelight.bundlePath" (default .root.Values.bundle .bundle) | quote }}
 {{- end }}
 - name: CUELIGHT_METRICS_LISTEN
   value: {{ printf "0.0.0.0:%v" .ports.metrics | quote }}
@@ -255,21 +256,23 @@ readinessProbe:
 {{- toYaml (dict "requests" .resources.requests "limits" $limits) }}
 {{- end }}
 
+{{/* bundle */}}
 {{- define "cuelight.bundleMount" -}}
-{{- if ne .Values.bundle.source "image" }}
+{{- if ne .source "image" }}
 - name: bundles
   mountPath: /srv/bundles
-  {{- if eq .Values.bundle.source "imageVolume" }}
+  {{- if eq .source "imageVolume" }}
   subPath: bundles
-  {{- else if and (eq .Values.bundle.source "claim") .Values.bundle.claim.subPath }}
-  subPath: {{ .Values.bundle.claim.subPath }}
+  {{- else if and (eq .source "claim") .claim.subPath }}
+  subPath: {{ .claim.subPath }}
   {{- end }}
   readOnly: true
 {{- end }}
 {{- end }}
 
+{{/* dict bundle sizeLimit */}}
 {{- define "cuelight.bundleVolume" -}}
-{{- $bundle := .Values.bundle }}
+{{- $bundle := .bundle }}
 {{- if eq $bundle.source "claim" }}
 - name: bundles
   persistentVolumeClaim:
@@ -279,23 +282,23 @@ readinessProbe:
 - name: bundles
   image:
     reference: {{ include "cuelight.reference" (dict "image" $bundle.image) }}
-    pullPolicy: {{ $bundle.image.pullPolicy }}
+    pullPolicy: {{ default "IfNotPresent" $bundle.image.pullPolicy }}
 {{- else if eq $bundle.source "initContainer" }}
 - name: bundles
   emptyDir:
-    sizeLimit: {{ $bundle.sizeLimit }}
+    sizeLimit: {{ .sizeLimit }}
 {{- end }}
 {{- end }}
 
 {{/* Brings the bundle where it has to be copied, and ends the start when it is not the one that was asked for. */}}
 {{- define "cuelight.bundleInit" -}}
-{{- $bundle := .root.Values.bundle }}
+{{- $bundle := default .root.Values.bundle .bundle }}
 {{- if or (eq $bundle.source "initContainer") $bundle.digest }}
 initContainers:
   {{- if eq $bundle.source "initContainer" }}
   - name: bundle-copy
     image: {{ include "cuelight.reference" (dict "image" $bundle.image) }}
-    imagePullPolicy: {{ $bundle.image.pullPolicy }}
+    imagePullPolicy: {{ default "IfNotPresent" $bundle.image.pullPolicy }}
     command: ["cp", "-r", "/bundles/.", "/srv/bundles/"]
     resources:
       {{- include "cuelight.initResources" . | nindent 6 }}
@@ -313,7 +316,7 @@ initContainers:
     args:
       - |
         {{- $.root.Files.Get "files/check_bundle.py" | nindent 8 }}
-      - {{ include "cuelight.bundlePath" $.root | quote }}
+      - {{ include "cuelight.bundlePath" $bundle | quote }}
       - {{ . | quote }}
     resources:
       {{- include "cuelight.initResources" $ | nindent 6 }}
@@ -321,7 +324,7 @@ initContainers:
       {{- include "cuelight.containerSecurity" $.root | nindent 6 }}
     {{- if ne $bundle.source "image" }}
     volumeMounts:
-      {{- include "cuelight.bundleMount" $.root | trim | nindent 6 }}
+      {{- include "cuelight.bundleMount" $bundle | trim | nindent 6 }}
     {{- end }}
   {{- end }}
 {{- end }}

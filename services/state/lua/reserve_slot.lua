@@ -23,8 +23,8 @@ local mine = placement_of(ARGV[1])
 local has = mine and living[mine.worker]
 if has then return {'OK', has.worker_id, has.address} end
 
--- worker-3 and worker-3-BOOT are ordinal 3.
-local function ordinal(id) return tonumber(string.match(id, '%-(%d+)%-') or string.match(id, '%-(%d+)$')) or math.huge end
+-- worker-3 and worker-3-BOOT are ordinal 3, whatever numbers stand before it.
+local function ordinal(id) return tonumber(string.match(id, '^.*%-(%d+)%-') or string.match(id, '%-(%d+)$')) or math.huge end
 local function before(a, b)
   if a.used ~= b.used then return (a.used > b.used) ~= renders_too end
   if ordinal(a.worker_id) ~= ordinal(b.worker_id) then return ordinal(a.worker_id) < ordinal(b.worker_id) end

@@ -156,3 +156,38 @@ def test_what_is_advised_keeps_every_session(
     advised = decide(view, POLICY, History(workers=tuple(sorted(past))), 0).workers.replicas
     assert advised <= max(POLICY.max_workers, view.replicas)
     assert all(worker.ordinal < advised for worker in workers if worker.is_busy)
+
+
+def _previous(*workers: Worker, **seen: int) -> FleetView:
+    return replace(_view(*workers, **seen), is_previous=True)
+
+
+def test_a_version_of_before_goes_when_it_is_empty_for_a_cool_down() -> None:
+    """Not while it has a session, nor while one of a dead worker wants a slot; below the limits when it has none."""
+    empty = _previous(_worker(0), _worker(1))
+    assert _after_a_cool_down(empty)[0] == 0
+    assert decide(empty, POLICY, History(), 0.0).workers.replicas == 2
+    assert _after_a_cool_down(_previous(_worker(0, "a"), _worker(1)))[0] == 1
+    assert _after_a_cool_down(_previous(_worker(0), waiting=1))[0] == 1
+    assert _after_a_cool_down(_view(_worker(0)))[0] == 1
+
+
+def test_a_spent_worker_of_an_empty_version_is_not_replaced() -> None:
+    """A closed node must not keep a version of before alive."""
+    assert _after_a_cool_down(_previous(_worker(0, leaving=True)))[0] == 0
+
+
+def test_a_version_of_before_keeps_room_while_it_has_sessions() -> None:
+    """Its sessions have nowhere else to go, so what holds for any version holds for it."""
+    assert demand(_previous(_worker(0, "a", "b")), POLICY) == 2
+    spent = decide(_previous(_worker(0, "a", leaving=True)), POLICY, History(), 0.0)
+    assert spent.workers.replicas == 2 and [worker.pod for worker in spent.to_empty] == ["worker-0"]
+
+
+def test_orchestrators_go_after_the_last_worker_of_before() -> None:
+    """And come when a version that had gone is the present one again."""
+    gone = replace(_previous(), orchestrators=2)
+    assert decide_orchestrators(gone, POLICY, History(), 0.0)[0].replicas == 0
+    last = replace(_previous(_worker(0), replicas=0), orchestrators=2)
+    assert decide_orchestrators(last, POLICY, History(), 0.0)[0].replicas == 2
+    assert decide_orchestrators(replace(_view(), orchestrators=0), POLICY, History(), 0.0)[0].replicas == 1
