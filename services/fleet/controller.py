@@ -95,7 +95,8 @@ class Controller:
         if looked is None:
             return ()
         found, survey = looked
-        views, to_empty = [], []
+        views: list[FleetView] = []
+        to_empty: list[Worker] = []
         for cluster, seen in found:
             if seen is None:
                 figures.stand_previous(cluster.names.workers, None)
