@@ -169,10 +169,10 @@ class Soak:
 
 
 def private_mib(pid: int) -> float:
-    """Memory of a process in MiB that it shares with nobody: what others start and end does not change it."""
+    """Memory in MiB that a process has written and shares with nobody: what others start and end does not change it."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    return round((kib["Private_Clean"] + kib["Private_Dirty"]) / 1024, 2)
+    return round(kib["Private_Dirty"] / 1024, 2)
 
 
 async def perform(options: argparse.Namespace) -> Path:
@@ -183,7 +183,9 @@ async def perform(options: argparse.Namespace) -> Path:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with path.open("w") as rows, Progress(*columns, TimeRemainingColumn()) as progress:
         async with House(options.bundle, {"OMP_NUM_THREADS": "1"}) as house, cuelight.connect(house.address) as client:
-            rows.write(json.dumps({**provenance(), "startup_s": house.startup_s, "memory": "private"}) + "\n")
+            rows.write(
+                json.dumps({**provenance(), "startup_s": house.startup_s, "memory": "written by it alone"}) + "\n"
+            )
             await Soak(house, watcher, rows, options.chunks, options.seed).run(client, progress)
     return path
 
@@ -210,20 +212,10 @@ def by_yardstick(cpu_s: np.ndarray, yardstick_s: np.ndarray) -> np.ndarray:
     return np.asarray(cpu_s / around)
 
 
-def growth_at_equal_load(cpu_s: np.ndarray, yardstick_s: np.ndarray) -> Estimate:
-    """Rise of a chunk's processor time from the first chunk to the last, as a share of its mean.
-
-    Beside other work all processor time grows, as caches are shared: what follows the yardstick is taken out.
-    """
-    size = len(cpu_s) // BLOCK_CHUNKS * BLOCK_CHUNKS
-    y, load = (values[:size].reshape(-1, BLOCK_CHUNKS).mean(1) for values in (cpu_s, yardstick_s))
-    along_s = np.linspace(0, 1, len(y))
-    design = np.stack([np.ones_like(y), load, along_s], 1)
-    fitted, *_ = np.linalg.lstsq(design, y, rcond=None)
-    left = y - design @ fitted
-    variance = float((left**2).sum()) / (len(y) - 3) * np.linalg.inv(design.T @ design)[2, 2]
-    error = float(np.sqrt(variance)) * float(student.ppf(0.975, len(y) - 3))
-    return Estimate(*(float(value / y.mean()) for value in (fitted[2], fitted[2] - error, fitted[2] + error)))
+def growth(values: np.ndarray) -> Estimate:
+    """Rise from the first to the last, warming up left out, as a share of the mean."""
+    warm = values[WARM_CHUNKS:]
+    return slope(np.linspace(0, 1, len(warm)), warm / warm.mean())
 
 
 def ratio_of_means(last: np.ndarray, first: np.ndarray, seed: int = 0) -> Estimate:
@@ -259,7 +251,7 @@ def summarise(rows: Sequence[Row], manifest: Manifest) -> dict[str, Any]:
         "wall_s": rows[-1]["at_s"],
         "words": {"told": len(words), "are_each_once_in_order": words == list(range(len(words)))},
         "chunk_time": {name: _times(values, warm) for name, values in times.items()},
-        "cpu_growth_at_equal_load": _told(growth_at_equal_load(cpu_s, yardstick_s), 4),
+        "growth_in_yardsticks": _told(growth(times["cpu_in_yardsticks"]), 4),
         "memory": {name: _memory(rows, name) for name in rows[0]["memory_mib"]},
         "drift": _drift(quality, manifest.geometry.frames_per_second) if len(quality) else None,
     }
@@ -312,7 +304,7 @@ def draw(rows: Sequence[Row], manifest: Manifest, path: Path) -> None:
     for name in rows[0]["memory_mib"]:
         axes[0].plot(minutes[kept], [rows[index]["memory_mib"][name] for index in kept], label=name)
     axes[0].set_ylabel("memory (MiB)")
-    axes[0].legend(ncols=4, fontsize=8, frameon=False)
+    axes[0].legend(ncols=5, fontsize=8, frameon=False, loc="center right", bbox_to_anchor=(1, 0.75))
     cpu = _cpu_per_chunk(rows)
     axes[1].plot(minutes, cpu, ".", markersize=1.5, color="0.7")
     blocks = len(rows) // BLOCK_CHUNKS
