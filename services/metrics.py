@@ -13,6 +13,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from services import tracing
 from services.errors import NoCapacity, StoreUnavailable, WorkerUnavailable
 from services.logs import get_logger
 from services.settings import split_address
@@ -83,6 +84,7 @@ class Metrics:
         self.batched_steps = self._counter("cuelight_batched_steps_total", "Steps that were run together with others")
         self.refusals = self._counter("cuelight_refusals_total", "Requests refused, by ErrorInfo reason", "reason")
         self.drops = self._counter("cuelight_drops_total", "Whatever was dropped, by what it was", "what")
+        tracing.count_drops(lambda what, count: self.drops.labels(what).inc(count))
         self.pointer_nudges = self._counter(
             "cuelight_pointer_nudges_total", "Times a pointer that stood still was moved on"
         )

@@ -13,8 +13,9 @@ costs an `if`. Attributes are ids, numbers and kinds, never users' words. Knows 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace as otel
@@ -26,18 +27,20 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["current", "exported", "span", "trace"]
+__all__ = ["count_drops", "current", "exported", "span", "trace"]
 
 log = get_logger(__name__)
 
 EXPORT_S = 5.0
 """A collector that does not answer for so long misses what it was sent."""
 BATCH_MS = 1_000
+BATCH_SPANS = 512
 WAITING_SPANS = 4_096
-"""More are dropped: a collector that hangs must not hold a process up."""
+"""More are dropped, the oldest first: a collector that hangs must not hold a process up."""
 _FIELD = "traceparent"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _tracer: otel.Tracer | None = None
+_on_drop: Callable[[str, int], object] | None = None
 
 
 @contextmanager
@@ -54,6 +57,12 @@ def exported(*, process: str, collector: str, share: float = 1.0) -> Iterator[No
     finally:
         _tracer = None
         provider.shutdown()
+
+
+def count_drops(tell: Callable[[str, int], object]) -> None:
+    """From now on say of spans that are dropped why, span_queue or span_collector, and how many; from any thread."""
+    global _on_drop  # noqa: PLW0603 - one a process, as its metrics are
+    _on_drop = tell
 
 
 @contextmanager
@@ -113,6 +122,8 @@ def _provider(process: str, collector: str, share: float) -> TracerProvider:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+    waiting = _Waiting()
+
     class Counting(SpanExporter):
         """Sends spans on, and says how many a collector did not take."""
 
@@ -121,9 +132,11 @@ def _provider(process: str, collector: str, share: float) -> TracerProvider:
             self._dropped = 0
 
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            waiting.sent(len(spans))
             result = self._to.export(spans)
             if result is not SpanExportResult.SUCCESS:
                 self._dropped += len(spans)
+                _tell_dropped("span_collector", len(spans))
                 log.warning("spans_dropped", spans=len(spans), in_all=self._dropped)
             return result
 
@@ -136,7 +149,43 @@ def _provider(process: str, collector: str, share: float) -> TracerProvider:
         resource=Resource({"service.name": f"cuelight-{process}", "service.namespace": "cuelight"}),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(
-        BatchSpanProcessor(Counting(), max_queue_size=WAITING_SPANS, schedule_delay_millis=BATCH_MS)
-    )
+
+    class Batching(BatchSpanProcessor):
+        """Holds spans until they are sent, and says when one has no room: the oldest goes then."""
+
+        def on_end(self, span: ReadableSpan) -> None:
+            if span.context and span.context.trace_flags.sampled and not waiting.has_room():
+                _tell_dropped("span_queue", 1)
+            super().on_end(span)
+
+    provider.add_span_processor(Batching(Counting(), WAITING_SPANS, BATCH_MS, BATCH_SPANS))
     return provider
+
+
+def _tell_dropped(what: str, spans: int) -> None:
+    if _on_drop is not None:
+        _on_drop(what, spans)
+
+
+class _Waiting:
+    """How many spans wait to be sent: the queue itself does not say when it drops one.
+
+    A span that ends while a batch leaves may be counted as dropped in the place of one that comes after it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._count = 0
+
+    def has_room(self) -> bool:
+        """Count one more; False when the oldest had to go for it."""
+        with self._lock:
+            self._count += 1
+            is_over = self._count > WAITING_SPANS
+            self._count -= is_over
+        return not is_over
+
+    def sent(self, spans: int) -> None:
+        """So many have left the queue."""
+        with self._lock:
+            self._count -= spans

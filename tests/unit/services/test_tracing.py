@@ -6,6 +6,7 @@ import pytest
 
 from evaluation.collector import collecting
 from services import tracing
+from services.metrics import Metrics
 from services.session import Cue, CueKind
 from services.state.codec import cue_from_entry, cue_to_fields
 
@@ -68,6 +69,22 @@ def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
     """Spans that cannot be sent are dropped, and the process ends all the same."""
     with tracing.exported(process="worker", collector="127.0.0.1:9"), tracing.trace("chunk"):
         assert tracing.current()
+
+
+def test_every_span_that_is_dropped_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a full queue drops and what a collector does not take, each by its name in the metrics."""
+    most, ended = 3, 60
+    monkeypatch.setattr(tracing, "WAITING_SPANS", most)
+    monkeypatch.setattr(tracing, "BATCH_SPANS", most)
+    monkeypatch.setattr(tracing, "EXPORT_S", 0.2)
+    metrics = Metrics("worker")
+    with tracing.exported(process="worker", collector="127.0.0.1:9"):
+        for _ in range(ended):
+            with tracing.trace("chunk"):
+                pass
+    queue, collector = (metrics.drops.labels(what)._value.get() for what in ("span_queue", "span_collector"))
+    assert queue > 0 and collector > 0
+    assert ended <= queue + collector <= ended + most  # those that left as others came may count twice
 
 
 def test_a_cue_carries_its_context_through_the_store() -> None:
