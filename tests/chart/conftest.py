@@ -26,6 +26,9 @@ VARIATIONS: Mapping[str, Values] = {
     "TLS from cert-manager": {"tls": {"source": "certManager", "certManager": {"issuer": {"name": "ca"}}}},
     "JWTs by URL": {"gateway": {"auth": {"jwt": {"issuer": "i", "audience": "a", "keysUrl": "https://i/keys"}}}},
     "a fleet that scales nothing": {"fleet": {"enabled": True, "scaleWorkers": False, "watchNodes": False}},
+    "an autoscaler": {
+        "fleet": {"enabled": True, "scaleWorkers": False, "watchNodes": False, "autoscaler": {"enabled": True}}
+    },
     "renders": {"render": {"enabled": True, "claim": {"name": "films"}}},
     "nobody at work": {part: {"replicas": 0} for part in ("gateway", "orchestrator", "worker")},
 }

@@ -214,8 +214,8 @@ def test_the_controller_may_do_what_it_does_and_no_more(objects: OBJECTS) -> Non
         "cuelight-orchestrator-4b227777s1",
         "cuelight-worker-4b227777s1",
     ]
-    quiet = {kind for rule in rules["a fleet that scales nothing"] for kind in rule["resources"]}
-    assert not {kind for kind in quiet if kind.endswith("/scale")}
+    for name in ("a fleet that scales nothing", "an autoscaler"):
+        assert not [kind for rule in rules[name] for kind in rule["resources"] if kind.endswith("/scale")]
     nodes = {name for name, found in objects.items() if kinds(found, "ClusterRole")}
     assert {"multi-node", "everything"} <= nodes and "a fleet that scales nothing" not in nodes
 
@@ -227,6 +227,8 @@ def test_who_scales_sets_the_number_and_nobody_else(objects: OBJECTS) -> None:
         fleet = [each for each in kinds(found, "Deployment") if component_of(each["metadata"]) == "fleet"]
         is_scaled = bool(fleet) and name != "a fleet that scales nothing"
         assert ("replicas" in stateful["spec"]) is not is_scaled, name
+        followed = [each["spec"]["scaleTargetRef"]["name"] for each in kinds(found, "HorizontalPodAutoscaler")]
+        assert followed == ([stateful["metadata"]["name"]] if name == "an autoscaler" else [])
         (budget,) = [
             each["spec"] for each in kinds(found, "PodDisruptionBudget") if component_of(each["metadata"]) == "worker"
         ]

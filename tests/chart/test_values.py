@@ -72,6 +72,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         "secrets.fleet",
     ),
     ({"render": {"enabled": True}}, "render: enabled needs claim.name"),
+    ({"fleet": {"enabled": True, "autoscaler": {"enabled": True}}}, "scaleWorkers: false"),
     ({"allowStrangers": False}, "tls: with source none"),
     (
         {"allowStrangers": False, "tls": {"source": "certManager", "certManager": {"issuer": {"name": "i"}}}},

@@ -15,7 +15,7 @@ from tools.cluster.__main__ import main
 from tools.cluster.container import GRPC_PROBE, expanded
 from tools.cluster.network import Backend, _Forwarder
 from tools.cluster.release import for_old
-from tools.cluster.scenarios import values
+from tools.cluster.scenarios import PARTS, values
 from tools.cluster.viewer import Seen
 
 
@@ -67,7 +67,7 @@ def test_a_rewritten_probe_asks_the_same(rendered: list[dict[str, Any]]) -> None
 
 def test_the_simulation_has_all_components(rendered: list[dict[str, Any]]) -> None:
     """Whatever is left out of it is not proven by it."""
-    parts = {"gateway", "orchestrator", "worker", "fleet", "redis", "test"}
+    parts = {*PARTS, "redis", "test"}
     assert parts <= set(pod_specs(rendered))
     assert {"Role", "PodDisruptionBudget", "NetworkPolicy", "ClusterRole"} <= {each["kind"] for each in rendered}
     assert all(kinds(rendered, kind) for kind in ("StatefulSet", "Deployment", "Service"))

@@ -11,7 +11,7 @@ from tests.chart.conftest import kinds, pod_specs
 from tools import chart
 from tools.cluster.panels import filled, recorded
 from tools.cluster.prometheus import hurried, hurried_rules, targets
-from tools.cluster.scenarios import values
+from tools.cluster.scenarios import PARTS, values
 from tools.dashboard import draw, legend
 
 
@@ -29,7 +29,7 @@ def test_targets_are_what_the_monitor_selects() -> None:
     rendered = chart.objects(chart.render(values()))
     (monitor,) = kinds(rendered, "PodMonitor")
     found = targets(monitor, _pods(rendered))
-    assert {each["labels"]["pod"] for each in found} == {"gateway-x", "worker-x", "orchestrator-x", "fleet-x"}
+    assert {each["labels"]["pod"] for each in found} == {f"{part}-x" for part in PARTS}
     assert all(each["targets"][0].endswith(":9090") and each["labels"]["namespace"] == "stage" for each in found)
     assert targets(monitor, _pods(rendered, "Succeeded")) == []
 

@@ -19,13 +19,16 @@ _GROUPS = {
     "nodes": "api/v1",
     "namespaces": "api/v1",
     "secrets": "api/v1",
-    "events": "api/v1",
+    "persistentvolumes": "api/v1",
+    "persistentvolumeclaims": "api/v1",
     "statefulsets": "apis/apps/v1",
     "deployments": "apis/apps/v1",
     "leases": "apis/coordination.k8s.io/v1",
     "poddisruptionbudgets": "apis/policy/v1beta1",
+    "horizontalpodautoscalers": "apis/autoscaling/v2beta2",
+    "apiservices": "apis/apiregistration.k8s.io/v1",
 }
-_CLUSTER_WIDE = frozenset({"nodes", "namespaces"})
+_CLUSTER_WIDE = frozenset({"nodes", "namespaces", "persistentvolumes", "apiservices"})
 
 
 class ApiError(Exception):

@@ -34,6 +34,7 @@ class Cluster:
     agent: NodeAgent
     release: Release
     prometheus: Prometheus
+    folder: Path
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -56,7 +57,7 @@ class Cluster:
             stack.push_async_callback(_end, running, agent, network)
             watching = Prometheus.up(binaries / "prometheus", folder / "prometheus", api, objects)
             prometheus = await stack.enter_async_context(watching)
-            cluster = cls(plane, api, network, agent, Release(plane.kubeconfig, folder, NAMESPACE), prometheus)
+            cluster = cls(plane, api, network, agent, Release(plane.kubeconfig, folder, NAMESPACE), prometheus, folder)
             await cluster.until(cluster._has_accounts, 60, "the default service account")
             yield cluster
 

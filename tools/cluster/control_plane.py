@@ -110,6 +110,10 @@ class ControlPlane:
             "kube-controller-manager": [
                 *(f"{made}/kube-controller-manager", *told, f"--root-ca-file={self.authority}", "--port=0"),
                 *(f"--service-account-private-key-file={account_key}", "--node-monitor-grace-period=20s"),
+                *(
+                    "--horizontal-pod-autoscaler-sync-period=2s",
+                    "--horizontal-pod-autoscaler-downscale-stabilization=2s",
+                ),
             ],
             "kube-scheduler": [f"{made}/kube-scheduler", *told, "--port=0"],
         }

@@ -255,6 +255,9 @@ class NodeAgent:
     async def _volumes(self, pod: Pod) -> dict[str, Path]:
         made = {}
         for volume in pod.manifest["spec"].get("volumes", []):
+            if "persistentVolumeClaim" in volume:
+                made[volume["name"]] = await self._disk(pod, volume["persistentVolumeClaim"]["claimName"])
+                continue
             path = made[volume["name"]] = pod.folder / volume["name"]
             path.mkdir()
             if "secret" in volume:
@@ -263,8 +266,14 @@ class NodeAgent:
                 for key, value in secret.get("data", {}).items():
                     (path / key).write_bytes(base64.b64decode(value))
             elif "emptyDir" not in volume:
-                raise NotImplementedError(f"volume {volume['name']}: only emptyDir and secret are simulated")
+                raise NotImplementedError(f"volume {volume['name']}: neither emptyDir, secret nor claim")
         return made
+
+    async def _disk(self, pod: Pod, claim: str) -> Path:
+        """The folder of the volume that a claim is bound to; the scheduler has seen to it that it is."""
+        bound = await self._api.get("persistentvolumeclaims", claim, _name(pod.manifest)[1])
+        volume = await self._api.get("persistentvolumes", bound["spec"]["volumeName"])
+        return Path(volume["spec"]["hostPath"]["path"])
 
     async def _report(self) -> None:
         for pod in list(self.pods.values()):

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from tools import chart
 from tools.cluster.cluster import GATEWAY_ADDRESS, Cluster
+from tools.cluster.editions import furnish, upgrade_bundle
+from tools.cluster.films import render_through
 from tools.cluster.panels import recorded
 from tools.cluster.scenarios import (
     delete_worker,
@@ -26,7 +28,7 @@ from tools.cluster.scenarios import (
     upgrade,
     values,
 )
-from tools.cluster.strain import alerts, orchestrators, scale
+from tools.cluster.strain import alerts, autoscaler, orchestrators, scale
 from tools.cluster.viewer import Viewer
 
 out = Console(highlight=False, width=140)
@@ -61,10 +63,12 @@ SCENARIOS: Mapping[str, Scenario] = {
     "delete-worker": delete_worker,
     "evict-busy": evict_busy,
     "drain-node": drain_node,
-    "upgrade": upgrade,
+    "upgrade": render_through(upgrade),
     "rollback": rollback,
+    "upgrade-bundle": upgrade_bundle,
     "scale": scale,
     "orchestrators": orchestrators,
+    "autoscaler": autoscaler,
     "alerts": alerts,
     "kill-fleet": kill_fleet,
     "kill-api-server": kill_api_server,
@@ -76,6 +80,7 @@ async def perform(binaries: Path, folder: Path, names: Sequence[str]) -> int:
     outcomes: list[Outcome] = []
     began_s = time.time()
     async with Cluster.up(binaries, folder, chart.objects(chart.render(values()))) as cluster:
+        await furnish(cluster.api, folder)
         viewer = Viewer(GATEWAY_ADDRESS, "viewer")
         for name in SCENARIOS:
             if name in names or name == "install":

@@ -108,6 +108,11 @@ class Prometheus:
         alerts = (await self._ask("alerts"))["alerts"]
         return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
 
+    async def value(self, expression: str) -> float | None:
+        """What an expression gives now; None when it gives nothing."""
+        found = (await self._ask("query", query=expression))["result"]
+        return float(found[0]["value"][1]) if found else None
+
     async def fired(self, last_s: float) -> list[str]:
         """Names of the alerts that fired within the last seconds, in order."""
         expression = f'max by (alertname) (max_over_time(ALERTS{{alertstate="firing"}}[{max(1, round(last_s))}s]))'

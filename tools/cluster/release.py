@@ -2,13 +2,15 @@
 
 Helm renders helm/cuelight with the values; what 1.20 does not know is rewritten, and nothing else; the result is a
 chart without values, which Helm installs, upgrades, rolls back and tests. Rewritten are: gRPC probes and a preStop that
-sleeps become commands; budgets are of policy/v1beta1 and say nothing of unready pods; minReadySeconds goes. Objects of
-operators that are not here (PodMonitor, PrometheusRule, Certificate) are left out.
+sleeps become commands; budgets are of policy/v1beta1 and say nothing of unready pods; an autoscaler is of v2beta2, with
+the same fields; minReadySeconds goes. Objects of operators that are not here (PodMonitor, PrometheusRule, Certificate)
+are left out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ def for_old(found: dict[str, Any]) -> dict[str, Any]:
     if found["kind"] == "PodDisruptionBudget":
         found["apiVersion"] = "policy/v1beta1"
         found["spec"].pop("unhealthyPodEvictionPolicy", None)
+    if found["kind"] == "HorizontalPodAutoscaler":
+        found["apiVersion"] = "autoscaling/v2beta2"
     if found["kind"] == "StatefulSet":
         found["spec"].pop("minReadySeconds", None)
     pod = found["spec"] if found["kind"] == "Pod" else found.get("spec", {}).get("template", {}).get("spec", {})
@@ -96,6 +100,19 @@ class Release:
         await self._act(
             lambda helm: helm.upgrade(str(made), NAME, {}, namespace=self.namespace, wait="watcher", timeout=timeout_s)
         )
+
+    def try_upgrade(self, values: Mapping[str, Any]) -> None:
+        """`helm upgrade --dry-run=server` with the chart as it is, so that it can look at the cluster.
+
+        Raises HelmError: of the chart, or, when that has nothing against it, because this API server is too old for it.
+        """
+        made = self.folder / "chart-tried"
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(chart.CHART, made)
+        about = made / "Chart.yaml"
+        about.write_text("".join(line for line in about.open() if not line.startswith("kubeVersion")))
+        with Config(kubeconfig_path=self.kubeconfig, namespace=self.namespace) as config:
+            config.upgrade(str(made), NAME, dict(values), namespace=self.namespace, dry_run="server")
 
     async def rollback(self, timeout_s: int) -> None:
         """`helm rollback --wait` to the revision before. Raises HelmError."""

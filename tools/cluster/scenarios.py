@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from services.session import STATE_SCHEMA
 from tools.cluster.api import ApiError, Object
 from tools.cluster.cluster import NAMESPACE, Cluster
+from tools.cluster.container import ROOT
 from tools.cluster.release import NAME
 from tools.cluster.viewer import Viewer
 
@@ -18,21 +22,37 @@ SLOTS = 2
 """Of a worker."""
 PATIENT_MS = 10_000
 """A target for conditions that this machine keeps, whatever else it does: one orchestrator is enough then."""
-FIRST = f"{NAME}-worker-0"
 TOO_MANY_REQUESTS = 429
+PARTS = ("gateway", "orchestrator", "worker", "fleet", "render")
+"""Components that an upgrade replaces."""
+POCKET: Mapping[str, Any] = {
+    "source": "image",
+    "path": "pocket",
+    "digest": hashlib.sha256((ROOT / "bundles" / "pocket" / "manifest.json").read_bytes()).hexdigest(),
+}
+
+
+def version_of(bundle: Mapping[str, Any]) -> str:
+    """What names of objects say of a bundle."""
+    return f"{bundle['digest'][:8]}s{STATE_SCHEMA}"
+
+
+FIRST = f"{NAME}-worker-{version_of(POCKET)}-0"
 
 
 def values(**fleet: float) -> dict[str, Any]:
-    """Two gateways, an orchestrator, two controllers, and the workers these want: two, with one session on stage."""
-    settings = {"fleet_look_s": 1, "fleet_cool_down_s": 15, "fleet_max_workers": 3, "fleet_buffer_slots": SLOTS}
+    """Two gateways and controllers, one orchestrator and render worker, and the workers that one session wants: two."""
+    settings = {"fleet_look_s": 1, "fleet_cool_down_s": 8, "fleet_max_workers": 3, "fleet_buffer_slots": SLOTS}
     settings |= {"fleet_max_orchestrators": 2, "fleet_condition_target_ms": PATIENT_MS}
     return {
         "allowStrangers": True,
         "redis": {"trial": {"enabled": True}},
+        "bundle": dict(POCKET),
         "gateway": {"replicas": 2},
         "orchestrator": {"replicas": 1},
         # However slow this machine is: what is proven here is not speed.
         "worker": {"settings": {"worker_slots": SLOTS, "utilisation_bound": 100, "drain_s": 120}},
+        "render": {"enabled": True, "replicas": 1, "claim": {"name": "films"}},
         "fleet": {"enabled": True, "scaleOrchestrators": True, "settings": settings | fleet},
         "monitoring": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}},
     }
@@ -107,7 +127,7 @@ async def upgrade(cluster: Cluster, viewer: Viewer) -> str:
     """`helm upgrade --wait` with a change in every component: all pods are replaced."""
     before = await _uids(cluster)
     changed = values()
-    for part in ("gateway", "orchestrator", "worker", "fleet"):
+    for part in PARTS:
         changed[part]["podAnnotations"] = {"cuelight.dev/simulated-version": "2"}
     began = time.monotonic()
     await cluster.release.upgrade(changed, int(2 * PATIENCE_S))
@@ -198,11 +218,11 @@ def _is_redis(pod: Object) -> bool:
 
 
 async def _uids(cluster: Cluster) -> set[str]:
-    pods = [pod for part in ("gateway", "orchestrator", "worker", "fleet") for pod in await cluster.pods(part)]
+    pods = [pod for part in PARTS for pod in await cluster.pods(part)]
     return {pod["metadata"]["uid"] for pod in pods}
 
 
 async def _replaced(cluster: Cluster, before: set[str]) -> bool:
     now = await _uids(cluster)
-    ready = [name for part in ("gateway", "orchestrator", "worker", "fleet") for name in await cluster.ready(part)]
+    ready = [name for part in PARTS for name in await cluster.ready(part)]
     return not now & before and len(ready) == len(now) >= len(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from tools.cluster.adapter import adapting
 from tools.cluster.cluster import GATEWAY_ADDRESS, Cluster
 from tools.cluster.scenarios import FIRST, PATIENCE_S, SLOTS, host_of, values
 from tools.cluster.viewer import Viewer
@@ -60,6 +61,21 @@ async def orchestrators(cluster: Cluster, viewer: Viewer) -> str:
     await cluster.until_ready("orchestrator", 1, PATIENCE_S)
     await viewer.more(2, PATIENCE_S)
     return f"1 to 2 orchestrators in {up_s:.1f} s, back to 1 in {time.monotonic() - began:.1f} s"
+
+
+async def autoscaler(cluster: Cluster, viewer: Viewer) -> str:
+    """Where the controller sets no numbers, an autoscaler reads from an adapter how many it wants, and sets them."""
+    changed = values(fleet_buffer_slots=2 * SLOTS)
+    changed["fleet"] |= {"scaleWorkers": False, "autoscaler": {"enabled": True}}
+    async with adapting(cluster, cluster.plane.folder) as asked:
+        await cluster.release.upgrade(changed, int(PATIENCE_S))
+        began = time.monotonic()
+        await cluster.until_ready("worker", 3, PATIENCE_S)
+        scaled_s = time.monotonic() - began
+    if set(asked) != {"state=wanted"}:
+        raise RuntimeError(f"the autoscaler asked for {set(asked)}")
+    await viewer.more(1, PATIENCE_S)
+    return f"read {len(asked)} times, 3 workers after {scaled_s:.1f} s"
 
 
 async def alerts(cluster: Cluster, viewer: Viewer) -> str:

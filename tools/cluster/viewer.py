@@ -24,7 +24,7 @@ QUEUE_S = 60
 """As long as a creation may wait for a slot."""
 _TIMEOUTS = Timeouts(connect_s=60.0, call_s=30.0)
 """What is slow here is the machine, which starts everything at once."""
-_LINES = (
+LINES = (
     "Good evening, and welcome to the house.",
     "The light goes down, and the play is about to begin.",
     "Somebody carries the moon across the stage, and nobody asks why.",
@@ -141,7 +141,7 @@ class Viewer:
     async def _say(self, session: Session) -> None:
         said = 0
         while said < self._words:
-            for line in _LINES:
+            for line in LINES:
                 await session.say(line)
                 said += len(line.split())
 

@@ -64,6 +64,9 @@
 {{- if and .Values.fleet.enabled (eq $tls.source "secrets") (not $tls.secrets.fleet) }}
 {{- fail "tls: source secrets needs a Secret for the fleet as well, in secrets.fleet" }}
 {{- end }}
+{{- if and .Values.fleet.autoscaler.enabled (or .Values.fleet.scaleWorkers (not .Values.fleet.enabled)) }}
+{{- fail "fleet: autoscaler follows the controller's number in its place, so it needs fleet.enabled and scaleWorkers: false" }}
+{{- end }}
 {{- if .Values.render.enabled }}
 {{- if not .Values.render.claim.name }}
 {{- fail "render: enabled needs claim.name, a volume that gateways and render workers share" }}
