@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,9 @@ def next_bundle(folder: Path) -> dict[str, Any]:
     return {"source": "claim", "path": NEXT, "digest": digest, "claim": {"name": BUNDLES}}
 
 
-def with_bundles(present: Object, *previous: Object) -> Object:
+def with_bundles(present: Mapping[str, Any], *previous: Mapping[str, Any]) -> Object:
     """Values of a release that has these bundles."""
-    return values() | {"bundle": present | {"previous": list(previous)}}
+    return values() | {"bundle": {**present, "previous": list(previous)}}
 
 
 async def upgrade_bundle(cluster: Cluster, viewer: Viewer) -> str:
