@@ -2,10 +2,10 @@
 
     python -m evaluation.few_steps joint:50 joint:4 joint:4:renoise distill-steps distill-rollout
 
-A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]] (guidance: sound/picture); what it does not
-say is as the run was distilled. The first row is what the others are compared with: words and phones by the first judge
-with paired 95 % intervals over clips, and Fréchet distances of latents. All rows get the same texts, voices, portraits
-and noise. A row that was heard before by the same judge from the same weights is not performed again.
+A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]] (guidance: sound/picture/prompt); what it
+does not say is as the run was distilled. The first row is what the others are compared with: words and phones by the
+first judge with paired 95 % intervals over clips, and Fréchet distances of latents. All rows get the same texts,
+voices, portraits and noise. A row that was heard before by the same judge from the same weights is not performed again.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Row:
     def name(self) -> str:
         """Told briefly."""
         s = self.sampling
-        guided = f" guidance {s.guidance.audio:g}/{s.guidance.video:g}" if s.guidance != UNGUIDED else ""
+        guided = f" guidance {'/'.join(f'{scale:g}' for scale in s.guidance)}" if s.guidance != UNGUIDED else ""
         return f"{self.run} {s.steps} {s.kind} shift {s.shift:g} noise {s.noise_scale_audio:g}{guided}"
 
 
@@ -85,9 +85,9 @@ class Heard:
 
 
 def parse_guidance(text: str) -> Guidance:
-    """One scale for both modalities, or sound/picture. Raises ValueError."""
-    audio, _, video = text.partition("/")
-    return Guidance(float(audio), float(video or audio))
+    """One scale for both modalities, or sound/picture, or sound/picture/prompt. Raises ValueError."""
+    audio, video, prompt = [*text.split("/"), "", ""][:3]
+    return Guidance(float(audio), float(video or audio), float(prompt or 1))
 
 
 def parse_row(text: str, checkpoints: Path) -> Row:

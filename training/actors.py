@@ -137,18 +137,23 @@ def remember(dit: JointDiT, context: Context) -> Memory:
 def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, guidance: Guidance = UNGUIDED) -> Latents:
     """Velocity of noisy latents at times t (B,), float32.
 
-    Where it is guided the DiT is asked again without c_a and without the prompt, and goes on from there.
+    Where it is guided the DiT is asked again without c_a and without the prompt, and goes on from there; where the
+    prompt has a scale of its own, once more without the prompt alone, for the picture.
     """
     with autocast(noisy.audio):
         condition = model.conditioner.tail(prepared.prefix, noisy.audio, t, prepared.start).condition
         velocity = denoise(model.dit, prepared, noisy, t, condition)
-        if guidance == UNGUIDED:
-            return velocity
-        without = denoise(model.dit, prepared._replace(prompt=None), noisy, t, torch.zeros_like(condition))
-    video = None
-    if velocity.video is not None and without.video is not None:
-        video = guided(velocity.video, without.video, guidance.video)
-    return Latents(guided(velocity.audio, without.audio, guidance.audio), video)
+        audio, video, unprompted = *velocity, prepared._replace(prompt=None)
+        if (guidance.audio, guidance.video) != (1, 1):
+            without = denoise(model.dit, unprompted, noisy, t, torch.zeros_like(condition))
+            audio = guided(velocity.audio, without.audio, guidance.audio)
+            if velocity.video is not None and without.video is not None:
+                video = guided(velocity.video, without.video, guidance.video)
+        if guidance.prompt != 1 and prepared.prompt is not None and velocity.video is not None and video is not None:
+            plain = denoise(model.dit, unprompted, noisy, t, condition).video
+            assert plain is not None, "a picture was asked for"
+            video = video + (guidance.prompt - 1) * (velocity.video - plain)
+    return Latents(audio, video)
 
 
 def denoise(dit: JointDiT, prepared: Prepared, noisy: Latents, t: Tensor, condition: Tensor) -> Latents:

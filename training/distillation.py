@@ -269,6 +269,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--rate", type=float, default=1e-5, help="the student's learning rate")
     parser.add_argument("--guidance", type=float, default=2.5, help="scale of the teacher's sound; 1 is no guidance")
     parser.add_argument("--guidance-video", type=float, default=1.0, help="scale of its picture")
+    parser.add_argument("--guidance-prompt", type=float, default=1.0, help="scale of what prompts ask of its picture")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="steps the student learns to sample in")
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="renoise")
@@ -291,7 +292,7 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 def guidance_of(options: argparse.Namespace) -> Guidance:
     """The teacher's guidance as the options say."""
-    return Guidance(options.guidance, options.guidance_video)
+    return Guidance(options.guidance, options.guidance_video, options.guidance_prompt)
 
 
 def write_config(folder: Path, config: Config, options: argparse.Namespace) -> None:

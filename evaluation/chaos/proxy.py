@@ -85,6 +85,7 @@ class FaultProxy:
         self.delay_s, self.bytes_per_s, self.is_refusing = 0.0, None, False
         for connection in list(self._connections):
             connection.left = None
+            connection.hurry()
             if connection.is_half_open:
                 connection.abort()
 
@@ -136,9 +137,16 @@ class _Connection:
         self.is_half_open = False
         self._proxy = proxy
         self._client, self._server = client, server
+        self._hurried = asyncio.Event()
+
+    def hurry(self) -> None:
+        """What waits to be forwarded waits no longer."""
+        self._hurried.set()
+        self._hurried = asyncio.Event()
 
     def abort(self) -> None:
         """Reset both ends."""
+        self.hurry()
         self._client[1].transport.abort()
         self._server[1].transport.abort()
 
@@ -195,7 +203,9 @@ class _Connection:
         rate = self._proxy.bytes_per_s
         seconds = self._proxy.delay_s + (size / rate if rate else 0.0)
         if seconds:
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._hurried.wait()
 
 
 async def _forward(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -50,7 +50,9 @@ class Distiller:
         student = self._build(config, stage.start or stage.teacher)
         fake = self._build(config, own if own is not None and own.is_dir() else stage.teacher)
         teacher = self._build(config, stage.teacher, learns=False)
-        self.trio = Trio(student, teacher, fake, stage.tails, Guidance(stage.guidance, stage.guidance_video))
+        self.trio = Trio(
+            student, teacher, fake, stage.tails, Guidance(stage.guidance, stage.guidance_video, stage.guidance_prompt)
+        )
         self.average = Average(student, stage.average)
         self.optimizer = make_optimizer(student, stage.student_rate, stage.weight_decay)
         self.fake_optimizer = make_optimizer(fake, stage.fake_rate, stage.weight_decay)

@@ -100,6 +100,8 @@ class Distillation(_Frozen):
     """Scale of the teacher's guidance of sound (`training.objectives.guidance`); 1 is none."""
     guidance_video: PositiveFloat = 1.0
     """The picture's."""
+    guidance_prompt: PositiveFloat = 1.0
+    """What prompts ask of the picture."""
     chunks: PositiveInt = 5
     """Chunks of a rollout."""
     scored: PositiveInt = 3

@@ -2,9 +2,10 @@
 
     v = v_without + scale (v_with - v_without)
 
-Sound and picture have a scale each: what makes speech plainer makes mouths too wide. A share of the chunks is learned
-without its condition c_a, which is then all zeros; whole rows lose it, so that sound and picture do together. Chunks
-without a prompt are in the corpus. What came before a chunk stays. It knows no model.
+Sound and picture have a scale each: what makes speech plainer makes mouths too wide. So has what the prompt asks of the
+picture, away from the picture that c_a alone gives: walls, light and faces answer to it, and mouths stay as they are. A
+share of the chunks is learned without its condition c_a, which is then all zeros; whole rows lose it, so that sound and
+picture do together. Chunks without a prompt are in the corpus. What came before a chunk stays. It knows no model.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from training.objectives.flow_matching import alike
 
 
 class Guidance(NamedTuple):
-    """Scales of the two modalities; 1 is none."""
+    """Scales of c_a in the two modalities, and of the prompt in the picture; 1 is none."""
 
     audio: float = 1.0
     video: float = 1.0
+    prompt: float = 1.0
 
 
 UNGUIDED = Guidance()

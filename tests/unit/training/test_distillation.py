@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dit_worker.model.prompt import PromptEncoderConfig
 from orchestrator_llm.model.conditioner import AFTER, BEFORE
 from services.prompts import PromptWords
 from tests.unit.training.test_losses import SMALL
@@ -31,10 +32,12 @@ SHAPE = (16, 9, 8, 8)
 NO_WORDS = partial(word_ids, PromptWords([]))
 
 
-def trio(seed: int = 0) -> Trio:
-    """Three models that differ, as they do once the student has moved."""
+def trio(seed: int = 0, prompt: PromptEncoderConfig | None = None) -> Trio:
+    """Three models that differ, as they do once the student has moved; with a prompt encoder where one is given."""
     torch.manual_seed(seed)
-    made = Trio.of({"conditioner": asdict(SMALL.conditioner), "dit": asdict(SMALL.dit)})
+    dit = asdict(SMALL.dit) | {"prompt_width": prompt.width if prompt else 0}
+    config = {"conditioner": asdict(SMALL.conditioner), "dit": dit}
+    made = Trio.of(config | ({"prompt": asdict(prompt)} if prompt else {}))
     with torch.no_grad():
         for model in (made.student, made.teacher, made.fake):
             for parameter in model.parameters():
@@ -124,6 +127,22 @@ def test_sound_and_picture_are_guided_by_scales_of_their_own() -> None:
     assert torch.allclose(plain.video, heard.video, atol=1e-6) and not torch.allclose(
         plain.audio, heard.audio, atol=1e-3
     )
+
+
+def test_a_prompt_is_guided_by_a_scale_of_its_own() -> None:
+    """The sound stays, the picture moves on from the one without the prompt, and stays where nothing is asked."""
+    models = trio(prompt=PromptEncoderConfig(words=9, width=32, heads=2, layers=1, ffn=32))
+    asked = replace(context(), words=torch.tensor([[1, 5, 2]] * 2), words_mask=torch.tensor([[True] * 3, [False] * 3]))
+    noise, t = Latents(torch.randn(4, 33, 24), torch.randn(4, *SHAPE)), torch.full((4,), 0.7)
+    plain = models.velocity(models.teacher, asked, noise, t)
+    silent = models.velocity(models.teacher, replace(asked, words=None, words_mask=None), noise, t)
+    models.guidance = Guidance(1.0, 1.0, 3.0)
+    guided = models.velocity(models.teacher, asked, noise, t)
+    assert torch.equal(plain.audio, guided.audio)
+    assert plain.video is not None and silent.video is not None and guided.video is not None
+    assert torch.allclose(guided.video, silent.video + 3 * (plain.video - silent.video), atol=1e-5)
+    moved = (guided.video - plain.video).abs().amax((1, 2, 3, 4))
+    assert moved[:2].min() > 1e-4 > moved[2:].max()
 
 
 def test_a_rollout_feeds_on_its_own_chunks_alone() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save, save_file
 
 from services.bundle import load_manifest
+from services.state.embedded import free_port
 from training.corpora.clip_format import Clip, ClipInvalid, Header, read_manifest
 from training.corpora.clip_shards import Packed, write_shards
 from training.distributed.batches import SILENCE, Batches, Drawn, Place, loader
@@ -164,10 +164,7 @@ def run(path: Path) -> list[dict[str, float]]:
 
 def run_two(path: Path, stage: str = "only", module: str = "training.pretrain") -> None:
     """Trains in two processes over gloo, as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, "--recipe", str(path), "--stage", stage]
     started = [
         subprocess.Popen(
