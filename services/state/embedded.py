@@ -7,7 +7,9 @@ Knows nothing of what is stored.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import random
 import shutil
 import socket
 import subprocess
@@ -18,11 +20,13 @@ from typing import Self
 
 from services.errors import StoreUnavailable
 
-__all__ = ["EmbeddedRedis", "find_servers"]
+__all__ = ["EmbeddedRedis", "find_servers", "free_port"]
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 PORT_TRIES = 5
+UNGIVEN_PORTS = range(20_000, 32_000)
+"""What Linux gives to nobody who asks for any port: free while a server starts, and while it is to be started again."""
 _GUARD = 'read -r _; kill "$0"; rm -rf "$1"'
 """Run by a shell whose standard input ends with this process, however that ends."""
 
@@ -77,7 +81,7 @@ class EmbeddedRedis:
             )
         self._directory = tempfile.TemporaryDirectory(prefix="cuelight-redis-")
         for _ in range(PORT_TRIES):
-            self._port = self._port or _free_port()
+            self._port = self._port or free_port()
             if self._launch(server):
                 return
             self._port = 0  # somebody was faster to that port
@@ -164,11 +168,15 @@ class EmbeddedRedis:
         self.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port on which nobody listens, and which will not be given away by chance."""
+    for port in random.sample(UNGIVEN_PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

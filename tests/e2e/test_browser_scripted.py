@@ -67,7 +67,7 @@ async def test_interrupt_silences_and_new_words_follow(url: str) -> None:
         await page.until_playing()
         await page.until("window.level > 0.05")
         await page.page.click("#interrupt")
-        await page.until("document.getElementById('video').volume < 0.01", 2000)
+        await page.until("document.getElementById('video').volume < 0.01")
         heard = await page.page.evaluate("document.querySelectorAll('.word').length")
         await asyncio.sleep(2.0)
         assert await page.page.evaluate("document.querySelectorAll('.word').length") <= heard

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import cuelight
+from services.state.embedded import free_port
 from tests.fixtures.stack import RunningStack, run_stack
 
 
@@ -108,12 +108,9 @@ def test_demo_shows_film_and_sheet(stack: RunningStack, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_say_starts_a_stack_when_there_is_none(stack: RunningStack, tmp_path: Path) -> None:
     """On this machine, with no gateway at the address, one is started for the command and stopped after it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
     film = tmp_path / "hi.mp4"
     arguments = ("say", "Hello there.", "-o", str(film), "--bundle", str(stack.bundle))
-    ran = stack.cuelight(*arguments, "--address", f"127.0.0.1:{free}", timeout_s=250)
+    ran = stack.cuelight(*arguments, "--address", f"127.0.0.1:{free_port()}", timeout_s=250)
     assert ran.returncode == 0, ran.stderr
     assert "starting a stack" in ran.stderr
     assert film.is_file()

@@ -129,7 +129,8 @@ async def test_pause_holds_generation_and_resume_goes_on(theatre: Theatre) -> No
         await until(lambda: len(audience.media) == 4)
         await theatre.cue(name, CueKind.PAUSE)
         audience.nudge()
-        await asyncio.sleep(0.3)
+        pacing = theatre.worker.house.performer(name)._pacing
+        await until(lambda: pacing is not None and pacing.is_paused)
         audience.play(2 * CHUNK_S)
         await asyncio.sleep(1.0)
         assert len(audience.media) == 4

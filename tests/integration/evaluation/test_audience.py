@@ -31,7 +31,7 @@ async def test_a_viewer_notes_what_came_and_when() -> None:
     assert all(0 <= one.lead_s <= CHUNK_S * one.position for one in seen.arrivals)  # the fake is faster than playback
     assert 0 < seen.experience.played_s <= 2.0 and seen.experience.stalls_s == []
     told = [each.acknowledge.playhead.ToMilliseconds() for each in fake.requests if each.HasField("acknowledge")]
-    assert told == sorted(told) and len(set(told)) > 4 and told[-1] <= 2000
+    assert told == sorted(told) and len(set(told)) > 2 and told[-1] <= 2000
 
 
 async def test_a_viewer_that_gets_nothing_says_so() -> None:
@@ -50,7 +50,7 @@ async def test_a_crowd_performs_together_and_leaves_no_process_behind() -> None:
     """Two processes, two sessions at a time, two tales; a killed viewer is told of; afterwards all are gone."""
     fake = FakeGateway()
     async with serve(fake), Crowd() as crowd:
-        seen = await crowd.perform([assignment(fake, 1.0), assignment(fake, 1.0)])
+        seen = await crowd.perform([assignment(fake), assignment(fake)])
         pids = crowd.pids
         os.kill(pids[0], 9)
         with pytest.raises(CrowdError, match="ended"):

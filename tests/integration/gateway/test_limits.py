@@ -200,9 +200,11 @@ async def test_an_attached_socket_may_be_silent(
     """Who watches says nothing for a long time."""
     from tests.integration.gateway.test_http import attach, receive, send
 
-    monkeypatch.setattr(http_socket, "SILENCE_S", 0.3)
     async with connect(f"ws://{gateway.http.address}/ws") as socket:
         await attach(socket)
+        monkeypatch.setattr(http_socket, "SILENCE_S", 0.3)
+        await send(socket, stream={"ping": {}})  # from this answer on it is waited for the next message
+        await receive(socket, "pong")
         await asyncio.sleep(0.6)
         await send(socket, stream={"ping": {}})
         await receive(socket, "pong")

@@ -21,7 +21,7 @@ from services.errors import CuelightError, Draining
 from services.settings import GatewaySettings
 from services.state import EmbeddedRedis, SessionStore
 from tests.fakes.worker import FakeWorker
-from tests.integration.gateway.conftest import Client, created, details, until_free
+from tests.integration.gateway.conftest import DEADLINE_S, Client, created, details, until_free
 
 SCRIPTED: dict[str, Any] = {"regime": "scripted"}
 LONG = " ".join(f"w{number}" for number in range(45))
@@ -30,7 +30,7 @@ LONG = " ".join(f"w{number}" for number in range(45))
 async def refused(stub: SessionServiceStub, **request: Any) -> aio.AioRpcError:
     """The error that CreateSession ends in."""
     with pytest.raises(aio.AioRpcError) as caught:
-        await stub.CreateSession(pb.CreateSessionRequest(**request), timeout=10)
+        await stub.CreateSession(pb.CreateSessionRequest(**request), timeout=DEADLINE_S)
     return caught.value
 
 
@@ -74,8 +74,8 @@ async def test_a_queued_session_gets_the_next_free_slot(stub: SessionServiceStub
     first = await created(stub, **SCRIPTED)
     await created(stub, **SCRIPTED)
     request = pb.CreateSessionRequest()
-    request.queue_timeout.seconds = 10
-    waiting = asyncio.ensure_future(stub.CreateSession(request, timeout=15))
+    request.queue_timeout.seconds = 60
+    waiting = asyncio.ensure_future(stub.CreateSession(request, timeout=90))
     await asyncio.sleep(0.4)
     assert not waiting.done()
     await stub.CloseSession(pb.CloseSessionRequest(name=first.session, immediate=True))
@@ -89,9 +89,11 @@ async def test_a_client_that_leaves_the_queue_leaves_no_session(
     for _ in range(2):
         await created(stub, **SCRIPTED)
     request = pb.CreateSessionRequest(session_id="queued")
-    request.queue_timeout.seconds = 10
-    waiting = stub.CreateSession(request, timeout=15)
-    await asyncio.sleep(0.4)
+    request.queue_timeout.seconds = 60
+    waiting = stub.CreateSession(request, timeout=90)
+    async with asyncio.timeout(DEADLINE_S):
+        while not gateway.admission.queue:
+            await asyncio.sleep(0.01)
     waiting.cancel()
     assert "queued" in gateway.hostings._partings
 
@@ -195,23 +197,24 @@ async def test_redis_lost_and_back(gallery: Bundle, tmp_path: Path) -> None:
 
 
 async def _until_health(health: Any, wanted: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while (await health.Check(health_pb2.HealthCheckRequest(service="readiness"))).status != wanted:
             await asyncio.sleep(0.05)
 
 
 async def test_draining_sends_clients_elsewhere(settings: GatewaySettings, worker: FakeWorker) -> None:
     """A gateway that shuts down says GoAway with a token, takes nothing new, goes on, and ends its streams."""
-    worker.compute_s = 0.3  # slower than the gateway's end comes
+    worker.compute_s = 0.2  # slower than the gateway's end comes, and several chunks before it
+    ending = settings.model_copy(update={"drain_s": 2.0})
     async with Gateway.running(settings) as second, aio.insecure_channel(second.rpc.address) as channel:
-        async with Gateway.running(settings) as first, aio.insecure_channel(first.rpc.address) as old:
+        async with Gateway.running(ending) as first, aio.insecure_channel(first.rpc.address) as old:
             client = await created(SessionServiceStub(old), **SCRIPTED)
             await client.attached()
             await client.say(LONG)
             await client.chunks(4)
             leaving = asyncio.create_task(first.let_go())
             go_away = (await client.next("go_away")).go_away
-            assert go_away.reason == pb.GO_AWAY_REASON_DRAINING and go_away.time_left.ToNanoseconds() == 10**9
+            assert go_away.reason == pb.GO_AWAY_REASON_DRAINING and go_away.time_left.ToNanoseconds() == 2 * 10**9
             came = len(client.media)
             await client.chunks(came + 2)
             late = Client(SessionServiceStub(old), client.session, client.token)
@@ -273,7 +276,7 @@ async def test_a_session_that_breaks_every_worker_ends(
     gateway.hostings._backstage = replace(gateway.hostings._backstage, policy=HostingPolicy(give_up_s=1.0))
     worker.is_breaking = True
     client = await created(stub, **SCRIPTED)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         await client.attached()
         with pytest.raises(aio.AioRpcError) as caught:
             await client.next("response_ended")

@@ -92,7 +92,7 @@ async def test_a_tenant_creates_so_many_a_minute(create: Create, gateway: Gatewa
     for _ in range(2):
         await refusal(create(ACME))  # for another reason, but it was a creation
     said, retry_s = await refusal(create(ACME, config=pb.SessionConfig(portrait=b"no picture")))
-    assert "more than 4 sessions a minute" in said and 5 < retry_s <= 15
+    assert "more than 4 sessions a minute" in said and 0 < retry_s <= 15
     await create(GLOBEX)
     counted = gateway.metrics.registry.get_sample_value("cuelight_refusals_total", {"reason": "QUOTA_EXCEEDED"})
     assert counted == 3
@@ -124,7 +124,7 @@ async def test_the_bucket_fills_again(store: SessionStore) -> None:
     for _ in range(600):
         await store.take_creation("acme", a_minute=600)
     with pytest.raises(QuotaExceeded) as caught:
-        for _ in range(100):
+        for _ in range(5000):  # faster than ten a second
             await store.take_creation("acme", a_minute=600)
     assert caught.value.retry_after_s is not None and caught.value.retry_after_s <= 0.1
     await asyncio.sleep(caught.value.retry_after_s + 0.05)

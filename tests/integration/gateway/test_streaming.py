@@ -15,7 +15,7 @@ from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
 from services.session import SessionState
 from tests.fakes.worker import FakeWorker
-from tests.integration.gateway.conftest import Client, created, details, until_free
+from tests.integration.gateway.conftest import DEADLINE_S, Client, created, details, until_free
 
 SCRIPTED: dict[str, Any] = {"regime": "scripted"}
 
@@ -145,7 +145,7 @@ async def test_the_playhead_reaches_the_worker(client: Client, worker: FakeWorke
     await client.attached()
     await client.send(acknowledge=pb.Acknowledge(playhead=Duration(seconds=7)))
     performance = worker.stage[client.session.rsplit("/", 1)[1]]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while performance.playhead_s != 7.0:
             await asyncio.sleep(0.02)
 
@@ -202,7 +202,7 @@ async def test_read_media_reads_beside_the_attachment(client: Client) -> None:
     init = await reading.read()
     assert init.init.track == 2 and init.init.codec == "opus"
     offsets = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while len(offsets) < 2:
             item = await reading.read()
             offsets += [item.media.offset] if item.HasField("media") else []
@@ -236,7 +236,7 @@ async def test_a_session_attached_at_another_gateway_is_not_closed_here(
     await gateway.store.set_state(taken, SessionState.ACTIVE)
     gateway.hostings.expect(taken, 0.05)
     gateway.hostings.expect(left, 0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while not (await gateway.store.get(left)).state.is_final:
             await asyncio.sleep(0.05)
     assert (await gateway.store.get(taken)).state is SessionState.ACTIVE
@@ -250,7 +250,7 @@ async def test_a_deserted_session_is_closed(gateway: Gateway, stub: SessionServi
     await client.call.done_writing()
     await client.ended()
     gateway.hostings.expect(session_id, 0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while not (await gateway.store.get(session_id)).state.is_final:
             await asyncio.sleep(0.05)
     await until_free(worker.store)

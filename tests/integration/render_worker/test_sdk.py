@@ -43,15 +43,18 @@ async def test_the_command_line_has_a_job_made_and_fetches_it(
     assert names_in(tmp_path) == ["again.mp4", "film.mp4", "renders"]
 
 
-async def test_what_became_of_a_render_is_said(gateway: Gateway, tmp_path: Path) -> None:
+async def test_what_became_of_a_render_is_said(
+    gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One that is not done has no file; one that was cancelled is told so, and leaves no file behind."""
     async with cuelight.connect(gateway.rpc.address) as client:
         taken = await client.renders.submit(RenderRequest(SCRIPT))
         with pytest.raises(InvalidRequest, match="no file"):
             await client.renders.save(taken.name, tmp_path / "film.mp4")
-        watching = asyncio.create_task(render_job(client, RenderRequest(SCRIPT, "b"), tmp_path / "film.mp4"))
-        await asyncio.sleep(0.3)
-        await client.renders.cancel("tenants/local/renders/b")
+        watching = asyncio.create_task(render_job(client, RenderRequest(SCRIPT, "unwanted"), tmp_path / "film.mp4"))
+        while "unwanted" not in capsys.readouterr().err:
+            await asyncio.sleep(0.02)
+        await client.renders.cancel("tenants/local/renders/unwanted")
         with pytest.raises(SessionFailed, match="cancelled"):
             await watching
         assert (await client.renders.get(taken.name)).state is RenderState.QUEUED

@@ -12,7 +12,7 @@ import pytest
 import cuelight
 from cuelight import background, sync
 from tests.fakes.session_service import FakeGateway, Script, serve
-from tests.integration.sdk.test_session import QUICK, TEXT
+from tests.integration.sdk.test_session import PATIENT, TEXT
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def test_a_transcript_comes_back_without_await() -> None:
     """Words, media and the end come in order, over a stream that broke meanwhile, and the session is closed."""
     with (
         served(Script(break_after=[1])) as fake,
-        sync.connect(fake.address, timeouts=QUICK) as client,
+        sync.connect(fake.address, timeouts=PATIENT) as client,
         client.create_session(regime="scripted", window_chunks=2) as session,
     ):
         session.say(TEXT)
@@ -42,7 +42,7 @@ def test_errors_come_as_they_are() -> None:
     """What the asyncio surface raises, this one does; leaving the block early closes the session."""
     with pytest.raises(cuelight.Unavailable), sync.connect("127.0.0.1:1", timeouts=cuelight.Timeouts(connect_s=0.2)):
         pass
-    with served() as fake, sync.connect(fake.address, timeouts=QUICK) as client:
+    with served() as fake, sync.connect(fake.address, timeouts=PATIENT) as client:
         with client.create_session() as session, pytest.raises(ValueError, match="blank"):
             session.say(" ")
         assert fake.closes[0].name == session.name
@@ -54,7 +54,7 @@ def test_threads_share_a_session() -> None:
     """One thread reads while another speaks."""
     with (
         served() as fake,
-        sync.connect(fake.address, timeouts=QUICK) as client,
+        sync.connect(fake.address, timeouts=PATIENT) as client,
         client.create_session(regime="scripted") as session,
     ):
         words: list[str] = []

@@ -32,12 +32,16 @@ ERRORS: dict[str, Exception] = {
 
 
 class Servicer(session_pb2_grpc.SessionServiceServicer):
-    """Raises what the name of the request asks for, before or after a first message."""
+    """Raises what the name of the request asks for, before or after a first message; notes that a slow call came."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
 
     async def GetSession(self, request: pb.GetSessionRequest, context: object) -> pb.GetSessionResponse:
         if request.name in ERRORS:
             raise ERRORS[request.name]
         if request.name == "slow":
+            self.entered.set()
             await asyncio.sleep(0.3)
         return pb.GetSessionResponse(session=pb.Session(name=request.name))
 
@@ -53,10 +57,16 @@ class Servicer(session_pb2_grpc.SessionServiceServicer):
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[RpcServer]:
-    """A server with the raising servicer, on a free port."""
+def servicer() -> Servicer:
+    """The raising servicer."""
+    return Servicer()
+
+
+@pytest.fixture
+async def server(servicer: Servicer) -> AsyncIterator[RpcServer]:
+    """A server with it, on a free port."""
     opened = RpcServer("127.0.0.1:0", ServingOptions(max_message_bytes=64 * 1024, drain_s=2), service_names=[NAME])
-    session_pb2_grpc.add_SessionServiceServicer_to_server(Servicer(), opened.grpc)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, opened.grpc)
     await opened.start()
     await opened.set_ready(is_ready=True)
     yield opened
@@ -174,12 +184,13 @@ async def test_reflection_lists_the_services(channel: aio.Channel) -> None:
         assert NAME in {service.name for service in response.list_services_response.service}
 
 
-async def test_drain_lets_calls_end(server: RpcServer, channel: aio.Channel) -> None:
+async def test_drain_lets_calls_end(server: RpcServer, servicer: Servicer, channel: aio.Channel) -> None:
     """While draining, a call in progress is answered and `on_drain` has run before."""
     slow = asyncio.ensure_future(
         session_pb2_grpc.SessionServiceStub(channel).GetSession(pb.GetSessionRequest(name="slow"), timeout=30)
     )
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        await servicer.entered.wait()
     steps: list[str] = []
 
     async def on_drain() -> None:

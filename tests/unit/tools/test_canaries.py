@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,26 +21,31 @@ from tests.fixtures.canaries import note
 def test_that_passes(tmp_path):
     note("{SAID}")
     """
+WRITES = "(tmp_path / 'gateway.log').write_text('{\"text\": \"grandmother keeps saffron\"}')"
+ELSEWHERE = f"pass\ndef test_of_another_file(tmp_path):\n    {WRITES}"
+"""What one test says is in the log of a process that another started."""
 LEAKS = {
-    "words printed, which is no log": ("print('my grandmother keeps')", 0),
-    "words in a file": ("(tmp_path / 'gateway.log').write_text('{\"text\": \"grandmother keeps saffron\"}')", 1),
-    "a token on standard error": ("sys.stderr.write('token=abc.' + 43 * 'x')", 1),
+    "words printed, which is no log": ("print('my grandmother keeps')", "0", 0),
+    "words in a file": (WRITES, "0", 1),
+    "a token on standard error": ("sys.stderr.write('token=abc.' + 43 * 'x')", "0", 1),
+    "words of another process's test in a file": (ELSEWHERE, "2", 1),
+    "a token on standard error, in processes": ("sys.stderr.write('token=abc.' + 43 * 'x')", "2", 1),
 }
 
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_leak_fails_the_run(leak: str) -> None:
-    """The test in it passes; what it left in its logs decides."""
-    body, status = LEAKS[leak]
+    """The tests in it pass, in one process or in two; what they left in their logs decides."""
+    body, processes, status = LEAKS[leak]
     with tempfile.TemporaryDirectory() as folder:  # not in this run's own folder, whose logs are read as well
         file = Path(folder) / "test_it.py"
         file.write_text(TEST + body)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.fixtures.canaries", "-p", "no:cacheprovider"]
         done = subprocess.run(
-            [*command, "--noconftest", f"--basetemp={folder}/base", f"--rootdir={folder}", str(file)],
+            [*command, "-n", processes, "--noconftest", f"--basetemp={folder}/base", f"--rootdir={folder}", str(file)],
             cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"^[12] passed", done.stdout, re.MULTILINE), done.stdout + done.stderr
     assert done.returncode == status, done.stdout
     assert ("logs that hold what none may hold" in done.stdout) == bool(status)
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -283,6 +284,11 @@ def _has_exited(pid: int) -> bool:
 
 
 def _free_port(host: str) -> int:
+    """One that Linux gives to nobody by itself: it is some seconds until the process that gets it listens there."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((host, port))
+            return port
     with socket.socket() as probe:
         try:
             probe.bind((host, 0))
