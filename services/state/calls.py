@@ -11,10 +11,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 from redis import exceptions
-from redis.commands.core import AsyncScript
 
 from services.errors import (
     CommitConflict,
@@ -30,11 +29,15 @@ from services.errors import (
     StoreUnavailable,
 )
 from services.logs import get_logger
-from services.state.client import RedisClient
+from services.redis_address import RedisAddress
+from services.state.client import Argument, Fill, RedisClient, Script, Server, is_refusal
+from services.state.cluster import Cluster, NoCluster
+from services.state.keys import WORKERS
+
+__all__ = ["FLEET_SCRIPTS", "QUOTA_SCRIPTS", "SESSION_SCRIPTS", "Argument", "RedisCalls", "open_client"]
 
 log = get_logger(__name__)
 
-Argument: TypeAlias = str | bytes | int | float
 _Answer = TypeVar("_Answer")
 
 SESSION_SCRIPTS = (
@@ -65,8 +68,21 @@ _REFUSALS: Mapping[str, tuple[type[CuelightError], str]] = {
     "CUES_LOST": (CuesLost, "the session store has lost cues that it had"),
 }
 
+_MISTAKEN = {
+    True: "the Redis at the session store's URL is one of a cluster, whose URL begins with redis+cluster://",
+    False: "the Redis at the session store's URL is no cluster: its URL begins with redis://, not redis+cluster://",
+}
+"""What to say when Redis is a cluster, or is none, against the URL."""
+
 _UNABLE = ("READONLY", "read only replica", "MASTERDOWN", "NOREPLICAS", "MISCONF", "LOADING", "BUSY")
 """Words of a server that cannot write now: a replica, one that loads, one without replicas or without a disk."""
+
+
+def open_client(url: str, *, call_timeout_s: float) -> RedisClient:
+    """Prepare the client that speaks with whatever is at `url`. ValueError when it is not a Redis URL."""
+    address = RedisAddress.parse(url)
+    kind = Cluster if address.nodes else Server
+    return kind(address, call_timeout_s=call_timeout_s)
 
 
 class RedisCalls:
@@ -76,18 +92,17 @@ class RedisCalls:
         self, client: RedisClient, *, call_timeout_s: float, on_fenced: Callable[[str], object] | None = None
     ) -> None:
         self._client = client
-        self._redis = client.redis
         self._on_fenced = on_fenced
         self._call_timeout_s = call_timeout_s
         self._in_flight: set[asyncio.Timeout] = set()
         self._settled = asyncio.Event()
         self._is_closed = False
         lua = files("services.state") / "lua"
-        self._scripts: dict[str, AsyncScript] = {}
+        self._scripts: dict[str, Script] = {}
         for prelude, names in (("prelude.lua", SESSION_SCRIPTS), ("fleet.lua", FLEET_SCRIPTS), ("", QUOTA_SCRIPTS)):
             before = (lua / prelude).read_text() if prelude else ""
             for name in names:
-                self._scripts[name] = self._redis.register_script(before + (lua / f"{name}.lua").read_text())
+                self._scripts[name] = Script.of(before + (lua / f"{name}.lua").read_text())
 
     @classmethod
     def connect(
@@ -97,7 +112,7 @@ class RedisCalls:
 
         `on_fenced` is told of every write that was refused because the session is another's, by its script's name.
         """
-        return cls(RedisClient(url, call_timeout_s=call_timeout_s), call_timeout_s=call_timeout_s, on_fenced=on_fenced)
+        return cls(open_client(url, call_timeout_s=call_timeout_s), call_timeout_s=call_timeout_s, on_fenced=on_fenced)
 
     async def aclose(self) -> None:
         """End the calls in flight with StoreUnavailable, then close the connections."""
@@ -120,7 +135,7 @@ class RedisCalls:
 
     async def ping(self) -> None:
         """Ask Redis for a sign of life. Raises StoreUnavailable."""
-        await self._within_deadline(self._redis.ping)
+        await self._within_deadline(lambda: self._client.ping(WORKERS))
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until Redis answers. Raises StoreUnavailable after `timeout_s`."""
@@ -129,8 +144,8 @@ class RedisCalls:
         while True:
             try:
                 return await self.ping()
-            except StoreUnavailable:
-                log.warning("store_awaited", seconds_left=round(deadline - loop.time(), 1))
+            except StoreUnavailable as fault:
+                log.warning("store_awaited", seconds_left=round(deadline - loop.time(), 1), detail=fault.message)
                 if loop.time() >= deadline:
                     raise
 
@@ -138,13 +153,14 @@ class RedisCalls:
         """Tell whether Redis answers, at once and with every change, until cancelled."""
         known: bool | None = None
         while True:
+            answers, detail = True, ""
             try:
                 await self.ping()
-                answers = True
-            except StoreUnavailable:
-                answers = False
+            except StoreUnavailable as fault:
+                answers, detail = False, fault.message
             if answers != known:
-                log.log(logging.INFO if answers else logging.WARNING, "store_watched", answers=answers)
+                level = logging.INFO if answers else logging.WARNING
+                log.log(level, "store_watched", answers=answers, detail=detail)
                 changed(answers)
                 known = answers
             await asyncio.sleep(every_s)
@@ -152,7 +168,7 @@ class RedisCalls:
     async def _script(self, name: str, keys: Sequence[str], *args: Argument) -> list[bytes]:
         """Run one script. Raises what it refused with, or StoreUnavailable."""
         script = self._scripts[name]
-        answer: list[bytes] = await self._within_deadline(lambda: script(keys=list(keys), args=list(args)))
+        answer: list[bytes] = await self._within_deadline(lambda: self._client.run(script, keys, args))
         word = answer[0].decode()
         if word in _REFUSALS:
             kind, sentence = _REFUSALS[word]
@@ -165,18 +181,9 @@ class RedisCalls:
             raise StaleEpoch(said, metadata={"epoch": detail})
         return answer
 
-    async def _together(self, fill: Callable[[Any], object]) -> list[Any]:
-        """Run the commands that `fill` queues on a pipeline as one transaction.
-
-        The pipeline is Any because its commands are typed as those of a client, which cannot be chained.
-        """
-
-        async def run() -> list[Any]:
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                fill(pipeline)
-                return list(await pipeline.execute())
-
-        return await self._within_deadline(run)
+    async def _together(self, fill: Fill) -> list[Any]:
+        """Run the commands that `fill` queues on a pipeline as one transaction."""
+        return await self._within_deadline(lambda: self._client.together(fill))
 
     async def _within_deadline(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         if self._is_closed:
@@ -194,7 +201,11 @@ class RedisCalls:
                 raise StoreUnavailable("the session store was closed") from fault
             raise StoreUnavailable(f"the session store did not answer within {self._call_timeout_s:g} s") from fault
         except (exceptions.ConnectionError, exceptions.TimeoutError) as fault:
+            if is_refusal(fault):
+                raise StoreUnavailable("the session store refuses the user or the password of its URL") from fault
             raise StoreUnavailable("the session store cannot be reached") from fault
+        except (exceptions.MovedError, NoCluster) as fault:
+            raise StoreUnavailable(_MISTAKEN[isinstance(fault, exceptions.MovedError)]) from fault
         except exceptions.OutOfMemoryError as fault:
             raise StoreUnavailable("the session store is full") from fault
         except exceptions.ResponseError as fault:
@@ -207,6 +218,6 @@ class RedisCalls:
             return StateCorrupt("a key in Redis is of another type than it must be")
         if any(word in said for word in _UNABLE):
             # It is no primary any more, or not yet: what is asked next looks for the primary again.
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            await self._client.leave()
             return StoreUnavailable("the session store takes no writes now")
         return fault

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import StringConstraints, TypeAdapter
 
 from services.state.calls import RedisCalls
-from services.state.client import RedisClient
+from services.state.client import RedisClient, Script
 from services.state.codec import reading
 from services.state.keys import ORCHESTRATOR_BEATS, ORCHESTRATORS, PLANNING
 
@@ -108,7 +108,7 @@ class PlanningStore(RedisCalls):
         super().__init__(client, call_timeout_s=call_timeout_s, on_fenced=on_fenced)
         lua = files("services.state") / "lua"
         sources = {name: (lua / f"{name}.lua").read_text() for name in _SCRIPTS}
-        self._scripts |= {name: self._redis.register_script(source) for name, source in sources.items()}
+        self._scripts |= {name: Script.of(source) for name, source in sources.items()}
 
     async def decision(self) -> Decision:
         """Return the decision in force."""

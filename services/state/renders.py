@@ -22,6 +22,7 @@ from services.errors import NoCapacity, RenderClosed, RenderExists, RenderHeld, 
 from services.render import RenderFile, RenderKey, RenderOrder, RenderProgress, RenderRecord, RenderState
 from services.session import SessionConfig
 from services.state.calls import Argument, RedisCalls
+from services.state.client import Script
 from services.state.codec import config_to_json, reading
 from services.state.keys import QUEUE_KEY, UNFINISHED_RENDERS, render_keys
 
@@ -67,7 +68,7 @@ class RenderStore(RedisCalls):
         prelude = (lua / "render_prelude.lua").read_text()
         sources = {name: prelude + (lua / f"render_{name}.lua").read_text() for name in SCRIPTS}
         sources |= {name: (lua / f"render_{name}.lua").read_text() for name in LIST_SCRIPTS}
-        self._scripts |= {f"render_{name}": self._redis.register_script(source) for name, source in sources.items()}
+        self._scripts |= {f"render_{name}": Script.of(source) for name, source in sources.items()}
 
     async def submit(self, key: RenderKey, order: RenderOrder, *, limit_s: float, keep_s: float) -> RenderRecord:
         """Take a render on, or return the one that this order made before.

@@ -1,82 +1,87 @@
-"""Ready for a cluster: all keys of a call are in one slot, and a server in cluster mode takes every call there is."""
+"""A real Redis Cluster: all keys of a call are in one slot, and slots that move or lose their master lose no write."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
-import redis as redis_client
 from redis.crc import key_slot
 
+from services.errors import StoreUnavailable
+from services.render import RenderFile, RenderKey, RenderOrder, RenderProgress
 from services.session import Cue, CueKind, Pin, SessionConfig, SessionState
 from services.state import SessionStore, WorkerReport
-from services.state.calls import FLEET_SCRIPTS, QUOTA_SCRIPTS, SESSION_SCRIPTS, Argument
-from services.state.embedded import find_servers
-from services.state.keys import quota_keys, session_keys
+from services.state.calls import Argument, RedisCalls
+from services.state.keys import quota_keys, render_keys, session_keys
+from services.state.planning import Decision, Report
+from services.state.renders import RenderStore
 from tests.fakes.chunks import POLICY, Teller
+from tests.fixtures import redis_cluster
+from tests.fixtures.redis_cluster import Nodes
 
-PATIENCE_S = 20.0
+BUSY_S = 30.0
+SCRIPTS = {path.name for path in (files("services.state") / "lua").iterdir() if path.name.endswith(".lua")}
+PRELUDES = {"prelude.lua", "fleet.lua", "render_prelude.lua"}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """Three masters, the first of which has a replica."""
+    with redis_cluster.nodes(3, replicas=1) as made:
+        yield made
 
 
 @pytest.fixture
-def cluster_url(tmp_path: Path) -> Iterator[str]:
-    """A server in cluster mode that has all slots: it refuses a call with keys of several."""
-    if not find_servers():
-        if os.environ.get("CI"):
-            pytest.fail("no redis-server on this machine")
-        pytest.skip("no redis-server on this machine")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = {"port": port, "cluster-port": port - 10_000 if port > 20_000 else port + 10_000, "dir": tmp_path}
-    options |= {"bind": "127.0.0.1", "cluster-enabled": "yes", "save": ""}
-    if b"v=6" in subprocess.run([find_servers()[0], "--version"], capture_output=True, check=True).stdout:
-        pytest.skip("servers before 7 choose the port of the cluster's bus themselves")
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([find_servers()[0], *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        with redis_client.Redis(port=port) as client:
-            _wait_for(client.ping)
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            _wait_for(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+async def store(nodes: Nodes) -> AsyncIterator[SessionStore]:
+    """A store that knows the masters there were at the start."""
+    async with SessionStore.connect(nodes.url, call_timeout_s=2) as opened:
+        yield opened
 
 
-def _wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(redis_client.RedisError):
-            if condition():
-                return
-        time.sleep(0.02)
-    raise AssertionError("the server did not come")
+def session_on(nodes: Nodes, port: int, kind: str) -> str:
+    """A session id whose keys the server at `port` has."""
+    names = (f"{kind}-{number}" for number in count())
+    return next(name for name in names if nodes.owner(session_keys(name).record) == port)
 
 
-class Watched(SessionStore):
-    """Notes which scripts ran."""
+async def patiently(call: Callable[[], Any]) -> Any:
+    """Call until the store does not say that it is away."""
+    async with asyncio.timeout(BUSY_S):
+        while True:
+            with suppress(StoreUnavailable):
+                return await call()
 
-    ran: ClassVar[set[str]] = set()
+
+class Watched(RedisCalls):
+    """Notes which keys each script was run on, and of how many slots each transaction was."""
+
+    keys: ClassVar[dict[str, list[Sequence[str]]]] = {}
 
     async def _script(self, name: str, keys: Sequence[str], *args: Argument) -> list[bytes]:
-        self.ran.add(name)
+        self.keys.setdefault(name, []).append(keys)
         return await super()._script(name, keys, *args)
 
 
-async def test_every_call_is_of_one_slot(cluster_url: str) -> None:
-    """All that is done with sessions, fleet and quotas is taken by a server that refuses keys of two slots."""
-    async with Watched.connect(cluster_url, call_timeout_s=PATIENCE_S) as store:
+class WatchedSessions(Watched, SessionStore):
+    """The store of sessions, fleet, quotas and decisions."""
+
+
+class WatchedRenders(Watched, RenderStore):
+    """The store of renders."""
+
+
+async def test_every_script_has_its_keys_in_one_slot(nodes: Nodes) -> None:
+    """Every script there is runs on three masters, and by the cluster's own reckoning its keys share a slot."""
+    Watched.keys.clear()
+    async with WatchedSessions.connect(nodes.url, call_timeout_s=BUSY_S) as store:
         await _live(store)
         await _place(store)
         await store.take_creation("local", a_minute=10)
@@ -84,7 +89,17 @@ async def test_every_call_is_of_one_slot(cluster_url: str) -> None:
         await store.hold_place("local", "s1", most=2, life_s=60, has_ended=_never)
         await store.want_slot("s3")
         await store.survey()
-    assert Watched.ran >= {*SESSION_SCRIPTS, *FLEET_SCRIPTS, *QUOTA_SCRIPTS}
+        await store.follow("replica", Report("127.0.0.1:1", 0))
+        assert await store.decide(Decision(version=1))
+        await store.leave("replica")
+    async with WatchedRenders.connect(nodes.url, call_timeout_s=BUSY_S) as renders:
+        await _render(renders)
+    assert set(Watched.keys) == {name.removesuffix(".lua") for name in SCRIPTS - PRELUDES}
+    with nodes.client(nodes.masters[0]) as server:
+        for name, calls in Watched.keys.items():
+            for keys in calls:
+                slots = {server.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}
+                assert len(slots) == 1, f"{name}: {keys}"
 
 
 async def _live(store: SessionStore) -> None:
@@ -125,20 +140,89 @@ async def _place(store: SessionStore) -> None:
     await store.remove_worker("worker-0-aa")
 
 
+async def _render(renders: RenderStore) -> None:
+    """Two renders, one performed, one cancelled, by way of all their scripts."""
+    done, dropped = RenderKey("local", "film"), RenderKey("local", "other")
+    order = RenderOrder(SessionConfig(portrait=b"p", voice=b"v"), "one two", "calm")
+    for key in (done, dropped):
+        await renders.submit(key, order, limit_s=60, keep_s=60)
+    hold = await renders.take(done, keep_s=60)
+    progress = RenderProgress(chunks=1, media_s=1.0, words=2, words_total=2)
+    await renders.report(hold, progress, session_id="render-1", keep_s=60)
+    await renders.succeed(hold, progress, RenderFile(1, "0" * 64, 1.0), keep_s=60)
+    await renders.cancel(dropped, keep_s=60)
+    await renders.look(dropped, keep_s=60)
+    await renders.due()
+
+
 async def _never(_session_id: str) -> bool:
     return False
 
 
 def test_scripts_know_no_keys_but_those_they_are_given() -> None:
     """No script makes a key by itself, which a cluster could not check."""
-    scripts = [path for path in (files("services.state") / "lua").iterdir() if path.name.endswith(".lua")]
-    assert len(scripts) > len(SESSION_SCRIPTS)
-    for path in scripts:
-        code = "\n".join(line.partition("--")[0] for line in path.read_text().splitlines())
-        assert "cuelight:" not in code, path.name
+    for name in SCRIPTS:
+        source = (Path(str(files("services.state"))) / "lua" / name).read_text()
+        code = "\n".join(line.partition("--")[0] for line in source.splitlines())
+        assert "cuelight:" not in code, name
 
 
-@pytest.mark.parametrize("keys", [session_keys("s-1"), quota_keys("a}b{c")])
+@pytest.mark.parametrize(
+    "keys", [session_keys("s-1"), quota_keys("a}b{c"), quota_keys("}"), render_keys(RenderKey("local", "film"))]
+)
 def test_keys_of_one_thing_share_a_slot(keys: Sequence[str]) -> None:
     """Whatever a tenant is called, and for each session, one slot has all keys."""
     assert len({key_slot(key.encode()) for key in keys}) == 1
+
+
+async def test_a_call_on_two_slots_is_never_sent(redis_url: str) -> None:
+    """On one server too, where it would work, a call with keys of two slots is refused as our own mistake."""
+    async with SessionStore.connect(redis_url) as store:
+        with pytest.raises(AssertionError, match="2 slots"):
+            await store._together(lambda pipe: pipe.get("cuelight:{a}:inputs").get("cuelight:{b}:inputs"))
+        with pytest.raises(AssertionError, match="slots"):
+            await store._script("renew", (*session_keys("a")[:7], session_keys("b").latents), 1, "owner", 1)
+
+
+async def test_a_slot_that_moves_takes_its_session_with_it(nodes: Nodes, store: SessionStore) -> None:
+    """While cues come all the time, the session's slot goes to another master and back: each cue is there once."""
+    here, there = nodes.masters[1], nodes.masters[2]
+    name = session_on(nodes, here, "moved")
+    await store.create_session(SessionConfig(), session_id=name)
+    moving = asyncio.create_task(_move_there_and_back(nodes, session_keys(name).record, here, there))
+    said = 0
+    while not moving.done() or said < 20:
+        said += 1
+        await _say(store, name, said)
+    await moving
+    assert [cue.client_seq for cue in await store.read_cues(name, 0)] == list(range(1, said + 1))
+    assert nodes.owner(session_keys(name).record) == here
+
+
+async def _say(store: SessionStore, name: str, client_seq: int) -> None:
+    """Append a cue, however long the store is away."""
+    await patiently(lambda: store.append_cue(name, Cue(client_seq, CueKind.SAY, "x")))
+
+
+async def _move_there_and_back(nodes: Nodes, key: str, here: int, there: int) -> None:
+    for to in (there, here):
+        await asyncio.to_thread(nodes.move_slot, key, to)
+
+
+async def test_a_dead_master_is_followed_by_its_replica(nodes: Nodes, store: SessionStore) -> None:
+    """When a session's master dies the same store goes on at its replica with all it had; other slots never wait."""
+    was = nodes.masters[0]
+    lost, kept = session_on(nodes, was, "lost"), session_on(nodes, nodes.masters[1], "kept")
+    for name in (lost, kept):
+        await store.create_session(SessionConfig(), session_id=name)
+        await _say(store, name, 1)
+    await asyncio.to_thread(nodes.caught_up, was)
+    nodes.signal(was, signal.SIGSTOP)  # it hangs first: no connection is refused
+    waiting = asyncio.create_task(_say(store, lost, 2))
+    await _say(store, kept, 2)
+    assert not waiting.done()
+    nodes.kill(was)
+    await waiting
+    assert nodes.owner(session_keys(lost).record) == nodes.replicas[was]
+    for name in (lost, kept):
+        assert [cue.client_seq for cue in await patiently(partial(store.read_cues, name, 0))] == [1, 2]

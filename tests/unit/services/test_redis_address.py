@@ -23,14 +23,25 @@ def test_sentinels_are_told_from_the_primary() -> None:
     assert RedisAddress.parse("rediss+sentinel://a/stage").server_url == "rediss://primary/0"
 
 
+def test_nodes_of_a_cluster_are_told_from_its_options() -> None:
+    """Nodes are found with their ports, and one form of URL carries credentials and TLS for all of them."""
+    parsed = RedisAddress.parse("rediss+cluster://u:p%40@a:1,b,[::1]:3/0?ssl_ca_certs=/ca.crt")
+    assert parsed.server_url == "rediss://u:p%40@node/0?ssl_ca_certs=/ca.crt"
+    assert parsed.nodes == (("a", 1), ("b", 6379), ("::1", 3)) and parsed.sentinels is None
+    assert RedisAddress.parse("redis+cluster://a").server_url == "redis://node/0"
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
         ("http://secret@host", "begins with"),
         ("redis+sentinel://secret@a:1", "name of the primary"),
         ("redis+sentinel://secret@a:1/stage/zero", "a number"),
-        ("redis+sentinel://secret@a:b/stage", "a number"),
+        ("redis+sentinel://secret@a:b/stage", "are numbers"),
         ("redis+sentinel://secret@a:1,,b/stage", "HOST:PORT"),
+        ("redis+cluster://secret@a:b", "are numbers"),
+        ("redis+cluster://secret@a:1,", "HOST:PORT"),
+        ("redis+cluster://secret@a:1/2", "no databases"),
     ],
 )
 def test_what_is_no_address_is_said_without_its_secret(url: str, words: str) -> None:
