@@ -24,6 +24,7 @@ from tools.cluster.network import GATEWAY
 METRIC = "cuelight_fleet_workers"
 GROUP, VERSION = "external.metrics.k8s.io", "v1beta1"
 PORT = 6444
+START_S = 60.0
 _BASE = f"/apis/{GROUP}/{VERSION}"
 _NAME = "metrics-adapter"
 
@@ -57,6 +58,7 @@ async def adapting(cluster: Cluster, certificates: Path) -> AsyncIterator[list[s
     await server.start()
     try:
         await _register(cluster.api)
+        await cluster.until(lambda: cluster.api.ask("GET", _BASE[1:]), START_S, "the API of external metrics")
         yield asked
     finally:
         await cluster.api.delete("apiservices", f"{VERSION}.{GROUP}")
