@@ -119,7 +119,9 @@ class FleetStore(RedisCalls):
         answer = await self._script("reserve_slot", _KEYS, *wanted, *sorted(exclude))
         if answer[0] == b"FULL":
             living = int(answer[1])
-            raise NoCapacity(f"all {living} workers are full or draining" if living else "no worker is there")
+            raise NoCapacity(
+                f"all {living} workers are full or draining" if living else "no worker is there that has the bundle"
+            )
         return Slot(answer[1].decode(), answer[2].decode())
 
     async def free_slot(self, session_id: str, *, worker_id: str = "") -> None:

@@ -102,6 +102,7 @@ async def upgrade_bundle(cluster: Cluster, viewer: Viewer) -> str:
         to_s = time.monotonic() - began
         await _hosted(cluster, viewer, old)
         await _hosted(cluster, late, new)
+        await _stays(cluster, viewer, await host_of(cluster, late))
         await viewer.more(2, PATIENCE_S)
         _refused(cluster, other)
         began = time.monotonic()
@@ -112,8 +113,9 @@ async def upgrade_bundle(cluster: Cluster, viewer: Viewer) -> str:
         await _hosted(cluster, viewer, old)
     finally:
         seen = await late.stop()
-    if seen.error or seen.lost or seen.doubled or seen.epochs != {max(seen.epochs)}:
-        raise RuntimeError(f"the late viewer lost {seen.lost}, saw {seen.doubled} twice, {seen.epochs}: {seen.error}")
+    if seen.error or seen.lost or seen.doubled or len(seen.epochs) != 1 or late.refused:
+        met = f"{seen.lost} lost, {seen.doubled} doubled, epochs {seen.epochs}, {late.refused} times refused"
+        raise RuntimeError(f"the late viewer: {met} {seen.error}")
     back_s, began = time.monotonic() - began, time.monotonic()
     await cluster.until(lambda: _is_gone(cluster, new), PATIENCE_S, "the end of what performed the newer bundle")
     gone_s = time.monotonic() - began
@@ -127,6 +129,15 @@ async def _hosted(cluster: Cluster, viewer: Viewer, version: str) -> None:
     pod = await host_of(cluster, viewer)
     if not pod.startswith(f"{NAME}-worker-{version}-"):
         raise RuntimeError(f"{viewer.name} is performed by {pod}, not by workers of {version}")
+
+
+async def _stays(cluster: Cluster, viewer: Viewer, pod: str) -> None:
+    """An operator's order to move a session to a worker of another bundle fails. Raises RuntimeError when it does not."""
+    try:
+        await cluster.command("fleet", "cuelight", "fleet", "move", viewer.session_id, "--to", pod)
+    except RuntimeError:
+        return
+    raise RuntimeError(f"a session was moved to {pod}, which has another bundle")
 
 
 def _refused(cluster: Cluster, present: Object) -> None:
