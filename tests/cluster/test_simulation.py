@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cuelight.renders import RenderInfo, RenderState
+from services.bundle import load_manifest
 from tests.chart.conftest import containers, kinds, pod_specs
 from tools import chart
 from tools.cluster import network
 from tools.cluster.__main__ import main
-from tools.cluster.container import GRPC_PROBE, expanded
+from tools.cluster.container import GRPC_PROBE, ROOT, expanded
+from tools.cluster.editions import BUNDLES, NEXT, next_bundle, write_next
+from tools.cluster.films import judged
 from tools.cluster.network import Backend, _Forwarder
 from tools.cluster.release import for_old
-from tools.cluster.scenarios import PARTS, values
+from tools.cluster.scenarios import PARTS, POCKET, values, version_of
 from tools.cluster.viewer import Seen
 
 
@@ -121,6 +126,33 @@ def test_what_a_viewer_lost_is_counted() -> None:
     seen = Seen()
     seen.came.update([0, 1, 3, 3, 4])
     assert (seen.lost, seen.doubled) == (1, 1)
+
+
+def test_the_bundle_that_comes_next_is_pocket_under_another_digest(tmp_path: Path) -> None:
+    """A whole bundle with every file of pocket, and a version of its own in names of objects."""
+    write_next(tmp_path / BUNDLES / NEXT)
+    before, after = load_manifest(ROOT / "bundles" / "pocket"), load_manifest(tmp_path / BUNDLES / NEXT)
+    values = next_bundle(tmp_path)
+    assert values["digest"] == after.digest != before.digest == POCKET["digest"]
+    assert version_of(values) != version_of(POCKET) and after.geometry == before.geometry
+    assert after.files == before.files and all((tmp_path / BUNDLES / NEXT / name).is_file() for name in after.files)
+
+
+def test_a_render_that_went_back_is_not_whole() -> None:
+    """One that was done too soon, one that failed and one whose chunks became fewer are refused, in words."""
+    told = [_render(0, 1), _render(3, 1), _render(3, 2), _render(9, 2, RenderState.SUCCEEDED)]
+    assert judged(told) == "a render of 9 chunks went on from 3 and is whole"
+    for wrong, why in (
+        ([_render(9, 1, RenderState.SUCCEEDED)], "before its worker was replaced"),
+        ([*told[:3], _render(5, 2, RenderState.FAILED)], "is failed after 5 chunks"),
+        ([*told[:2], _render(0, 2), told[3]], "went back"),
+    ):
+        with pytest.raises(RuntimeError, match=why):
+            judged(wrong)
+
+
+def _render(chunks: int, attempts: int, state: RenderState = RenderState.RUNNING) -> RenderInfo:
+    return RenderInfo("renders/r", state, chunks, 0.0, 0, 0, False, attempts, 0.0, 0, "")
 
 
 def test_without_a_control_plane_it_says_what_makes_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ async def _hosted(cluster: Cluster, viewer: Viewer, version: str) -> None:
 
 
 async def _stays(cluster: Cluster, viewer: Viewer, pod: str) -> None:
-    """An operator's order to move a session to a worker of another bundle fails. Raises RuntimeError when it does not."""
+    """Told to move to a worker of another bundle, a session stays. Raises RuntimeError when it does not."""
     try:
         await cluster.command("fleet", "cuelight", "fleet", "move", viewer.session_id, "--to", pod)
     except RuntimeError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import cuelight
 from cuelight.renders import RenderInfo, RenderRequest, RenderState
@@ -39,7 +38,9 @@ def render_through(scenario: Scenario) -> Scenario:
                 await watching
             finally:
                 watching.cancel()
-            return f"{note}; {await _judged(client, told, cluster.folder / 'film.mp4')}"
+            seen = judged(told)
+            await client.renders.save(info.name, cluster.folder / "film.mp4")
+            return f"{note}; {seen}"
 
     return both
 
@@ -49,7 +50,7 @@ async def _watch(client: cuelight.Client, name: str, told: list[RenderInfo]) -> 
         told.append(info)  # noqa: PERF401 - somebody else reads the list meanwhile
 
 
-async def _judged(client: cuelight.Client, told: list[RenderInfo], file: Path) -> str:
+def judged(told: list[RenderInfo]) -> str:
     """What came of it. Raises RuntimeError when it did not go on, or went back."""
     last, chunks = told[-1], [info.chunks for info in told]
     if last.state is not RenderState.SUCCEEDED:
@@ -58,6 +59,5 @@ async def _judged(client: cuelight.Client, told: list[RenderInfo], file: Path) -
         raise RuntimeError("the render was done before its worker was replaced: nothing is shown by it")
     if chunks != sorted(chunks):
         raise RuntimeError(f"the render went back: {chunks}")
-    await client.renders.save(last.name, file)
     begun = next(info.chunks for info in told if info.attempts > 1)
     return f"a render of {last.chunks} chunks went on from {begun} and is whole"

@@ -17,6 +17,7 @@ from tools.cluster.editions import furnish, upgrade_bundle
 from tools.cluster.films import render_through
 from tools.cluster.panels import recorded
 from tools.cluster.scenarios import (
+    NotHere,
     delete_worker,
     drain_node,
     evict_busy,
@@ -103,6 +104,8 @@ async def _one(name: str, cluster: Cluster, viewer: Viewer) -> Outcome:
     note = error = ""
     try:
         note = await SCENARIOS[name](cluster, viewer)
+    except NotHere as reason:
+        note = f"not tried: {reason}"
     except Exception as fault:  # noqa: BLE001 - whatever it was, it is what is told
         error = f"{type(fault).__name__}: {fault}"
     took_s = time.monotonic() - began

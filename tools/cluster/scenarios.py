@@ -32,6 +32,10 @@ POCKET: Mapping[str, Any] = {
 }
 
 
+class NotHere(Exception):
+    """This machine cannot show it, which is nobody's fault; the sentence says why."""
+
+
 def version_of(bundle: Mapping[str, Any]) -> str:
     """What names of objects say of a bundle."""
     return f"{bundle['digest'][:8]}s{STATE_SCHEMA}"
