@@ -130,6 +130,13 @@ def test_names_with_a_version_are_short_enough() -> None:
     assert max(len(each["metadata"]["name"]) for each in objects) <= 63
 
 
+def test_notes_name_what_is_kept() -> None:
+    """And say nothing of it where there is one bundle."""
+    values = merged(LAPTOP, {"bundle": {**AFTER, "previous": [BEFORE]}})
+    assert f"of before: cuelight-worker-{OLD[:8]}s{STATE_SCHEMA}." in chart.render(values)["templates/NOTES.txt"]
+    assert "of before" not in chart.render(LAPTOP)["templates/NOTES.txt"]
+
+
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
 def test_strict_schemas_accept_two_versions(version: str) -> None:
     """As they do what is rendered for one."""
