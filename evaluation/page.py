@@ -272,6 +272,12 @@ def follow_table(results: Figures) -> Table | None:
     return Table(head, rows, words=(0, 3))
 
 
+def told(value: str, seen: Sequence[str]) -> str:
+    """How often a value showed, and what else did."""
+    others = ", ".join(dict.fromkeys(other for other in seen if other != value))
+    return f"{seen.count(value)} of {len(seen)}{f' (else {others})' if others else ''}"
+
+
 def prompt_table(results: Figures) -> Table | None:
     """Do prompts show?"""
     prompted = next(iter(results["variants"].values())).get("prompts", {})
@@ -286,7 +292,7 @@ def prompt_table(results: Figures) -> Table | None:
             [
                 (slot, ""), (str(s["clips"]), ""), (percent(s["shown"], 0), ""), (percent(s["before"], 0), ""),
                 (percent(s["others_kept"], 0), ""),
-                ("; ".join(value if value == seen else f"{value}: {seen}" for value, seen in s["asked"].items()), ""),
+                ("; ".join(f"{value}: {told(value, seen)}" for value, seen in s["asked"].items()), ""),
             ]
         )
         for slot, s in prompted["slots"].items()

@@ -40,6 +40,14 @@ def shown(run: Run, clip: Clip) -> dict[str, dict[str, str]]:
     return found
 
 
+def seen_of(slot: str, rows: Sequence[tuple[Clip, dict[str, dict[str, str]]]]) -> dict[str, list[str]]:
+    """What showed each time a value of a slot was asked for."""
+    seen: dict[str, list[str]] = {}
+    for clip, found in rows:
+        seen.setdefault(clip.value, []).append(found["after"][slot])
+    return seen
+
+
 def why_not(run: Run) -> str:
     """The reason prompts cannot be probed, empty when they can."""
     if run.house.bundle.manifest.prompt is None:
@@ -65,7 +73,7 @@ def prompt_figures(run: Run, clips: Sequence[Clip]) -> dict[str, Any]:
             "others_kept": round(
                 float(np.mean([f["after"][s] == f["before"][s] for c, f in of for s in f["after"] if s != slot])), 3
             ),
-            "asked": {c.value: f["after"][slot] for c, f in of},
+            "asked": seen_of(slot, of),
         }
     total = sum(s["clips"] for s in slots.values())
     return {"slots": slots, "shown": round(sum(s["shown"] * s["clips"] for s in slots.values()) / total, 3)}

@@ -25,6 +25,8 @@ WORDS_PER_SECOND = 3.4
 """No voice speaks faster, pauses counted: enough words for a long stream to end in."""
 FOLLOW_WORDS = 14
 PROMPT_CHUNK = 2
+PROMPT_SECONDS = 5.5
+"""Of a clip with a prompt: two chunks before it acts, two from then on."""
 PROMPT_WORDS = 22
 """Words that last well beyond the chunk from which a prompt acts."""
 PROMPTED = {
@@ -110,21 +112,25 @@ def follow_clips(per_voice: int = 4, voices: Sequence[str] = UNHEARD_VOICES) -> 
     ]
 
 
-def prompt_clips(per_slot: int = 4, voices: Sequence[str] = VOICES) -> list[Clip]:
-    """Clips in which something is asked of the picture: so many values of each slot, in the captions' words."""
+def prompt_clips(faces: int = 4, voices: Sequence[str] = VOICES) -> list[Clip]:
+    """Clips in which something is asked of the picture, in the captions' words: four values of each slot, each of so
+    many faces and in other words every time. They end a little after what is asked should show.
+    """
     from training.corpora.captions import phrase
 
     texts = _grouped([s for script in held_out_scripts() for s in sentences_of(script)], PROMPT_WORDS)
-    asked = [(slot, value) for slot, values in PROMPTED.items() for value in values[:per_slot]]
+    asked = [(slot, value) for slot, values in PROMPTED.items() for value in values] * faces
+    names = [f"prompt-{slot}-{value.replace(' ', '-')}-{i}" for i, (slot, value) in enumerate(asked)]
     return [
         Clip(
-            f"prompt-{slot}-{value.replace(' ', '-')}",
-            texts[-1 - i],
+            name,
+            texts[-1 - i % len(texts)],
             voices[i % len(voices)],
             f"unseen-{i}",
-            prompt=phrase(random.Random(f"prompt-{slot}-{value}"), slot, value),
+            PROMPT_SECONDS,
+            prompt=phrase(random.Random(name), slot, value),
             slot=slot,
             value=value,
         )
-        for i, (slot, value) in enumerate(asked)
+        for i, (name, (slot, value)) in enumerate(zip(names, asked, strict=True))
     ]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 Figures = Mapping[str, Any]
-SCHEMA = 2
-"""Of the JSON: 1 was that of bundles up to 0.1.0."""
+SCHEMA = 3
+"""Of the JSON: 1 was that of bundles up to 0.1.0, 2 up to 0.5.0."""
 NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
 
 

@@ -64,7 +64,7 @@ class Plan:
         seconds: float = LONG_SECONDS,
         voices: Sequence[str] = VOICES,
     ) -> Plan:
-        """So many short clips, streams, clips of each unheard voice, and values of each slot that is prompted."""
+        """So many short clips, streams, clips of each unheard voice, and faces that every prompt is tried on."""
         return Plan(
             tuple(short_clips(short, voices)),
             tuple(long_clips(long, seconds, voices)),

@@ -97,9 +97,12 @@ async def _fill_disk(fault: Fault, stage: Stage) -> str:
     return ""
 
 
-async def _roll(_fault: Fault, stage: Stage) -> None:
-    """One of each role at a time."""
+async def _roll(fault: Fault, stage: Stage) -> None:
+    """One of each role at a time, or one process alone."""
     company = stage.company
+    if fault.target in company.members:
+        company.members[fault.target].signal(signal.SIGTERM)
+        return
     for names in zip_longest(*(company.cast.members(role) for role in ROLES)):
         together = [company.members[name] for name in names if name is not None]
         for member in together:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from evaluation.chaos import history as told
 from evaluation.chaos import rules
 from evaluation.chaos.inflict import Stage, inflict
-from evaluation.chaos.plan import ROLES, Fault, Kind
+from evaluation.chaos.plan import ROLES, Fault
 from evaluation.chaos.viewers import Viewer
 from evaluation.chaos.witness import Witness
 
@@ -58,8 +58,8 @@ class Run:
         self._stage, self._witness = stage, witness
         self.viewers = viewers
 
-    async def perform(self, faults: Sequence[Fault], on_outcome: Callable[[Outcome], None]) -> None:
-        """Let viewers come, do every fault, let them watch to the end."""
+    async def perform(self, faults: Iterable[Fault], on_outcome: Callable[[Outcome], None]) -> None:
+        """Let viewers come, do every fault, each asked for as its turn comes, let them watch to the end."""
         watching = [asyncio.create_task(viewer.watch(), name=f"viewer-{viewer.number}") for viewer in self.viewers]
         witnessing = asyncio.create_task(self._witness.run(), name="witness")
         try:
@@ -113,7 +113,7 @@ class Run:
         """Wait until whom it hits serves, and everybody who can take its place; others may still be starting."""
         company = self._stage.company
         role = fault.where if fault.where in ROLES else "worker"
-        names = company.cast.everyone if fault.kind is Kind.ROLL else company.cast.members(role)
+        names = company.cast.everyone if fault.where == "everything" else company.cast.members(role)
         await asyncio.gather(*(company.members[name].serving() for name in names))
 
     async def _end(self, watching: Sequence[asyncio.Task[None]]) -> None:

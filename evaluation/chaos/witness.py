@@ -48,6 +48,11 @@ class Witness:
         stored = self._seen.get(session)
         return stored.state if stored else ""
 
+    def owner(self, session: str) -> str:
+        """Who was seen last to have a session; empty when nobody was."""
+        stored = self._seen.get(session)
+        return stored.owner if stored else ""
+
     def hear(self, process: str, line: str) -> None:
         """Take in a line of a process's log; `process` names one process, not all that bore its name."""
         told = parse(line)

@@ -34,8 +34,8 @@ def test_every_unheard_voice_and_every_slot_has_its_clips() -> None:
     """Voice following and prompts are asked for evenly."""
     assert len(follow_clips(2)) == 12
     prompted = prompt_clips(2)
-    assert len(prompted) == 10 == len({(c.slot, c.value) for c in prompted})
-    assert all(c.prompt and c.seconds is None for c in prompted)
+    assert len(prompted) == 40 == 2 * len({(c.slot, c.value) for c in prompted}) == len({c.face for c in prompted})
+    assert all(c.prompt for c in prompted) and len({c.prompt for c in prompted}) > 15
 
 
 def test_all_held_out_texts_are_different() -> None:
