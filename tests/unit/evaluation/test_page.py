@@ -100,7 +100,8 @@ def test_the_page_holds_every_part_and_fetches_nothing() -> None:
     """Tables, curves, sheet, spectrogram and player stand in one page without an address outside it."""
     html = build_page(results(), judge_targets(results(), 38.5), exhibits(), "quality.json")
     for part in ("pocket 9.9.9", "4.2 %", "50 steps", "no sink", "rms@90", "what was heard", "spectrogram of short-000",
-                 "First the portrait.", "0.97", "smile: 3 of 4 (else neutral); sad: 1 of 1", "Does the pointer listen", "38.5 MB"):  # fmt: skip
+                 "First the portrait.", "0.97", "smile: 3 of 4 (else neutral); sad: 1 of 1",
+                 "Does the pointer listen", "38.5 MB"):  # fmt: skip
         assert part in html, part
     assert html.count('<img src="data:image/') >= 5
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", html) and "http" not in re.sub(r"base64,[^\"]*", "", html)
