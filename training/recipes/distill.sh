@@ -6,16 +6,18 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 teacher=${TEACHER:-joint}
-guidance=${GUIDANCE:-2.5} # of the sound; the picture is not guided, which opens mouths too wide
-$python -m training.distill_guidance --teacher "$teacher" --guidance "$guidance" --name distill-guidance
-$python -m training.distill_steps --teacher "$teacher" --guidance "$guidance" --start distill-guidance --name distill-steps
-$python -m training.distill_rollout --teacher "$teacher" --guidance "$guidance" --start distill-steps --name distill-rollout
-rows=("$teacher:50:euler:2:1:$guidance/1" "$teacher:4:renoise" distill-guidance distill-steps distill-rollout)
+# The sound away from no c_a, the picture away from no prompt: away from no c_a it would open mouths too wide.
+guidance=${GUIDANCE:-2.5} prompts=${GUIDANCE_PROMPT:-5}
+guides=(--teacher "$teacher" --guidance "$guidance" --guidance-prompt "$prompts")
+$python -m training.distill_guidance "${guides[@]}" --name distill-guidance
+$python -m training.distill_steps "${guides[@]}" --start distill-guidance --name distill-steps
+$python -m training.distill_rollout "${guides[@]}" --start distill-steps --name distill-rollout
+rows=("$teacher:50:euler:2:1:$guidance/1/$prompts" "$teacher:4:renoise" distill-guidance distill-steps distill-rollout)
 if [ -n "${ABLATIONS:-}" ]; then
   ablate() {
     name=distill-rollout-$1
     shift
-    $python -m training.distill_rollout --teacher "$teacher" --guidance "$guidance" --name "$name" "$@"
+    $python -m training.distill_rollout "${guides[@]}" --name "$name" "$@"
     rows+=("$name")
   }
   ablate one-chunk --start distill-steps --one-chunk
