@@ -14,8 +14,10 @@ from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
 from cuelight.cli.app import run
+from cuelight.cli.fleet import _print_sessions, _print_workers
 from cuelight.v1 import worker_pb2 as pb
 from cuelight.v1 import worker_pb2_grpc
+from services.fleet.inventory import Inventory, SessionRow, WorkerRow
 from services.session import STATE_SCHEMA, SessionConfig
 from services.state.fleet import WorkerReport
 from services.state.store import SessionStore
@@ -127,6 +129,18 @@ def test_status_shows_workers_and_sessions(
     assert _say(monkeypatch, "status") == 0
     said = capsys.readouterr().out
     assert "1 slots used, 3 free" in said and f"dddddddddddd, {STATE_SCHEMA}" in said
+
+
+def test_names_are_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of pods and sessions too long for a line, as they are in a cluster: who drains or moves one copies its name."""
+    pod, session = f"a-long-release-cuelight-worker-{'4b' * 4}s1-0", "5" * 63
+    worker = WorkerRow(
+        pod, f"{pod}-boot", f"{pod}.a-long-release-cuelight-worker.stage.svc:50071", "ready", 1, 2, 0.5, "d" * 64, 1
+    )
+    _print_workers(Inventory((worker,), (), 0))
+    _print_sessions(Inventory((), (SessionRow(session, pod, "active", 1838317407000000, 4, "d" * 64, 1),), 0))
+    said = capsys.readouterr().out
+    assert said.count(f" {pod} ") == 2 and worker.address in said and session in said
 
 
 def test_a_session_moves_where_it_is_told(

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from cuelight.cli.console import StackError, err, out
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_WIDEST = 1000
 Redis = Annotated[str, typer.Option(help="URL of the store; CUELIGHT_REDIS_URL, or that of `cuelight up`, by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -121,7 +123,7 @@ def _print_workers(stock: Inventory) -> None:
         table.add_row(each.pod, f"[{colour}]{each.state}[/]", load, age, version, each.address)
     waiting = f", {stock.wanting} waiting" if stock.wanting else ""
     table.caption = f"{stock.used} slots used, {stock.free} free{waiting}"
-    out.print(table)
+    _print_whole(table)
 
 
 def _print_sessions(stock: Inventory) -> None:
@@ -132,4 +134,10 @@ def _print_sessions(stock: Inventory) -> None:
     for each in stock.sessions:
         version = f"{each.bundle[:12]}, {each.state_schema}"
         table.add_row(each.session_id, each.pod, each.state, str(each.epoch), str(each.next_chunk), version)
-    out.print(table)
+    _print_whole(table)
+
+
+def _print_whole(table: Table) -> None:
+    """However narrow the terminal: names are there to be copied, and `kubectl exec` shows 80 columns."""
+    needed = out.measure(table, options=out.options.update(width=_WIDEST)).maximum
+    Console(width=max(out.width, needed), highlight=False).print(table)
