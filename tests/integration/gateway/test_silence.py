@@ -133,6 +133,7 @@ async def test_the_log_tells_what_happened_and_not_what_was_said(
         f"said '{WORDS[3:40]}'",
         "eyJhbGciOiJFUzI1.eyJpc3Mi.x",
     ],
+    ids=["token", "key", "bearer", "words", "JWT"],
 )
 def test_what_may_not_be_logged_is_found(line: str) -> None:
     """The search sees what it is there to see."""
