@@ -61,7 +61,8 @@ class Api:
         except httpx.HTTPError as fault:
             raise ApiError(0, type(fault).__name__) from fault
         if answer.is_error:
-            raise ApiError(answer.status_code, answer.json().get("message", answer.text) if answer.text else "")
+            is_told = "json" in answer.headers.get("Content-Type", "")  # a path that is not known is answered in text
+            raise ApiError(answer.status_code, answer.json().get("message", "") if is_told else answer.text.strip())
         found: Object = answer.json()
         return found
 
