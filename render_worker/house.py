@@ -122,7 +122,7 @@ class House:
     async def _look(self, key: RenderKey) -> None:
         look = await self._studio.renders.look(key, keep_s=self._keep_s)
         # One that waits has a message in the queue; when nothing waits there, the message was lost.
-        if look is Look.LOST or (look is Look.WAITS and await self._studio.renders.queued() == 0):
+        if look is Look.LOST or (look is Look.WAITS and await self._studio.queue.queued() == 0):
             log.warning("render_sent_again", render=str(key), look=look.value)
             await asyncio.to_thread(self._send, key)
         elif look is Look.FINAL:

@@ -30,7 +30,7 @@ from services.render import RenderKey
 from services.serving import RpcServer, ServingOptions, internal_certificates
 from services.settings import RenderSettings, SettingsError
 from services.state import SessionStore
-from services.state.renders import RenderStore
+from services.state.renders import RenderQueue, RenderStore
 from services.wire.workers import WorkerLines
 
 log = get_logger(__name__)
@@ -102,6 +102,7 @@ async def _standing(
     async with AsyncExitStack() as stack:
         sessions = await stack.enter_async_context(SessionStore.connect(settings.redis_url, call_timeout_s=timeout_s))
         renders = await stack.enter_async_context(RenderStore.connect(settings.redis_url, call_timeout_s=timeout_s))
+        queue = await stack.enter_async_context(RenderQueue.connect(settings.queue_url, call_timeout_s=timeout_s))
         lines = WorkerLines(settings.grpc_max_message_bytes, internal_certificates(settings))
         stack.push_async_callback(lines.aclose)
         metrics = Metrics("render")
@@ -117,6 +118,7 @@ async def _standing(
             folder=settings.render_folder,
             sessions=sessions,
             renders=renders,
+            queue=queue,
             lines=lines,
             metrics=metrics,
             bundle=manifest.digest,

@@ -28,7 +28,7 @@ from services.render import RenderFile, RenderOrder, RenderProgress, RenderRecor
 from services.session import RENDER_IDS, Cue, CueKind, SessionRecord
 from services.settings import RenderSettings
 from services.state import SessionStore
-from services.state.renders import LEASE_S, RenderHold, RenderStore
+from services.state.renders import LEASE_S, RenderHold, RenderQueue, RenderStore
 from services.wire.workers import WorkerLines
 
 log = get_logger(__name__)
@@ -59,6 +59,7 @@ class Studio:
     folder: Path
     sessions: SessionStore
     renders: RenderStore
+    queue: RenderQueue
     lines: WorkerLines
     metrics: Metrics
     bundle: str

@@ -1,8 +1,9 @@
-"""Celery as Cuelight has it: one queue of renders over the Redis that holds their state.
+"""Celery as Cuelight has it: one queue of renders over the Redis that holds their state, or over one of its own.
 
 A message carries a render's key and nothing else; what is to be done stands in the store, and so does what has been
 done. So a message may come twice, late, or be lost: delivery is Celery's business, truth the store's. JSON only, never
-pickle. Knows no render from inside.
+pickle. kombu's transport speaks no Redis Cluster, so where the state is in one, the queue needs a Redis of its own.
+Knows no render from inside.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TLS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_che
 
 def make_app(settings: RenderingSettings) -> Celery:
     """The application that sends renders and performs them. Connects nowhere yet."""
-    broker = Broker.of(settings.redis_url)
+    broker = Broker.of(settings.queue_url)
     timeout_s = settings.redis_call_timeout_ms / 1000
     app = Celery("cuelight", broker=broker.url, set_as_current=False)
     app.conf.update(
@@ -71,7 +72,7 @@ def send_render(app: Celery, key: RenderKey) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where Celery finds its queue: the store's Redis, as Celery's transports name it."""
+    """Where Celery finds its queue, as Celery's transports name it."""
 
     url: str
     tls: dict[str, Any] | None = None
@@ -79,8 +80,10 @@ class Broker:
 
     @classmethod
     def of(cls, redis_url: str) -> Broker:
-        """Read the store's URL, which carries what TLS needs in its query. ValueError when it is none."""
+        """Read a URL as the store's, which carries what TLS needs in its query. ValueError when it is none for this."""
         address = RedisAddress.parse(redis_url)
+        if address.nodes:
+            raise ValueError("Celery's queue cannot be in a Redis Cluster")
         parts = urlsplit(address.server_url)
         query = {name: given[-1] for name, given in parse_qs(parts.query).items()}
         if parts.scheme == "unix":

@@ -6,7 +6,7 @@
 
 The credentials are those of Redis; Sentinels have `sentinel_username` and `sentinel_password`. `rediss+sentinel://` and
 `rediss+cluster://` speak TLS with all of them. Of a cluster any node will do, several are better: the others are asked
-for. All other options after the question mark are those of redis-py for one server.
+for. All other options after the question mark are those of redis-py for one server; others are refused.
 Knows the form of addresses and opens nothing.
 """
 
@@ -24,6 +24,16 @@ _SERVER = ("redis", "rediss", "unix")
 _SENTINEL = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _CLUSTER = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _PORT, _SENTINEL_PORT = 6379, 26379
+_OPTIONS = frozenset(
+    {
+        *("db", "username", "password", "client_name", "protocol", "max_connections", "timeout"),
+        *("health_check_interval", "retry_on_timeout"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_read_size"),
+        *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname"),
+        *("ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
+        *("sentinel_username", "sentinel_password"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,9 @@ class RedisAddress:
     def parse(cls, url: str) -> RedisAddress:
         """ValueError, which never repeats the URL, when it is none: there may be a password in it."""
         scheme = url.partition("://")[0]
+        for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+            if name not in _OPTIONS:
+                raise ValueError(f"a Redis URL has no option {name!r}")
         if scheme in _SERVER:
             return cls(url)
         if scheme in _CLUSTER:

@@ -70,7 +70,8 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """One server, or Sentinels that name it: `redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY/0`."""
+    """One server, Sentinels that name it (`redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY/0`), or nodes of a cluster
+    (`redis+cluster://HOST:PORT,HOST:PORT`)."""
     redis_call_timeout_ms: int = Field(2_000, ge=50, le=60_000)
     """A call to the store fails after this long."""
     redis_start_timeout_s: float = Field(30.0, gt=0, le=600)
@@ -173,17 +174,34 @@ class RenderingSettings(BundleSettings):
 
     render_folder: Path | None = None
     """Folder of renders, which all gateways and render workers share; unset, nothing is rendered."""
+    jobs_redis_url: str = Field("", validate_default=True)
+    """Redis with the queue of renders, which cannot be a cluster; empty, it is with everything else."""
     render_limit_s: float = Field(24 * 3600, ge=60, le=30 * 86_400)
     """A render that is not finished after this long has failed."""
     render_keep_s: float = Field(24 * 3600, ge=60, le=365 * 86_400)
     """A finished render and its file are kept for this long."""
+
+    @property
+    def queue_url(self) -> str:
+        """Where the queue of renders is."""
+        return self.jobs_redis_url or self.redis_url
+
+    @field_validator("jobs_redis_url")
+    @classmethod
+    def _queue_is_in_no_cluster(cls, value: str, info: ValidationInfo) -> str:
+        if value and RedisAddress.parse(value).nodes:
+            raise ValueError("the queue of renders cannot be in a Redis Cluster: name one server, or Sentinels")
+        store = RedisAddress.parse(info.data.get("redis_url") or "redis://")
+        if not value and store.nodes and info.data.get("render_folder"):
+            raise ValueError("the queue of renders cannot be in the cluster of redis_url: name another Redis")
+        return value
 
 
 class OrchestratorSettings(PlanningSettings):
     """Settings of the orchestrator."""
 
     redis_url: str = ""
-    """Where all orchestrators find what they are to use, as one server or as Sentinels name it; empty, a swap is this
+    """Where all orchestrators find what they are to use, in any form of the others' `redis_url`; empty, a swap is this
     process's alone."""
     planner_key: SecretStr = SecretStr("")
     """API key for planners that are endpoints; a file is the better place for it."""

@@ -45,7 +45,7 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
 }
 CHART_SETS = frozenset(
     {
-        *("redis_url", "bundle", "device", "allow_strangers"),
+        *("redis_url", "jobs_redis_url", "bundle", "device", "allow_strangers"),
         *("health_listen", "metrics_listen", "traces_address", "traces_share"),
         *("tls_certificate", "tls_key", "tls_ca", "tls_peer_name"),
         *("workers_wait_s", "gateway_listen", "gateway_http_listen", "gateway_tls_certificate", "gateway_tls_key"),

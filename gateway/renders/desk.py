@@ -52,11 +52,12 @@ class Desk:
         self._manifest = manifest
         self._planners = PlannerNames.of(settings)
         self._refusals = metrics.refusals
-        self._celery = make_app(settings)
+        self._celery = None if settings.render_folder is None else make_app(settings)
 
     def close(self) -> None:
         """Close the connections to the queue."""
-        self._celery.close()
+        if self._celery is not None:
+            self._celery.close()
 
     async def submit(self, request: pb.SubmitRenderRequest, caller: Caller) -> pb.SubmitRenderResponse:
         """Take a render on. Raises InvalidInput, RenderExists, QuotaExceeded, NoCapacity."""
@@ -140,6 +141,7 @@ class Desk:
 
     async def _send(self, key: RenderKey) -> None:
         """Put it into Celery's queue; where that fails a render worker finds it in the store, a little later."""
+        assert self._celery is not None, "renders are offered"
         try:
             async with asyncio.timeout(self._settings.redis_call_timeout_ms / 1000):
                 await asyncio.to_thread(send_render, self._celery, key)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Self, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from redis import exceptions
 
@@ -20,6 +22,7 @@ from services.errors import (
     CueBacklogFull,
     CuelightError,
     CuesLost,
+    SecretsInvalid,
     SessionClosed,
     SessionExists,
     SessionNotFound,
@@ -30,7 +33,7 @@ from services.errors import (
 )
 from services.logs import get_logger
 from services.redis_address import RedisAddress
-from services.state.client import Argument, Fill, RedisClient, Script, Server, is_refusal
+from services.state.client import Argument, Fill, RedisClient, Script, Server, refusal_of
 from services.state.cluster import Cluster, NoCluster
 from services.state.keys import WORKERS
 
@@ -79,8 +82,15 @@ _UNABLE = ("READONLY", "read only replica", "MASTERDOWN", "NOREPLICAS", "MISCONF
 
 
 def open_client(url: str, *, call_timeout_s: float) -> RedisClient:
-    """Prepare the client that speaks with whatever is at `url`. ValueError when it is not a Redis URL."""
+    """Prepare the client that speaks with whatever is at `url`.
+
+    Raises ValueError when it is not a Redis URL, SecretsInvalid when it names files that cannot be read.
+    """
     address = RedisAddress.parse(url)
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        for path in parse_qs(urlsplit(address.server_url).query).get(name, []):
+            if not os.access(path, os.R_OK):
+                raise SecretsInvalid(f"{name} of the session store's URL cannot be read: {path}")
     kind = Cluster if address.nodes else Server
     return kind(address, call_timeout_s=call_timeout_s)
 
@@ -201,11 +211,13 @@ class RedisCalls:
                 raise StoreUnavailable("the session store was closed") from fault
             raise StoreUnavailable(f"the session store did not answer within {self._call_timeout_s:g} s") from fault
         except (exceptions.ConnectionError, exceptions.TimeoutError) as fault:
-            if is_refusal(fault):
-                raise StoreUnavailable("the session store refuses the user or the password of its URL") from fault
+            if why := refusal_of(fault):
+                raise StoreUnavailable(f"the session store {why}") from fault
             raise StoreUnavailable("the session store cannot be reached") from fault
         except (exceptions.MovedError, NoCluster) as fault:
             raise StoreUnavailable(_MISTAKEN[isinstance(fault, exceptions.MovedError)]) from fault
+        except exceptions.NoPermissionError as fault:
+            raise StoreUnavailable("the session store does not let the user of its URL do what is needed") from fault
         except exceptions.OutOfMemoryError as fault:
             raise StoreUnavailable("the session store is full") from fault
         except exceptions.ResponseError as fault:
@@ -216,7 +228,7 @@ class RedisCalls:
         said = str(fault)
         if "WRONGTYPE" in said:
             return StateCorrupt("a key in Redis is of another type than it must be")
-        if any(word in said for word in _UNABLE):
+        if isinstance(fault, exceptions.ClusterDownError) or any(word in said for word in _UNABLE):
             # It is no primary any more, or not yet: what is asked next looks for the primary again.
             await self._client.leave()
             return StoreUnavailable("the session store takes no writes now")

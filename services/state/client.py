@@ -7,6 +7,7 @@ there is a cluster or not: so every call can be sent to one.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -27,8 +28,8 @@ __all__ = [
     "RedisClient",
     "Script",
     "Server",
-    "is_refusal",
     "one_slot",
+    "refusal_of",
     "run_script",
     "run_together",
     "server_options",
@@ -175,9 +176,14 @@ def server_options(address: RedisAddress) -> dict[str, Any]:
     return server
 
 
-def is_refusal(fault: BaseException) -> bool:
-    """Whether the server does not take the credentials, which trying again does not change."""
-    return isinstance(fault, exceptions.AuthenticationError | exceptions.AuthorizationError)
+def refusal_of(fault: BaseException) -> str:
+    """Why the server is not spoken with, where trying again does not change it; empty for other faults."""
+    if isinstance(fault, exceptions.AuthenticationError | exceptions.AuthorizationError):
+        return "refuses the user or the password of its URL"
+    why = fault.__context__
+    if isinstance(why, ssl.SSLCertVerificationError):
+        return f"shows a certificate that is not trusted: {why.verify_message}"
+    return ""
 
 
 class _Patience(Retry):
@@ -193,7 +199,7 @@ class _Patience(Retry):
         """Call `do` until it does, as the base class."""
 
         def helps(fault: Exception) -> bool:
-            return not is_refusal(fault) and (is_retryable is None or is_retryable(fault))
+            return not refusal_of(fault) and (is_retryable is None or is_retryable(fault))
 
         return await super().call_with_retry(do, fail, helps, with_failure_count)
 

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import redis.asyncio as aioredis
 from redis import exceptions
@@ -27,11 +28,10 @@ from services.state.client import (
     Argument,
     Fill,
     Script,
-    is_refusal,
     one_slot,
+    refusal_of,
     run_script,
     run_together,
-    server_options,
     slot_of_commands,
 )
 
@@ -52,8 +52,9 @@ class Cluster:
 
     def __init__(self, address: RedisAddress, *, call_timeout_s: float) -> None:
         """Prepare it; nothing is sent yet."""
+        self._url = urlsplit(address.server_url)
+        self._user = self._url.netloc.removesuffix("node")
         self._options: dict[str, Any] = {
-            **server_options(address),
             "socket_connect_timeout": call_timeout_s,
             "socket_timeout": None,  # as in `client.Server`
             "retry": Retry(NoBackoff(), 0),  # the next try may be another node's
@@ -113,7 +114,7 @@ class Cluster:
                 continue  # the slot is on its way
             except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as fault:
                 self._doubt(node)
-                if is_refusal(fault):
+                if refusal_of(fault):
                     raise
             except (exceptions.ClusterDownError, exceptions.ReadOnlyError):
                 self._doubt(node)
@@ -124,8 +125,9 @@ class Cluster:
 
     def _client_of(self, node: Host) -> aioredis.Redis:
         if node not in self._clients:
-            host, port = node
-            self._clients[node] = aioredis.Redis(**{**self._options, "host": host, "port": port})
+            host, port = f"[{node[0]}]" if ":" in node[0] else node[0], node[1]
+            url = self._url._replace(netloc=self._user + f"{host}:{port}")
+            self._clients[node] = aioredis.Redis.from_url(url.geturl(), **self._options)
         return self._clients[node]
 
     def _doubt(self, node: Host) -> None:
@@ -151,12 +153,12 @@ class Cluster:
                 except exceptions.ResponseError as said:
                     fault = NoCluster(str(said)) if "cluster support disabled" in str(said) else said
                 except (exceptions.RedisError, OSError, TimeoutError) as said:
-                    fault = fault if fault is not None and is_refusal(fault) else said
+                    fault = fault if fault is not None and refusal_of(fault) else said
                     self._failed_at_s[host] = time.monotonic()
                 else:
                     await self._learn(host, ranges)
                     return
-            if fault is not None and (is_refusal(fault) or isinstance(fault, NoCluster)):
+            if fault is not None and (refusal_of(fault) or isinstance(fault, NoCluster)):
                 raise fault
 
     async def _learn(self, asked: Host, ranges: list[list[Any]]) -> None:

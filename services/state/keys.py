@@ -23,7 +23,7 @@ Keys of one session share the hash tag `{session_id}`, those of a tenant's quota
 | cuelight:{render/KEY}:assets    | hash   | as record; final, at once     | gateway: script, prompt, portrait, voice |
 | cuelight:{render/KEY}:lease     | string | 15 s, by reports              | render worker: owner |
 | cuelight:{renders}:unfinished   | zset   | pruned by render workers      | gateway: KEYs by when to look (ms) |
-| cuelight:jobs:*                 |        | until acknowledged            | Celery's transport; a message is a KEY |
+| cuelight:jobs:*                 |        | until acknowledged            | Celery, maybe elsewhere: KEYs |
 | cuelight:{fleet}:workers        | hash   | pruned by heartbeats          | worker: report, by id |
 | cuelight:{fleet}:beats          | zset   | pruned by heartbeats          | worker: last heartbeat (ms), by id |
 | cuelight:{fleet}:wanting        | zset   | pruned when written           | gateway: until when (ms), by session |

@@ -152,11 +152,6 @@ class RenderStore(RedisCalls):
             await self._together(lambda pipe: pipe.zrem(UNFINISHED_RENDERS, str(key)))
         return look
 
-    async def queued(self) -> int:
-        """Count the messages in Celery's queue that nobody has taken."""
-        (length,) = await self._together(lambda pipe: pipe.llen(QUEUE_KEY))
-        return int(length)
-
     async def unfinished_uids(self) -> frozenset[str]:
         """Name the folders that unfinished renders need."""
         (names,) = await self._together(lambda pipe: pipe.zrange(UNFINISHED_RENDERS, 0, -1))
@@ -183,6 +178,15 @@ class RenderStore(RedisCalls):
             case b"LOST":
                 raise RenderLost("somebody else has taken this render up")
         return answer
+
+
+class RenderQueue(RedisCalls):
+    """Celery's queue of renders, which may be in another Redis than they are."""
+
+    async def queued(self) -> int:
+        """Count the messages that nobody has taken."""
+        (length,) = await self._together(lambda pipe: pipe.llen(QUEUE_KEY))
+        return int(length)
 
 
 def _ms(seconds: float) -> int:

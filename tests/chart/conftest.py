@@ -13,6 +13,7 @@ from tools import chart
 Values = Mapping[str, Any]
 
 LAPTOP: Values = {"allowStrangers": True, "redis": {"trial": {"enabled": True}}}
+EXTERNAL_REDIS: dict[str, Any] = {"trial": {"enabled": False}, "existingSecret": {"name": "redis"}}
 BUNDLE_IMAGE = {"repository": "registry.example.com/bundle", "tag": "1.0.0"}
 DIGEST = "4b227777d4dd1fc61c6f884f48641d02b4d121d3fd328cb08b5531fcacdabf8a"
 VARIATIONS: Mapping[str, Values] = {
@@ -21,7 +22,21 @@ VARIATIONS: Mapping[str, Values] = {
     "bundle as a volume": {"bundle": {"source": "imageVolume", "image": BUNDLE_IMAGE}},
     "bundle copied": {"bundle": {"source": "initContainer", "image": BUNDLE_IMAGE, "digest": DIGEST}},
     "bundle of the image, checked": {"bundle": {"digest": DIGEST}},
-    "external Redis": {"redis": {"trial": {"enabled": False}, "existingSecret": {"name": "redis"}, "port": 6390}},
+    "external Redis": {"redis": EXTERNAL_REDIS | {"port": 6390}},
+    "Sentinels": {"redis": EXTERNAL_REDIS | {"kind": "sentinel", "sentinelPort": 26379}},
+    "a cluster": {
+        "redis": {
+            "trial": {"enabled": False},
+            "kind": "cluster",
+            "existingSecret": {"name": "redis-cluster"},
+            "ca": {"secretName": "redis-ca"},
+            "port": 7000,
+            "nodePorts": [7001, 7002],
+            "peers": [{"ipBlock": {"cidr": "10.9.0.0/24"}}],
+            "jobs": {"existingSecret": {"name": "redis"}, "port": 6390},
+        },
+        "render": {"enabled": True, "claim": {"name": "films"}},
+    },
     "no network policies": {"networkPolicy": {"enabled": False}},
     "TLS from cert-manager": {"tls": {"source": "certManager", "certManager": {"issuer": {"name": "ca"}}}},
     "JWTs by URL": {"gateway": {"auth": {"jwt": {"issuer": "i", "audience": "a", "keysUrl": "https://i/keys"}}}},

@@ -164,6 +164,10 @@ def test_egress_beyond_the_release_is_what_was_asked_for(objects: OBJECTS) -> No
         "test": {53},
     }
     assert outward["external Redis"]["gateway"] == outward["external Redis"]["worker"] == {53, 6390}
+    assert outward["Sentinels"]["worker"] == outward["Sentinels"]["orchestrator"] == {53, 6379, 26379}
+    cluster = outward["a cluster"]
+    assert cluster["worker"] == {53, 7000, 7001, 7002}
+    assert cluster["gateway"] == cluster["render"] == {53, 7000, 7001, 7002, 6390}  # and the queue of renders
     many = outward["multi-node"]
     assert many["gateway"] == {53, 6380, 443, 4317} and many["worker"] == {53, 6380, 4317}
     assert outward["everything"]["orchestrator"] == {53, 8000, 443, 4317}

@@ -21,6 +21,8 @@ PACKAGES = {
     "fleet": "services.fleet",
     "render": "render_worker",
 }
+SECRET_URLS = {"redis-cluster": "rediss+cluster://:word@redis-0.example.com:7000,redis-1.example.com:7001"}
+"""What is in Secrets, by their names; in all others is this:"""
 SECRET_URL = "rediss://:word@redis.example.com:6380/0"
 OBJECTS = dict[str, list[dict[str, Any]]]
 
@@ -36,7 +38,7 @@ def _environment(container: Mapping[str, Any]) -> dict[str, str]:
     for variable in container["env"]:
         given = variable.get("valueFrom", {})
         if "secretKeyRef" in given:
-            value = SECRET_URL
+            value = SECRET_URLS.get(given["secretKeyRef"]["name"], SECRET_URL)
         elif given:
             assert given == {"fieldRef": {"fieldPath": "metadata.name"}}
             value = "worker-0"
@@ -67,6 +69,18 @@ def test_processes_read_what_the_chart_sets(objects: OBJECTS, monkeypatch: pytes
         given = {name.removeprefix("CUELIGHT_").lower() for name in _environment(_container(pod)) if "CUELIGHT" in name}
         assert given <= set(type(read).model_fields) - chart.UNREAD.get(component, frozenset())
         assert read.production and not read.has_reflection
+
+
+def test_a_cluster_leaves_the_queue_of_renders_to_another_redis(
+    objects: OBJECTS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process finds state in the cluster; those that queue or perform renders find the queue elsewhere."""
+    pods = pod_specs(objects["a cluster"])
+    for component in ("gateway", "orchestrator", "worker", "render"):
+        read = _read(component, pods[component], monkeypatch)
+        assert read.redis_url == SECRET_URLS["redis-cluster"]
+        if isinstance(read, settings.GatewaySettings | settings.RenderSettings):
+            assert read.queue_url == SECRET_URL
 
 
 def test_numbers_arrive_as_they_were_written(objects: OBJECTS, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +236,7 @@ def test_no_secret_stands_in_plain_sight(objects: OBJECTS) -> None:
         container = _container(pod)
         mounts = tuple(f"{mount['mountPath']}/" for mount in container["volumeMounts"])
         for name, value in _environment(container).items():
-            assert value == SECRET_URL or not re.search(r"://[^/]*@", value)
+            assert value in (SECRET_URL, *SECRET_URLS.values()) or not re.search(r"://[^/]*@", value)
             assert not value.startswith("/etc/") or value.startswith(mounts), f"{component}: {name} is not mounted"
     for found in objects.values():
         assert not kinds(found, "Secret")

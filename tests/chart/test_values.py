@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helm_python.errors import HelmError
 
-from tests.chart.conftest import BUNDLE_IMAGE, LAPTOP, merged
+from tests.chart.conftest import BUNDLE_IMAGE, EXTERNAL_REDIS, LAPTOP, merged
 from tools import chart
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -47,6 +47,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bundle": {"digest": "4b22"}}, "digest"),
     ({"redis": {"url": "redis://r:6379/0"}}, "url"),
     ({"redis": {"sentinel": {"master": "m"}}}, "sentinel"),
+    ({"redis": {"kind": "replicas"}}, "kind"),
+    ({"redis": {"nodePorts": [70000]}}, "nodePorts"),
+    ({"redis": {"jobs": {"url": "redis://r:6379/0"}}}, "url"),
     ({"redis": {"trial": {"image": {"tag": "latest"}}}}, "tag"),
     ({"networkPolicy": {"monitoring": []}}, "monitoring"),
     ({"monitoring": {"traces": {"address": "http://otel:4317"}}}, "address"),
@@ -59,6 +62,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"redis": {"trial": {"enabled": False}}}, "redis: name a Secret"),
     ({"redis": {"existingSecret": {"name": "r"}}}, "exclude one another"),
+    ({"redis": {"kind": "cluster"}}, "the trial Redis is a single server"),
+    ({"redis": {**EXTERNAL_REDIS, "kind": "sentinel"}}, "needs sentinelPort"),
+    ({"redis": {**EXTERNAL_REDIS, "nodePorts": [7001]}}, "are of kind cluster"),
+    (
+        {"redis": {**EXTERNAL_REDIS, "kind": "cluster"}, "render": {"enabled": True, "claim": {"name": "films"}}},
+        "a cluster cannot hold the queue of renders",
+    ),
     ({"bundle": {"source": "claim"}}, "needs claim.name"),
     ({"bundle": {"source": "imageVolume"}}, "needs image.repository"),
     ({"bundle": {"source": "initContainer", "image": BUNDLE_IMAGE}}, "needs digest"),

@@ -7,6 +7,18 @@
 {{- if not (or $redis.trial.enabled $redis.existingSecret.name) }}
 {{- fail "redis: name a Secret that holds the URL in existingSecret.name, or set trial.enabled to try Cuelight out" }}
 {{- end }}
+{{- if and $redis.trial.enabled (ne $redis.kind "single") }}
+{{- fail (printf "redis: the trial Redis is a single server, not kind %s" $redis.kind) }}
+{{- end }}
+{{- if and .Values.networkPolicy.enabled (eq $redis.kind "sentinel") (not $redis.sentinelPort) }}
+{{- fail "redis: kind sentinel needs sentinelPort, or no process would reach the Sentinels" }}
+{{- end }}
+{{- if and $redis.nodePorts (ne $redis.kind "cluster") }}
+{{- fail "redis: nodePorts are of kind cluster" }}
+{{- end }}
+{{- if and .Values.render.enabled (eq $redis.kind "cluster") (not $redis.jobs.existingSecret.name) }}
+{{- fail "redis: a cluster cannot hold the queue of renders; name a Secret with the URL of another Redis in jobs.existingSecret.name" }}
+{{- end }}
 {{- $bundle := .Values.bundle }}
 {{- if and (eq $bundle.source "claim") (not $bundle.claim.name) }}
 {{- fail "bundle: source claim needs claim.name" }}

@@ -184,6 +184,15 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- if .Values.render.enabled }}
 - name: CUELIGHT_RENDER_FOLDER
   value: /srv/renders
+{{- with .Values.redis.jobs.existingSecret }}
+{{- if .name }}
+- name: CUELIGHT_JOBS_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -39,18 +39,34 @@ ports:
     {{- include "cuelight.peer" (dict "root" .root "component" "redis") | nindent 4 }}
   {{- include "cuelight.tcp" .ports.redis | nindent 2 }}
 {{- else -}}
+{{ include "cuelight.redisServers" $redis }}
+{{- end }}
+{{- end }}
+
+{{/* Values: to the Redis with the queue of renders, where it is another one. */}}
+{{- define "cuelight.jobsEgress" -}}
+{{- if and .render.enabled .redis.jobs.existingSecret.name }}
+{{ include "cuelight.redisServers" .redis.jobs }}
+{{- end }}
+{{- end }}
+
+{{/* port sentinelPort nodePorts peers: to a Redis outside the release. */}}
+{{- define "cuelight.redisServers" -}}
 - ports:
-    - port: {{ $redis.port }}
+    - port: {{ .port }}
       protocol: TCP
-  {{- with $redis.sentinelPort }}
+  {{- with .sentinelPort }}
     - port: {{ . }}
       protocol: TCP
   {{- end }}
-  {{- with $redis.peers }}
+  {{- range .nodePorts }}
+    - port: {{ . }}
+      protocol: TCP
+  {{- end }}
+  {{- with .peers }}
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-{{- end }}
 {{- end }}
 
 {{/* root: spans go to the collector; nothing where there is none. */}}

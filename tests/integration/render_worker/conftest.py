@@ -21,7 +21,7 @@ from services.metrics import Metrics
 from services.render import RenderKey
 from services.settings import GatewaySettings, RenderSettings
 from services.state import SessionStore
-from services.state.renders import RenderStore
+from services.state.renders import RenderQueue, RenderStore
 from services.wire.workers import WorkerLines
 from tests.fakes.bundle import write_bundle
 from tests.fakes.worker import FakeWorker
@@ -92,13 +92,14 @@ def open_house(redis_url: str, gallery: Bundle, folder: Path, store: SessionStor
     @asynccontextmanager
     async def opened() -> AsyncIterator[House]:
         settings = RenderSettings(redis_url=redis_url, bundle=Path(gallery.path), render_folder=folder)
-        lines = WorkerLines(settings.grpc_max_message_bytes)
+        lines, queue = WorkerLines(settings.grpc_max_message_bytes), RenderQueue.connect(settings.queue_url)
         await asyncio.to_thread(os.makedirs, folder, exist_ok=True)
         studio = Studio(
             settings=settings,
             folder=folder,
             sessions=store,
             renders=renders,
+            queue=queue,
             lines=lines,
             metrics=Metrics("render"),
             bundle=gallery.manifest.digest,
@@ -110,6 +111,7 @@ def open_house(redis_url: str, gallery: Bundle, folder: Path, store: SessionStor
         finally:
             await house.stop()
             await lines.aclose()
+            await queue.aclose()
 
     return opened
 

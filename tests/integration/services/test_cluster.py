@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from redis.crc import key_slot
 
+from evaluation.redis_nodes import Nodes
 from services.errors import StoreUnavailable
 from services.render import RenderFile, RenderKey, RenderOrder, RenderProgress
 from services.session import Cue, CueKind, Pin, SessionConfig, SessionState
@@ -25,7 +25,7 @@ from services.state.planning import Decision, Report
 from services.state.renders import RenderStore
 from tests.fakes.chunks import POLICY, Teller
 from tests.fixtures import redis_cluster
-from tests.fixtures.redis_cluster import Nodes
+from tests.fixtures.redis_cluster import session_on
 
 BUSY_S = 30.0
 SCRIPTS = {path.name for path in (files("services.state") / "lua").iterdir() if path.name.endswith(".lua")}
@@ -44,12 +44,6 @@ async def store(nodes: Nodes) -> AsyncIterator[SessionStore]:
     """A store that knows the masters there were at the start."""
     async with SessionStore.connect(nodes.url, call_timeout_s=2) as opened:
         yield opened
-
-
-def session_on(nodes: Nodes, port: int, kind: str) -> str:
-    """A session id whose keys the server at `port` has."""
-    names = (f"{kind}-{number}" for number in count())
-    return next(name for name in names if nodes.owner(session_keys(name).record) == port)
 
 
 async def patiently(call: Callable[[], Any]) -> Any:
@@ -196,7 +190,6 @@ async def test_a_slot_that_moves_takes_its_session_with_it(nodes: Nodes, store: 
         await _say(store, name, said)
     await moving
     assert [cue.client_seq for cue in await store.read_cues(name, 0)] == list(range(1, said + 1))
-    assert nodes.owner(session_keys(name).record) == here
 
 
 async def _say(store: SessionStore, name: str, client_seq: int) -> None:
@@ -207,6 +200,51 @@ async def _say(store: SessionStore, name: str, client_seq: int) -> None:
 async def _move_there_and_back(nodes: Nodes, key: str, here: int, there: int) -> None:
     for to in (there, here):
         await asyncio.to_thread(nodes.move_slot, key, to)
+
+
+@pytest.mark.parametrize("kind", ["cluster", "server"])
+async def test_a_url_of_the_wrong_kind_of_redis_is_told(nodes: Nodes, redis_url: str, kind: str) -> None:
+    """A cluster's URL for a single server, or the other way round, ends the wait at the start in what to write."""
+    alone = redis_url.rpartition("/")[0]
+    url = (
+        alone.replace("redis://", "redis+cluster://") if kind == "cluster" else f"redis://127.0.0.1:{nodes.masters[1]}"
+    )
+    async with SessionStore.connect(url, call_timeout_s=BUSY_S) as store:
+        with pytest.raises(StoreUnavailable, match="is no cluster" if kind == "cluster" else "is one of a cluster"):
+            await store.wait_until_ready(0.2)
+        with pytest.raises(StoreUnavailable, match="cluster"):
+            for number in range(20):  # one of so many is of a slot elsewhere
+                await store.get(f"s-{number}")
+
+
+async def test_a_refused_password_is_told_and_not_tried_for_ever(redis_cluster_locked: Nodes) -> None:
+    """Without the password, or with another one, a cluster as a server refuses; with it the cluster serves."""
+    locked = redis_cluster_locked
+    for given in (locked.url.replace(":word@", ""), locked.url.replace("word", "wrong")):
+        for url in (given, given.replace("redis+cluster", "redis")):
+            async with SessionStore.connect(url, call_timeout_s=BUSY_S) as store:
+                with pytest.raises(StoreUnavailable, match="refuses the user or the password"):
+                    await store.wait_until_ready(0.2)
+    async with SessionStore.connect(locked.url, call_timeout_s=BUSY_S) as store:
+        await store.ping()
+
+
+@pytest.fixture
+def redis_cluster_locked() -> Iterator[Nodes]:
+    """One master with a password."""
+    with redis_cluster.nodes(1, password="word") as made:
+        yield made
+
+
+async def test_nodes_that_are_away_at_the_start_are_passed_over(nodes: Nodes) -> None:
+    """Of the nodes in the URL one that is there is enough; with none of them the call ends at its deadline."""
+    nobody = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
+    async with SessionStore.connect(f"{nobody},127.0.0.1:{nodes.masters[2]}", call_timeout_s=BUSY_S) as store:
+        await store.ping()
+        await store.list_workers()
+    async with SessionStore.connect(nobody, call_timeout_s=0.3) as store:
+        with pytest.raises(StoreUnavailable, match="did not answer within"):
+            await store.ping()
 
 
 async def test_a_dead_master_is_followed_by_its_replica(nodes: Nodes, store: SessionStore) -> None:
@@ -223,6 +261,6 @@ async def test_a_dead_master_is_followed_by_its_replica(nodes: Nodes, store: Ses
     assert not waiting.done()
     nodes.kill(was)
     await waiting
-    assert nodes.owner(session_keys(lost).record) == nodes.replicas[was]
+    await asyncio.to_thread(nodes.wait_for_owner, session_keys(lost).record, nodes.replicas[was])
     for name in (lost, kept):
         assert [cue.client_seq for cue in await patiently(partial(store.read_cues, name, 0))] == [1, 2]

@@ -8,7 +8,7 @@ import pytest
 
 from services.jobs import Broker, make_app
 from services.render import RenderKey
-from services.settings import RenderSettings
+from services.settings import RenderSettings, SettingsError, read
 
 
 def test_delivery_is_at_least_once_and_in_json() -> None:
@@ -43,6 +43,36 @@ def test_celery_finds_the_stores_redis(redis_url: str, url: str, tls: object, op
     """Whatever form the store's URL has, messages go to the same server, by the same certificates."""
     broker = Broker.of(redis_url)
     assert (broker.url, broker.tls, broker.options) == (url, tls, options)
+
+
+CLUSTER = "redis+cluster://a:1,b:2"
+
+
+def test_the_queue_may_be_apart_from_the_store() -> None:
+    """Where the store is a cluster, Celery's messages go to the server that is named for them."""
+    settings = RenderSettings(redis_url=CLUSTER, jobs_redis_url="redis://jobs:1/2", render_folder=Path("renders"))
+    assert make_app(settings).conf.broker_url == "redis://jobs:1/2"
+    assert RenderSettings(redis_url="redis://h:1/0").queue_url == "redis://h:1/0"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"redis_url": CLUSTER, "render_folder": "renders"}, "name another Redis"),
+        ({"jobs_redis_url": CLUSTER}, "one server, or Sentinels"),
+        ({"jobs_redis_url": "amqp://h"}, "begins with"),
+    ],
+)
+def test_a_queue_in_a_cluster_is_refused_at_the_start(
+    given: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's transport cannot speak it: the process ends with a sentence that names the variable to set."""
+    for name, value in given.items():
+        monkeypatch.setenv(f"CUELIGHT_{name.upper()}", value)
+    with pytest.raises(SettingsError, match=f"^CUELIGHT_JOBS_REDIS_URL: .*{words}"):
+        read(RenderSettings)
+    with pytest.raises(ValueError, match="cannot be in a Redis Cluster"):
+        Broker.of(CLUSTER)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a/b/c", "A/b", "a/" + "b" * 64, "../a", "a/b\n", "a/b}"])

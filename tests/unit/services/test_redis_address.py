@@ -42,6 +42,7 @@ def test_nodes_of_a_cluster_are_told_from_its_options() -> None:
         ("redis+cluster://secret@a:b", "are numbers"),
         ("redis+cluster://secret@a:1,", "HOST:PORT"),
         ("redis+cluster://secret@a:1/2", "no databases"),
+        ("redis://secret@a:1/0?ssl_ca_cert=/ca.crt", "no option 'ssl_ca_cert'"),
     ],
 )
 def test_what_is_no_address_is_said_without_its_secret(url: str, words: str) -> None:
