@@ -21,6 +21,7 @@ from gateway.http.socket import SOCKET_MESSAGE_BYTES, Stage
 from gateway.memory import give_back_for_ever
 from gateway.renders import service as renders
 from gateway.renders.desk import Desk
+from gateway.sending import Sender
 from gateway.sessions.admission import Admission, AdmissionPolicy
 from gateway.sessions.attachment import Attachments
 from gateway.sessions.hosting import Backstage, HostingPolicy
@@ -85,9 +86,10 @@ class Gateway:
         names = [SERVICE_NAME, renders.SERVICE_NAME]
         self.rpc = RpcServer(settings.gateway_listen, options, service_names=names, interceptors=[doors])
         self._desk = Desk(settings, (store, render_store), manifest, self.metrics)
-        renders.RenderService(self._desk).serve_on(self.rpc.grpc)
+        sender = Sender(settings.reader_stall_s, self.metrics.refusals)
+        renders.RenderService(self._desk, sender).serve_on(self.rpc.grpc)
         reading = Reading(backstage, self.hostings)
-        SessionService(admission, attachments, reading, backstage).serve_on(self.rpc.grpc)
+        SessionService(admission, attachments, reading, sender).serve_on(self.rpc.grpc)
         host, _ = split_address(settings.gateway_http_listen)
         stage = Stage(self.doorkeeper, admission, attachments)
         app = build_app(bundle, stage, store.ping, is_local_server=is_loopback(host))

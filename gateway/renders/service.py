@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
-from typing import Any, TypeAlias
+from collections.abc import Mapping
 
 from grpc import aio
 
@@ -13,8 +11,8 @@ from cuelight.v1 import render_pb2_grpc
 from gateway.auth.caller import current_caller
 from gateway.auth.interceptor import Access
 from gateway.renders.desk import Desk
+from gateway.sending import Context, Sender
 
-Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RenderService"].full_name
 ACCESS: Mapping[str, Access] = {
     f"/{SERVICE_NAME}/{method}": Access.TENANT
@@ -26,8 +24,9 @@ ACCESS: Mapping[str, Access] = {
 class RenderService(render_pb2_grpc.RenderServiceServicer):
     """The public contract. Errors are raised as CuelightError; the server's interceptor makes statuses of them."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, sender: Sender) -> None:
         self._desk = desk
+        self._sender = sender
 
     def serve_on(self, server: aio.Server) -> None:
         """Makes `server` answer for this service."""
@@ -39,17 +38,11 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):
     async def GetRender(self, request: pb.GetRenderRequest, context: Context) -> pb.GetRenderResponse:
         return await self._desk.get(request, current_caller())
 
-    async def WatchRender(
-        self, request: pb.WatchRenderRequest, context: Context
-    ) -> AsyncIterator[pb.WatchRenderResponse]:
-        async with aclosing(self._desk.watch(request, current_caller())) as responses:
-            async for response in responses:
-                yield response
+    async def WatchRender(self, request: pb.WatchRenderRequest, context: Context) -> None:  # type: ignore[override]
+        await self._sender.send(self._desk.watch(request, current_caller()), context)
 
     async def CancelRender(self, request: pb.CancelRenderRequest, context: Context) -> pb.CancelRenderResponse:
         return await self._desk.cancel(request, current_caller())
 
-    async def ReadRender(self, request: pb.ReadRenderRequest, context: Context) -> AsyncIterator[pb.ReadRenderResponse]:
-        async with aclosing(self._desk.read(request, current_caller())) as responses:
-            async for response in responses:
-                yield response
+    async def ReadRender(self, request: pb.ReadRenderRequest, context: Context) -> None:  # type: ignore[override]
+        await self._sender.send(self._desk.read(request, current_caller()), context)

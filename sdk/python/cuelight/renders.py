@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cuelight import convert
-from cuelight.errors import CuelightError, InvalidRequest, ServerFault, Unavailable
+from cuelight.errors import CuelightError, DeadlineExceeded, InvalidRequest, ServerFault, Unavailable
+from cuelight.patience import Patience
 from cuelight.rpc import Timeouts, call, from_status, translated
 from cuelight.v1 import render_pb2 as pb
 from cuelight.v1 import session_pb2
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_SCRIPT_BYTES = 1024 * 1024
 _NANOS = 1_000_000_000
-_BACKOFF_S = (0.2, 5.0)
+_Answer = TypeVar("_Answer")
 
 
 class RenderState(StrEnum):
@@ -110,28 +113,27 @@ class Renders:
         return _info(answer.render)
 
     async def watch(self, name: str) -> AsyncIterator[RenderInfo]:
-        """Its state now, and every change until it is final. A stream that breaks is opened again.
+        """Its state now, and every change until it is final. A stream that breaks or falls silent is opened again.
 
         Raises:
-            Unavailable: no gateway answered for ``Timeouts.recover_s``.
+            Unavailable: no gateway answered within the budget of ``Timeouts``, counted from the last answer.
         """
-        loop = asyncio.get_running_loop()
-        lost_at, tries = loop.time(), 0
+        patience, told = Patience(self._timeouts), None
         while True:
+            stream = self._stub.WatchRender(pb.WatchRenderRequest(name=name), metadata=self._shown)
             try:
-                with translated(f"watch {name}"):
-                    stream = self._stub.WatchRender(pb.WatchRenderRequest(name=name), metadata=self._shown)
-                    async for response in stream:
-                        info = _info(response.render)
-                        yield info
+                async with aclosing(self._answers(stream, f"watch {name}")) as responses:
+                    async for response in responses:
+                        patience.recovered()
+                        if (info := _info(response.render)) != told:
+                            yield info
+                        told = info
                         if info.state.is_final:
                             return
-                        lost_at, tries = loop.time(), 0
-            except Unavailable:
-                if loop.time() - lost_at > self._timeouts.recover_s:
-                    raise
-            await asyncio.sleep(min(_BACKOFF_S[1], _BACKOFF_S[0] * 2**tries))
-            tries += 1
+                failure: CuelightError = Unavailable(f"The gateway no longer tells of {name}.")
+            except (Unavailable, DeadlineExceeded) as error:
+                failure = error
+            await _pause(patience, failure)
 
     async def save(self, name: str, path: str | os.PathLike[str]) -> RenderInfo:
         """Writes the file of a render that has succeeded; it appears under its name only when it is whole.
@@ -156,18 +158,50 @@ class Renders:
         return info
 
     async def _read(self, name: str, file: IO[bytes]) -> str:
-        digest = hashlib.sha256()
-        with translated(f"read {name}"):
-            async for response in self._stub.ReadRender(pb.ReadRenderRequest(name=name), metadata=self._shown):
-                file.write(response.data)
-                digest.update(response.data)
-        return digest.hexdigest()
+        """Writes the file's bytes, and gives their digest; a stream that breaks is gone on with where it broke."""
+        patience, digest, offset = Patience(self._timeouts), hashlib.sha256(), 0
+        while True:
+            request = pb.ReadRenderRequest(name=name, offset=offset)
+            stream = self._stub.ReadRender(request, metadata=self._shown)
+            try:
+                async with aclosing(self._answers(stream, f"read {name}")) as responses:
+                    async for response in responses:
+                        patience.recovered()
+                        offset += file.write(response.data)
+                        digest.update(response.data)
+                return digest.hexdigest()
+            except (Unavailable, DeadlineExceeded) as error:
+                failure = error
+            await _pause(patience, failure)
+
+    async def _answers(self, stream: grpc.aio.UnaryStreamCall[Any, _Answer], action: str) -> AsyncGenerator[_Answer]:
+        """What a stream brings, each in its time; raises DeadlineExceeded when it brings nothing for too long."""
+        wait_s = self._timeouts.call_s
+        try:
+            while True:
+                with translated(action):
+                    async with asyncio.timeout(wait_s):
+                        answer = await stream.read()
+                if answer is grpc.aio.EOF:
+                    return
+                yield answer
+                wait_s = self._timeouts.silence_s
+        finally:
+            stream.cancel()
 
     @property
     def _shown(self) -> tuple[tuple[str, str], ...]:
         """What streams show; plain calls show it by themselves."""
         key = self._key()
         return (("authorization", f"Bearer {key}"),) if key else ()
+
+
+async def _pause(patience: Patience, failure: CuelightError) -> None:
+    """Waits before the next try; raises ``failure`` when there is to be none."""
+    pause_s = patience.next_pause_s(failure.retry_after_s)
+    if pause_s is None:
+        raise failure
+    await asyncio.sleep(pause_s)
 
 
 def _info(message: pb.Render) -> RenderInfo:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 from grpc import StatusCode, aio
 
 import cuelight
+from cuelight.v1 import render_pb2
 from cuelight.v1 import session_pb2 as pb
+from cuelight.v1.render_pb2_grpc import RenderServiceStub
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.process import Gateway
 from services.session import SessionState
@@ -22,9 +26,10 @@ from services.state.keys import session_keys
 from services.state.store import KEPT_AFTER_END_MS
 from tests.fakes.worker import FakeWorker
 from tests.fixtures import http2
-from tests.integration.gateway.conftest import DEADLINE_S, Client, created, details, until_free
+from tests.integration.gateway.conftest import DEADLINE_S, created, details, until_free
 
 STREAM = "/cuelight.v1.SessionService/StreamSession"
+RENDERS = "/cuelight.v1.RenderService/"
 INITIAL_WINDOW_SIZE = 4
 
 
@@ -105,12 +110,12 @@ async def test_a_reader_that_stays_and_takes_nothing_is_let_go(
 
 
 @contextmanager
-def deaf(address: str, client: Client) -> Iterator[socket.socket]:
-    """A connection that attaches, with credit for all there is, and has no room for a byte of what comes."""
+def deaf(address: str, path: str, request: Message, token: str = "") -> Iterator[socket.socket]:
+    """A connection with one call that has no room for a byte of what comes."""
     settings = http2.frame(http2.SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, 0))
-    block = http2.headers(STREAM, authorization=f"Bearer {client.token}")
-    attach = pb.StreamSessionRequest(attach=pb.Attach(session=client.session)).SerializeToString()
-    message = b"\0" + struct.pack(">I", len(attach)) + attach
+    block = http2.headers(path, **({"authorization": f"Bearer {token}"} if token else {}))
+    raw = request.SerializeToString()
+    message = b"\0" + struct.pack(">I", len(raw)) + raw
     call = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, block) + http2.frame(http2.DATA, 0, 1, message)
     with http2.dial(address) as connection:
         connection.sendall(http2.PREFACE + settings + call)
@@ -123,10 +128,33 @@ async def test_a_connection_that_takes_nothing_is_let_go(
     """Where nothing is read from a socket that stays open, the session is closed as if its reader had left."""
     async with Gateway.running(impatient) as gateway, aio.insecure_channel(gateway.rpc.address) as channel:
         client = await created(SessionServiceStub(channel))
-        with deaf(gateway.rpc.address, client):
+        attach = pb.StreamSessionRequest(attach=pb.Attach(session=client.session))  # with credit for all there is
+        with deaf(gateway.rpc.address, STREAM, attach, client.token):
             await is_over(store, client.session)
         assert not gateway.hostings._hostings
         assert gateway.metrics.refusals.labels("READER_STALLED")._value.get() == 1
+
+
+@pytest.mark.parametrize("method", ["WatchRender", "ReadRender"])
+async def test_a_connection_that_takes_nothing_of_a_render_is_let_go(
+    impatient: GatewaySettings, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A render's streams are held to the same."""
+    offering = impatient.model_copy(update={"render_folder": tmp_path})
+    requests = {"WatchRender": render_pb2.WatchRenderRequest, "ReadRender": render_pb2.ReadRenderRequest}
+    async with Gateway.running(offering) as gateway, aio.insecure_channel(gateway.rpc.address) as channel:
+        taken = await RenderServiceStub(channel).SubmitRender(render_pb2.SubmitRenderRequest(script="One two."))
+        if method == "ReadRender":
+
+            async def endless(*_: object) -> AsyncGenerator[render_pb2.ReadRenderResponse]:
+                while True:
+                    yield render_pb2.ReadRenderResponse(data=bytes(1000))
+
+            monkeypatch.setattr(gateway._desk, "read", endless)
+        with deaf(gateway.rpc.address, RENDERS + method, requests[method](name=taken.render.name)):
+            async with asyncio.timeout(DEADLINE_S):
+                while gateway.metrics.refusals.labels("READER_STALLED")._value.get() != 1:
+                    await asyncio.sleep(0.05)
 
 
 async def test_who_reads_on_after_a_while_reads_all(impatient: GatewaySettings, worker: FakeWorker) -> None:
