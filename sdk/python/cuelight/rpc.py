@@ -24,6 +24,9 @@ from cuelight.errors import (
 )
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_TOO_LARGE = "MESSAGE_TOO_LARGE"
+_TOO_LARGE_FOR_GRPC = "larger than max"
+"""What gRPC itself says of a message that it does not send or take."""
 _KINDS: dict[str, type[CuelightError]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "FAILED_PRECONDITION": InvalidRequest,
@@ -105,7 +108,10 @@ def _build(status: str, message: str, details: _Details) -> CuelightError:
         return MediaExpired(message, oldest_offset=int(oldest) if oldest.isdigit() else None)
     if details.reason == "SUPERSEDED":
         return Superseded(message, reason=details.reason)
-    return _KINDS.get(status, ServerFault)(
+    kind = _KINDS.get(status, ServerFault)
+    if kind is NoCapacity and (details.reason == _TOO_LARGE or _TOO_LARGE_FOR_GRPC in message):
+        kind = InvalidRequest  # of the same status, but nobody's shortage: trying again cannot help
+    return kind(
         message,
         status=status,
         reason=details.reason,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +11,11 @@ import grpc
 import pytest
 
 import cuelight
+from cuelight import line
 from cuelight.events import Attached, Media, Progress, ResponseStarted, Resumed, Retired, StateChanged
 from cuelight.v1 import session_pb2 as pb
 from tests.fakes.session_service import FakeGateway, Script, error_info, serve, status
+from tests.fixtures import http2
 
 PATIENT = cuelight.Timeouts(connect_s=20, call_s=20, attach_s=20, silence_s=20, recover_s=20, send_s=20)
 """However busy the machine is, a stream is left for what the gateway does."""
@@ -309,6 +313,11 @@ async def test_refusals_keep_their_details() -> None:
     assert busy.value.retry_after_s == 3
     assert busy.value.is_retryable
 
+    long = status("RESOURCE_EXHAUSTED", "too long", error_info("MESSAGE_TOO_LARGE"))
+    with pytest.raises(cuelight.InvalidRequest) as refused:
+        await _perform(FakeGateway(Script(refuse_attach=long)))
+    assert not refused.value.is_retryable, "nobody is short of anything"
+
     taken = status("ABORTED", "another client attached", error_info("SUPERSEDED"))
     with pytest.raises(cuelight.Superseded):
         await _perform(FakeGateway(Script(refuse_attach=taken)))
@@ -325,6 +334,43 @@ async def test_a_gateway_that_is_not_ready_yet_is_asked_again() -> None:
     events, _ = await _perform(fake)
     assert _offsets(events) == list(range(8))
     assert fake.creates[0].request_id == fake.creates[1].request_id
+
+
+async def test_a_portrait_that_no_message_holds_is_the_callers_mistake() -> None:
+    """What gRPC itself does not send is no want of workers: trying again cannot help, and the size is told."""
+    fake = FakeGateway()
+    async with serve(fake), cuelight.connect(fake.address, timeouts=PATIENT) as client:
+        with pytest.raises(cuelight.InvalidRequest, match="larger than max"):
+            async with client.create_session(portrait=bytes(9 << 20)):
+                pass
+    assert not fake.creates
+
+
+async def test_a_line_that_has_fallen_silent_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to a host that takes bytes and answers none ends when its probe is not answered, before its deadline."""
+    asked = threading.Event()
+
+    def fall_silent(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.sendall(http2.frame(http2.SETTINGS) + http2.frame(http2.SETTINGS, http2.ACK))
+            while (taken := connection.recv(65_536)) and b"CreateSession" not in taken:
+                pass
+            asked.set()
+            while connection.recv(65_536):
+                pass
+
+    changed = {"grpc.keepalive_timeout_ms": 300, "grpc.http2.ping_timeout_ms": 300}
+    monkeypatch.setattr(line, "_OPTIONS", tuple((name, changed.get(name, value)) for name, value in line._OPTIONS))
+    monkeypatch.setattr(line, "MIN_KEEPALIVE_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=fall_silent, args=(listener,), daemon=True).start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        patient = cuelight.Timeouts(connect_s=60, call_s=600)
+        async with cuelight.connect(address, keepalive_s=0.3, timeouts=patient) as client:
+            answer = client._stub().CreateSession(pb.CreateSessionRequest(), timeout=600)
+            with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+                await answer
+    assert asked.is_set()
 
 
 async def test_blank_text_is_the_callers_mistake() -> None:
