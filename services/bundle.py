@@ -251,7 +251,7 @@ def load_manifest(path: Path) -> Manifest:
         first = fault.errors()[0]
         place = ".".join(map(str, first["loc"])) or "manifest"
         raise BundleInvalid(f"{file}: {place}: {first['msg']}") from fault
-    except json.JSONDecodeError as fault:
+    except (json.JSONDecodeError, RecursionError) as fault:  # nested too deep
         raise BundleInvalid(f"{file} is not JSON: {fault}") from fault
     except ValueError as fault:
         raise BundleInvalid(f"{file}: {fault}") from fault

@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from cuelight.v1 import render_pb2
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1.session_pb2_grpc import SessionServiceStub
+from gateway.auth.jwts import JWT_BYTES
 from gateway.auth.keys import key_line, new_key
 from gateway.process import Gateway
 from services.errors import SecretsInvalid
@@ -238,6 +239,17 @@ async def test_a_jwt_that_is_none_is_refused(channel: aio.Channel) -> None:
             await created(channel, forged())
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED, fault
         assert "JWT" in (caught.value.details() or ""), fault
+
+
+async def test_a_jwt_may_be_so_long(channel: aio.Channel, worker: FakeWorker) -> None:
+    """The longest one within 8 KiB is read, the next longer one is not."""
+    expiry = int(time.time()) + 600
+    tokens = sorted((signed(exp=expiry, more="x" * size) for size in range(5700, 6000)), key=len)
+    fitting = [token for token in tokens if len(token) <= JWT_BYTES]
+    assert len(fitting[-1]) >= JWT_BYTES - 2 and len(fitting) < len(tokens)
+    await created(channel, fitting[-1])
+    with pytest.raises(aio.AioRpcError, match="longer than 8192 bytes"):
+        await created(channel, tokens[len(fitting)])
 
 
 async def test_refusals_are_counted_by_reason(gateway: Gateway, channel: aio.Channel) -> None:

@@ -159,7 +159,9 @@ async def test_no_worker_is_said_over_the_socket_too(socket: ClientConnection) -
 
 
 async def test_a_message_over_the_limit_ends_the_socket(socket: ClientConnection) -> None:
-    """A message that no one may need is cut off with close code 1009."""
+    """A message of as many bytes as may be is looked at; one byte more, and it is cut off with close code 1009."""
+    await socket.send("x" * SOCKET_MESSAGE_BYTES)
+    assert (await receive(socket, "error"))["error"]["code"] == "INVALID_ARGUMENT"
     with pytest.raises(ConnectionClosed) as caught:
         await socket.send("x" * (SOCKET_MESSAGE_BYTES + 1))
         await socket.recv()

@@ -21,12 +21,15 @@ from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from gateway.http import server as http_server
 from gateway.http import socket as http_socket
 from gateway.process import Gateway
+from gateway.sessions import hostings
 from gateway.sessions.attachment import MESSAGE_BYTES
 from services.serving import ConnectionLimits, RpcServer, ServingOptions
+from services.session import SessionState
 from services.settings import GatewaySettings
+from services.state import SessionStore
 from tests.fakes.worker import FakeWorker
 from tests.fixtures import http2
-from tests.integration.gateway.conftest import Client, created
+from tests.integration.gateway.conftest import DEADLINE_S, Client, created, details, until_free
 
 Altered = Callable[..., GatewaySettings]
 
@@ -257,6 +260,67 @@ async def test_a_request_line_may_be_so_long(gateway: Gateway) -> None:
         async with asyncio.timeout(30):
             assert (await reader.read(12)).split()[1] == status
         writer.close()
+
+
+async def test_a_session_lasts_so_long(
+    altered: Altered, worker: FakeWorker, store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches is told before a session's time is up; then it is closed, and its slot is free."""
+    monkeypatch.setattr(hostings, "_LIMIT_NOTICE_S", 0.5)
+    began = time.monotonic()
+    async with (
+        Gateway.running(altered(session_limit_s=2.0)) as gateway,
+        aio.insecure_channel(gateway.rpc.address) as channel,
+    ):
+        client = await created(SessionServiceStub(channel))
+        await client.attached()
+        assert (await client.next("go_away")).go_away.reason == pb.GO_AWAY_REASON_SESSION_LIMIT
+        while (told := (await client.next("state_changed")).state_changed).state != pb.SESSION_STATE_CLOSED:
+            pass
+        assert told.reason == "SESSION_LIMIT" and time.monotonic() - began >= 2.0
+        assert await client.ended() is grpc.StatusCode.OK
+        async with asyncio.timeout(DEADLINE_S):
+            while (await store.get(client.session.rpartition("/")[2])).state is not SessionState.CLOSED:
+                await asyncio.sleep(0.02)
+        await until_free(store)
+
+
+async def test_so_many_media_may_be_asked_for(client_of_one: Client) -> None:
+    """A credit of 65,536 is taken, when attaching and later; one more is refused."""
+    client = client_of_one
+    assert details(await client.refused(initial_credit=65_537))["BadRequest"].field_violations
+    await client.attached(initial_credit=65_536)
+    await client.send(acknowledge=pb.Acknowledge(credit=65_536))
+    await client.send(acknowledge=pb.Acknowledge(credit=65_537))
+    assert "credit may be 65536" in (await client.next("error")).error.status.message
+    assert len([heard for heard in client.heard if heard.HasField("error")]) == 1
+
+
+async def test_so_many_http_connections_stand_at_a_time(altered: Altered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes when there are as many as may be is told 503, and not when one has gone."""
+    monkeypatch.setattr(http_server, "CONNECTIONS", 3)
+
+    async def status(address: str) -> bytes:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(30):
+            answer = await reader.read()
+        writer.close()
+        return answer.split()[1]
+
+    async with Gateway.running(altered()) as gateway:
+        held = [await asyncio.open_connection(*gateway.http.address.split(":")) for _ in range(2)]
+        async with asyncio.timeout(30):
+            while len(gateway.http._server.server_state.connections) < 2:
+                await asyncio.sleep(0.01)
+        assert await status(gateway.http.address) == b"503"
+        held.pop()[1].close()
+        async with asyncio.timeout(30):
+            while len(gateway.http._server.server_state.connections) > 1:
+                await asyncio.sleep(0.01)
+        assert await status(gateway.http.address) == b"200"
+        for _, writer in held:
+            writer.close()
 
 
 async def test_so_many_inputs_may_wait(client_of_one: Client, worker: FakeWorker) -> None:

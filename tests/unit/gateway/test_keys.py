@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth.keys import ApiKeys, key_digest, key_line, new_key
+from gateway.auth.keys import FILE_BYTES, KEYS_MOST, ApiKeys, key_digest, key_line, new_key
+from services.errors import SecretsInvalid
 
 
 def test_a_key_is_its_tenants(tmp_path: Path) -> None:
@@ -40,6 +41,25 @@ def test_a_key_is_taken_back_without_a_restart(tmp_path: Path) -> None:
     assert keys.find(second) is not None
     path.write_text("# nobody any more")
     assert keys.find(second) is None
+
+
+def test_a_file_of_keys_may_be_so_long(tmp_path: Path) -> None:
+    """4,096 keys and 1 MiB are read, one more of either is refused with what is allowed."""
+    path = tmp_path / "keys"
+    lines = [f"acme {number:064x}" for number in range(KEYS_MOST)]
+    whole = "\n".join(lines).ljust(FILE_BYTES - 2) + "\n#"
+    for text, is_taken in (
+        (whole, True),
+        (f"{whole}x", False),
+        ("\n".join(lines), True),
+        ("\n".join([*lines, f"acme {KEYS_MOST:064x}"]), False),
+    ):
+        path.write_text(text)
+        if is_taken:
+            ApiKeys(path)
+        else:
+            with pytest.raises(SecretsInvalid, match="more than 4096 keys or 1048576 bytes"):
+                ApiKeys(path)
 
 
 @pytest.mark.parametrize("tenant", ["", "Acme", "a/b", "a" * 64, "a b"])

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from PIL import Image
 
+from cuelight.v1 import render_pb2
 from cuelight.v1 import session_pb2 as pb
+from gateway.renders import validation as renders
 from gateway.sessions import validation
 from services.errors import InvalidInput
 from services.settings import GatewaySettings
@@ -34,6 +37,19 @@ def scans(count: int) -> bytes:
     return head + more * (b"\xff\xda" + last) + b"\xff\xd9"
 
 
+def lasting(ms: int) -> Duration:
+    """So many milliseconds."""
+    made = Duration()
+    made.FromMilliseconds(ms)
+    return made
+
+
+def waiting(ms: int) -> pb.CreateSessionRequest:
+    """A creation that waits for so long."""
+    return pb.CreateSessionRequest(queue_timeout=lasting(ms))
+
+
+VOICE = fake_bundle.voice(15.0)
 PADDED = picture(64, 64).ljust(4 * 1024 * 1024, b"0")
 
 
@@ -51,7 +67,12 @@ PADDED = picture(64, 64).ljust(4 * 1024 * 1024, b"0")
         (validation.check_portrait, PADDED, PADDED + b"0"),
         (validation.check_voice, fake_bundle.voice(3.0), fake_bundle.voice(2.99)),
         (validation.check_voice, fake_bundle.voice(15.0), fake_bundle.voice(15.01)),
+        (validation.check_voice, VOICE.ljust(2 * 1024 * 1024, b"0"), VOICE.ljust(2 * 1024 * 1024 + 1, b"0")),
         (validation.check_new_id, "x" * 63, "x" * 64),
+        (validation.page, pb.ListSessionsRequest(page_size=1000), pb.ListSessionsRequest(page_size=1001)),
+        (validation.page, pb.ListSessionsRequest(page_token="x" * 256), pb.ListSessionsRequest(page_token="x" * 257)),
+        (validation.queue_timeout_s, waiting(60_000), waiting(60_001)),
+        (lambda ms: validation.playhead_s(lasting(ms), "playhead"), 604_800_000, 604_800_001),
     ],
 )
 def test_so_much_is_taken(check: Callable[[Any], object], taken: Any, refused: Any) -> None:
@@ -59,6 +80,37 @@ def test_so_much_is_taken(check: Callable[[Any], object], taken: Any, refused: A
     check(taken)
     with pytest.raises(InvalidInput):
         check(refused)
+
+
+@pytest.mark.parametrize(
+    ("field", "taken", "refused"),
+    [
+        ("instructions", "x" * 8192, "x" * 8193),
+        ("max_ahead", lasting(600_000), lasting(600_001)),
+        ("labels", dict.fromkeys(map(str, range(16)), ""), dict.fromkeys(map(str, range(17)), "")),
+        ("labels", {"k" * 64: "v" * 64}, {"k" * 65: ""}),
+        ("labels", {"k": ""}, {"k": "v" * 65}),
+        ("labels", {"k": ""}, {"": "v"}),
+        ("script", "x" * 1024 * 1024, "x" * (1024 * 1024 + 1)),
+        ("prompt", "x" * 4096, "x" * 4097),
+    ],
+)
+def test_so_much_is_taken_of_each_field(tmp_path: Path, field: str, taken: Any, refused: Any) -> None:
+    """Of what a session or a render is asked for with, the last value that is accepted and the first that is not."""
+    manifest = fake_bundle.write_bundle(tmp_path).manifest
+    planners = validation.PlannerNames(("small",), "small")
+
+    def check(value: Any) -> None:
+        if field in ("script", "prompt"):
+            order = render_pb2.SubmitRenderRequest(**{"script": "Words.", field: value})
+            renders.order(order, manifest, planners)
+        else:
+            validation.session_config(pb.SessionConfig(**{field: value}), manifest, planners)
+
+    check(taken)
+    with pytest.raises(InvalidInput) as caught:
+        check(refused)
+    assert caught.value.field.rpartition(".")[2] == field
 
 
 def test_a_picture_is_measured_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,9 @@ def test_absent_and_broken_manifests_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BundleInvalid, match="not JSON"):
         load_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(BundleInvalid, match="not JSON"):
+        load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(BundleInvalid):
         load_manifest(tmp_path)
