@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from kubernetes.aio.client import ApiClient, AppsV1Api, CoreV1Api
 from kubernetes.aio.client.exceptions import ApiException
 
-from services.fleet.election import NOT_FOUND
+from services.fleet.election import FORBIDDEN, NOT_FOUND
 
 Json: TypeAlias = dict[str, Any]
 MARK = "cuelight.dev/"
@@ -68,12 +68,12 @@ class Cluster:
         self.names = names
 
     async def look(self) -> ClusterSeen | None:
-        """See what there is; None when it is of before and gone."""
+        """See what there is; None when it is of before and gone, or no business of ours any more."""
         names = self.names
         try:
             stateful = self._plain(await self._apps.read_namespaced_stateful_set(names.workers, names.namespace))
         except ApiException as fault:
-            if fault.status == NOT_FOUND and names.is_previous:
+            if fault.status in (NOT_FOUND, FORBIDDEN) and names.is_previous:
                 return None
             raise
         wanted = stateful["spec"]["selector"]["matchLabels"]

@@ -22,7 +22,7 @@ Json: TypeAlias = dict[str, Any]
 DURATION_S = 15
 ACTS_S = 10.0
 """A leader that has not renewed for this long acts no more; the rest of the duration is for clocks that drift."""
-NOT_FOUND, CONFLICT = 404, 409
+FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 
 @dataclass(frozen=True, slots=True)

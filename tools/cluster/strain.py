@@ -36,7 +36,8 @@ async def scale(cluster: Cluster, viewer: Viewer) -> str:
         for each in crowd:
             each.start()
         for each in crowd:
-            await each.more(1, PATIENCE_S, "a first chunk in the crowd")
+            # Who came first may have said all it has by now.
+            await each.until(lambda seen: bool(seen.whole), PATIENCE_S, "a first chunk in the crowd")
         await cluster.until_ready("worker", 3, PATIENCE_S)
         up_s = time.monotonic() - began
     finally:
