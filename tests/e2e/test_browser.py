@@ -47,7 +47,7 @@ async def test_interrupt_cuts_and_new_words_are_spoken(stack: RunningStack, tmp_
         await page.until("document.querySelectorAll('.word.lit').length >= 2")
         await keep_screenshot(page, "page-phone.png", tmp_path)
         await page.page.click("#interrupt")
-        await page.until("document.getElementById('video').volume < 0.01", 3000)
+        await page.until("document.getElementById('video').volume < 0.01")
         begin = await page.time()
         await page.speak(NEW_WORDS)
         await page.until("[...document.querySelectorAll('.word.lit')].some((word) => word.textContent === 'again.')")

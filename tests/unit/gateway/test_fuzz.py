@@ -30,7 +30,8 @@ from gateway.sessions.tokens import resume_ordinal, session_and_secret
 from services.errors import BadCredentials, CuelightError, InvalidInput, SecretsInvalid, SessionNotFound, StateCorrupt
 from services.state import codec
 
-FEW = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+IN_VAIN = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+FEW = settings(max_examples=80, deadline=None, suppress_health_check=IN_VAIN)
 TEXT = st.text(max_size=200) | st.from_regex(r"tenants/[a-zA-Z0-9-]{0,70}/sessions/[a-zA-Z0-9{}/-]{0,70}")
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
