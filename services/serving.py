@@ -20,7 +20,7 @@ import signal
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -44,6 +44,7 @@ __all__ = [
     "ServingOptions",
     "channel_options",
     "error_from_rpc",
+    "inner_limits",
     "internal_certificates",
     "open_channel",
     "status_from_error",
@@ -56,6 +57,24 @@ LIVENESS = "liveness"
 READINESS = "readiness"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Probe(NamedTuple):
+    """When a line that is silent is asked for a sign of life, by gRPC, whether or not there is a call on it."""
+
+    silence_ms: int
+    """Nothing came for this long."""
+    answer_ms: int
+    """The line is broken when nothing comes for so much longer."""
+    suffered_ms: int = 500
+    """How soon the other side may ask again, where it has nothing else to say."""
+
+
+_INNER_CHANNEL = _Probe(1_000, 1_500)
+_INNER_SERVER = _Probe(1_500, 2_000)
+_OUTER_SERVER = _Probe(30_000, 10_000, 5_000)
+_CONNECT_MS = 1_500
+"""A connection that is not made within this will not be: whoever listens hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +101,7 @@ class ConnectionLimits:
     def as_options(self) -> list[tuple[str, int]]:
         """Return the server arguments that set these."""
         return [
+            *_probing(_OUTER_SERVER),
             ("grpc.max_concurrent_streams", self.streams),
             ("grpc.max_metadata_size", self.header_bytes),
             ("grpc.absolute_max_metadata_size", self.header_bytes),
@@ -150,7 +170,7 @@ class RpcServer:
         self._names = tuple(service_names)
         self._health = health.aio.HealthServicer()
         guards = [_ErrorInterceptor(), *interceptors]
-        limits = options.limits.as_options() if options.limits else []
+        limits = options.limits.as_options() if options.limits else inner_limits()
         self.grpc = aio.server(interceptors=guards, options=[*_server_options(options.max_message_bytes), *limits])
         self.port = 0
         self._probed: aio.Server | None = None
@@ -182,7 +202,7 @@ class RpcServer:
         await self.grpc.start()
 
     async def _start_probed(self, host: str, port: int) -> None:
-        self._probed = aio.server(options=_server_options(max_message_bytes=4096))
+        self._probed = aio.server(options=[*_server_options(max_message_bytes=4096), *_probing(_OUTER_SERVER)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
         self.health_address = _joined(host, _listen(self._probed, host, port, None))
         await self._probed.start()
@@ -284,23 +304,33 @@ def _server_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+
+
+def inner_limits() -> list[tuple[str, int]]:
+    """Return the server arguments where only other services connect: they may ask for a sign of life every second."""
+    return _probing(_INNER_SERVER)
+
+
+def _probing(probe: _Probe) -> list[tuple[str, int]]:
+    return [
+        ("grpc.keepalive_time_ms", probe.silence_ms),
+        ("grpc.keepalive_timeout_ms", probe.answer_ms),
+        ("grpc.http2.ping_timeout_ms", probe.answer_ms),  # or gRPC waits a minute, whatever the line above says
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", probe.suffered_ms),
     ]
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Return what a channel to one of our servers is opened with: the same limits, a dead peer found in seconds."""
+    """Return what a channel to one of our servers is opened with: the same limits, a dead peer found in 2.5 s."""
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
+        *_probing(_INNER_CHANNEL),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
 

@@ -1,25 +1,28 @@
-"""What heir and giver do when a session moves: prepare, succeed, hand over. The order is that of `succession`.
+"""How a session changes hands: prepare, succeed and hand over in a move, whose order is that of `succession`, or claim.
 
 It knows footing, lease and store; what becomes of readers it does not know.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from dit_worker.service.footing import Footing, script_of
-from dit_worker.service.lease import LeaseKeeper
+from dit_worker.service.lease import LeaseKeeper, acquired
+from dit_worker.service.neighbours import presence
 from dit_worker.service.play import Play
 from dit_worker.service.station import Station
 from dit_worker.service.succession import Gift, Handed, Heir, Terms
 from services.errors import CuelightError, StaleEpoch
 from services.logs import get_logger
 from services.session import SessionRecord
-from services.state.lease import Lease
+from services.state.lease import RENEW_S, Lease
 
 log = get_logger(__name__)
 
 
-async def prepare(station: Station, session_id: str, heir: Heir) -> Footing:
-    """Stand where the session stands while another worker still performs it, and say so."""
+async def prepare(station: Station, session_id: str) -> Footing:
+    """Stand where the session stands while another worker has it still."""
     snapshot = await station.store.load_snapshot(session_id)
     footing = Footing(await script_of(session_id, snapshot.record.config, station), station)
     try:
@@ -28,8 +31,45 @@ async def prepare(station: Station, session_id: str, heir: Heir) -> Footing:
     except BaseException:
         footing.close()
         raise
-    heir.prepared.set_result(None)
     return footing
+
+
+async def claim(station: Station, record: SessionRecord) -> tuple[Lease, Footing | None]:
+    """Take the session from nobody, or from a worker that is lost, and stand where it stands while its lease runs out.
+
+    Raises StaleEpoch when that worker goes on with it.
+    """
+    store, settings, session_id = station.store, station.settings, record.session_id
+    preparing: list[asyncio.Task[Footing]] = []
+    try:
+        lease = await acquired(
+            *(store, session_id, settings.owner_name, station.policy(record.config), station.now),
+            find=lambda worker_id: presence(worker_id, store, settings),
+            meanwhile=lambda: preparing.append(asyncio.create_task(prepare(station, session_id))),
+        )
+        if preparing:
+            await asyncio.wait(preparing, timeout=RENEW_S)
+    except BaseException:
+        await _undone(preparing)
+        raise
+    for task in preparing:
+        if task.done() and not task.cancelled() and task.exception() is None:
+            return lease, task.result()
+        await _undone(preparing)
+        await station.bridge.close(session_id)  # it is opened anew, under the lease
+    return lease, None
+
+
+async def _undone(preparing: list[asyncio.Task[Footing]]) -> None:
+    for task in preparing:
+        task.cancel()
+        await asyncio.wait({task})
+        if task.cancelled():
+            continue
+        if (fault := task.exception()) is None:
+            task.result().close()
+        else:
+            log.warning("not_prepared", error=type(fault).__name__)
 
 
 async def succeed(station: Station, record: SessionRecord, heir: Heir) -> Lease:

@@ -8,14 +8,16 @@ had it meanwhile. It knows nothing of what the holder does with the session.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from dit_worker.engine.scheduler import Clock
+from dit_worker.service.neighbours import Presence
 from services.errors import StaleEpoch, StoreUnavailable
 from services.logs import get_logger
 from services.session import ChunkPolicy
-from services.state.lease import FENCE_S, LEASE_S, RENEW_S, Lease
+from services.state.lease import FENCE_S, LEASE_S, RENEW_S, Holder, Lease
 from services.state.store import SessionStore
 
 log = get_logger(__name__)
@@ -23,29 +25,69 @@ _AGAIN_S = 0.05
 _POLL_S = 0.25
 
 
-async def acquired(store: SessionStore, session_id: str, owner: str, policy: ChunkPolicy, clock: Clock) -> Lease:
-    """Wait for the lease for as long as a dead holder may still have it, and a little. Raises StaleEpoch after that."""
-    give_up_at = clock() + LEASE_S + RENEW_S
+async def acquired(
+    store: SessionStore,
+    session_id: str,
+    owner: str,
+    policy: ChunkPolicy,
+    clock: Clock,
+    find: Callable[[str], Awaitable[Presence]],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Lease:
+    """Wait for the lease for as long as a hung holder may still have it, and a little. Raises StaleEpoch after that.
+
+    find: asks a holder whether it is still there; one that is gone is waited for no longer.
+    meanwhile: is called once, when it must be waited for.
+    """
+    give_up_at, ask_at, gone = clock() + LEASE_S + RENEW_S, -math.inf, ""
     while True:
-        lease = await store.acquire_lease(session_id, owner, policy)
+        lease = await store.acquire_lease(session_id, owner, policy, gone=gone)
         if lease is not None:
-            log.info("session_taken", epoch=lease.epoch)
+            log.info("session_taken", epoch=lease.epoch, gone=gone)
             return lease
         if clock() > give_up_at:
             raise StaleEpoch("another worker holds the session", retry_after_s=1.0)
-        await asyncio.sleep(_POLL_S)
+        holder = await store.lease_holder(session_id)
+        if holder is None:
+            continue
+        if ask_at == -math.inf:
+            meanwhile()
+        if clock() >= ask_at:
+            ask_at = clock() + RENEW_S
+            if await _is_gone(holder, find):
+                gone = holder.owner
+                continue
+        await asyncio.sleep(min(_POLL_S, holder.ends_in_s))
+
+
+async def _is_gone(holder: Holder, find: Callable[[str], Awaitable[Presence]]) -> bool:
+    """Ask, for no longer than its lease would be waited for."""
+    try:
+        async with asyncio.timeout(holder.ends_in_s):
+            return await find(holder.owner) is Presence.GONE
+    except TimeoutError:
+        return False
 
 
 class LeaseKeeper:
     """Renews one lease until it is lost, given away, or the keeper is cancelled."""
 
     def __init__(
-        self, store: SessionStore, lease: Lease, clock: Clock, tell: Callable[[bool], object] = lambda _answers: None
+        self,
+        store: SessionStore,
+        lease: Lease,
+        clock: Clock,
+        tell: Callable[[bool], object] = lambda _answers: None,
+        is_needed: Callable[[], bool] = lambda: True,
     ) -> None:
-        """tell: hears with every change whether the store answers; when it does, the lease is held."""
+        """tell: hears with every change whether the store answers; when it does, the lease is held.
+
+        is_needed: says whether the session must stay when another worker has asked for it.
+        """
         self._store = store
         self._clock = clock
         self._tell = tell
+        self._is_needed = is_needed
         self._turn = asyncio.Lock()
         self._given = asyncio.Event()
         self._renewed = asyncio.Event()
@@ -53,13 +95,15 @@ class LeaseKeeper:
         self.lease = lease
 
     async def keep(self) -> None:
-        """Raises StaleEpoch when another worker has, or had, the session. Waits on once it was given away."""
+        """Raises StaleEpoch when another worker has, had or is to have the session. Waits on once it was given away."""
         while True:
             await asyncio.sleep(min(RENEW_S, self._seconds_left()))
             async with self._turn:
                 if self._given.is_set():
                     break
                 await self._renew_in_time()
+            if self.lease.is_wanted and not self._is_needed():
+                raise StaleEpoch("nobody follows the session here, and another worker was asked for it")
         await asyncio.Event().wait()  # what is left to do needs no lease; whoever runs this ends it
 
     async def held(self) -> Lease:

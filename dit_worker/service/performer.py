@@ -22,9 +22,9 @@ from dit_worker.engine.pacing import Pacing
 from dit_worker.service import messages
 from dit_worker.service.direction import OrchestratorLeaves
 from dit_worker.service.footing import Footing, script_of
-from dit_worker.service.handover import hand_over, prepare, succeed
+from dit_worker.service.handover import claim, hand_over, prepare, succeed
 from dit_worker.service.inbox import Inbox
-from dit_worker.service.lease import LeaseKeeper, acquired
+from dit_worker.service.lease import LeaseKeeper
 from dit_worker.service.ledger import persistently
 from dit_worker.service.pipeline import MediaPipeline, Take
 from dit_worker.service.play import Move, Play, Stage
@@ -247,17 +247,14 @@ class Performer:
         if record.state.is_final:
             return await self._show_remains()
         _check_pin(record, self._station)
-        footing = None if self._heir is None else await prepare(self._station, self.session_id, self._heir)
         try:
-            lease = await self._take(record)
-        except BaseException as fault:
-            if footing is not None:
-                footing.close()
-            if isinstance(fault, SessionClosed):  # whoever had it came to its end meanwhile
-                return await self._show_remains()
-            raise
+            lease, footing = await self._take(record)
+        except SessionClosed:  # whoever had it came to its end meanwhile
+            return await self._show_remains()
         self._programme.epoch = lease.epoch
-        keeper = LeaseKeeper(self._station.store, lease, self._station.now, self._store_answers)
+        keeper = LeaseKeeper(
+            self._station.store, lease, self._station.now, self._store_answers, lambda: self.is_watched
+        )
         self._keeper = keeper
         try:
             await self._perform(record, keeper, footing)
@@ -289,12 +286,17 @@ class Performer:
         self._announce(record.state, "" if record.state is SessionState.CLOSED else "SESSION_FAILED")
         return SessionClosed("the session has ended")
 
-    async def _take(self, record: SessionRecord) -> Lease:
-        """Take the lease: the one that is given, else any, which a dead holder may still have for a while."""
-        if self._heir is not None:
-            return await succeed(self._station, record, self._heir)
-        policy, owner = self._station.policy(record.config), self._station.settings.owner_name
-        return await acquired(self._station.store, self.session_id, owner, policy, self._station.now)
+    async def _take(self, record: SessionRecord) -> tuple[Lease, Footing | None]:
+        """Take the lease, and stand where the session stands meanwhile: as it is given, else from who may be lost."""
+        if self._heir is None:
+            return await claim(self._station, record)
+        footing = await prepare(self._station, self.session_id)
+        self._heir.prepared.set_result(None)
+        try:
+            return await succeed(self._station, record, self._heir), footing
+        except BaseException:
+            footing.close()
+            raise
 
     async def _perform(self, record: SessionRecord, keeper: LeaseKeeper, footing: Footing | None) -> None:
         """Perform until the session is to be closed, or has moved; the first task that ends, ends the others."""

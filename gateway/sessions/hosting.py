@@ -23,7 +23,7 @@ from services.metrics import Metrics
 from services.session import Pin
 from services.state import SessionStore, Slot
 from services.wire import duration_from_seconds
-from services.wire.workers import HandedOn, WorkerLines
+from services.wire.workers import HandedOn, LineLost, WorkerLines
 
 log = get_logger(__name__)
 
@@ -36,6 +36,8 @@ class HostingPolicy:
 
     claim_s: float = 10.0
     """A worker that has not answered the claim by then counts as gone."""
+    again_s: float = 1.5
+    """A worker that had the session when its line broke has answered on another one by then, or counts as gone."""
     give_up_s: float = 45.0
     """A session that no worker takes for this long has failed."""
     steady_s: float = 10.0
@@ -96,6 +98,8 @@ class Hosting:
         self._is_recovering = False
         self._up_at: float | None = None
         self._gone: set[str] = set()
+        self._again: Slot | None = None
+        """Whose line broke while it had the session: it may be the line alone that is gone."""
         self.worker_id = ""
         """Who is asked for the session, or has it."""
         self._hanging: asyncio.Timeout | None = None
@@ -214,7 +218,8 @@ class Hosting:
             if not self._can_go_on(fault) or loop.time() - lost_at > self._patience_s:
                 raise cause
             self._lost(fault, tries)
-            await asyncio.sleep(min(self._policy.backoff_most_s, self._policy.backoff_s * 2**tries))
+            if tries:
+                await asyncio.sleep(min(self._policy.backoff_most_s, self._policy.backoff_s * 2 ** (tries - 1)))
             tries += 1
 
     def _went_on(self, offset: int) -> bool:
@@ -240,17 +245,23 @@ class Hosting:
             self.announce(pb.SESSION_STATE_RECOVERING, fault.reason)
 
     async def _host_once(self) -> None:
-        slot = await self._reserve()
+        again, self._again = self._again, None
+        deadline_s = self._policy.claim_s if again is None else self._policy.again_s
+        slot = again or await self._reserve()
         while True:
+            before = self._up_at
             try:
-                return await self._host_at(slot)
+                return await self._host_at(slot, deadline_s)
             except HandedOn as onward:
                 log.info("session_followed", worker_id=onward.worker_id)
                 self._backstage.metrics.moves.labels("followed").inc()
-                slot = Slot(onward.worker_id, onward.address)
-            except CuelightError:
-                # Its heartbeat may outlive it by seconds: ask another one meanwhile, and this one when none is left.
-                self._gone.add(slot.worker_id)
+                slot, deadline_s = Slot(onward.worker_id, onward.address), self._policy.claim_s
+            except CuelightError as fault:
+                if isinstance(fault, LineLost) and self._up_at != before and self._last_owner is None:
+                    self._again = slot
+                else:
+                    # Its heartbeat may outlive it by seconds: ask another meanwhile, and this one when none is left.
+                    self._gone.add(slot.worker_id)
                 raise
 
     async def _find_remains(self) -> Slot:
@@ -277,25 +288,26 @@ class Hosting:
             self._gone.clear()
             return await reserve(self.session_id, self._pin)
 
-    async def _host_at(self, slot: Slot) -> None:
-        """Be hosted by this worker until its stream ends. Raises what that ended with."""
+    async def _host_at(self, slot: Slot, deadline_s: float) -> None:
+        """Be hosted by this worker, which answers in time, until its stream ends. Raises what that ended with."""
         self.worker_id = slot.worker_id
         try:
             async with asyncio.timeout(None) as self._hanging:
-                await self._receive_from(slot)
+                await self._receive_from(slot, deadline_s)
         except TimeoutError as silence:
             raise WorkerUnavailable("the worker gives no sign of life") from silence
         finally:
             self._hanging = None
 
-    async def _receive_from(self, slot: Slot) -> None:
+    async def _receive_from(self, slot: Slot, deadline_s: float) -> None:
         claim = worker_pb2.Claim(session_id=self.session_id)
         wanted = self._first_missing()
         if wanted is not None:
             claim.media_offset = wanted
         self._up = _Upstream(claim, self._playhead_s)
         async with self._backstage.lines.host(slot.address, self._up.requests()) as responses:
-            hosted = await responses.first(self._policy.claim_s)
+            hosted = await responses.first(deadline_s)
+            self._up.begin()
             self._take_hosted(hosted, slot)
             async for response in responses:
                 self._take(response)
@@ -427,6 +439,11 @@ class _Upstream:
         self._playhead_s = playhead_s
         self._is_nudged = True  # cues may have come while no stream stood
         self._wake = asyncio.Event()
+        self._hosted = asyncio.Event()
+
+    def begin(self) -> None:
+        """The claim was answered. What is written to a stream that is being refused would hide why it is."""
+        self._hosted.set()
 
     def play(self, playhead_s: float) -> None:
         self._playhead_s = playhead_s
@@ -439,6 +456,7 @@ class _Upstream:
     async def requests(self) -> AsyncIterator[worker_pb2.HostRequest]:
         """The requests of the stream: the claim, then whatever is newest."""
         yield worker_pb2.HostRequest(claim=self._claim)
+        await self._hosted.wait()
         while True:
             self._wake.clear()
             playhead_s, self._playhead_s = self._playhead_s, None

@@ -26,7 +26,18 @@ class Lease:
     policy: ChunkPolicy
     asked_at_s: float
     """Monotonic time just before the call that confirmed it."""
+    is_wanted: bool = False
+    """Whether another worker has asked for the session since the lease was confirmed before."""
 
     def is_fenced(self, now_s: float) -> bool:
         """Say whether the holder must stop, by its monotonic clock."""
         return now_s - self.asked_at_s >= FENCE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a session's lease, as others see it."""
+
+    owner: str
+    ends_in_s: float
+    """Unless it is renewed."""

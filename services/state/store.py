@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.errors import CommitConflict, InvalidInput, SessionNotFound, StaleEpoch, StaleGeneration, StateCorrupt
 from services.logs import get_logger
@@ -33,7 +33,7 @@ from services.state.calls import Argument
 from services.state.demand import DemandStore
 from services.state.fleet import FleetStore
 from services.state.keys import SessionKeys, is_session_id, request_key, session_keys, tenant_key
-from services.state.lease import LEASE_S, Lease
+from services.state.lease import LEASE_S, Holder, Lease
 from services.state.planning import PlanningStore
 from services.state.quota import QuotaStore
 from services.state.snapshot import StoredSession, build_snapshot
@@ -197,13 +197,23 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         (entries,) = await self._together(lambda pipe: pipe.xrange(keys.cues, f"{after + 1}-0", "+", count=limit))
         return tuple(codec.cue_from_entry(entry_id, fields) for entry_id, fields in entries)
 
-    async def acquire_lease(self, session_id: str, owner: str, policy: ChunkPolicy) -> Lease | None:
-        """Take the right to advance a session, under a new epoch; None while another owner holds it."""
+    async def acquire_lease(self, session_id: str, owner: str, policy: ChunkPolicy, *, gone: str = "") -> Lease | None:
+        """Take the right to advance a session, under a new epoch; None while another owner than `gone` holds it.
+
+        The holder hears with its next renewal that somebody waits.
+        """
         asked_at_s = time.monotonic()
-        answer = await self._script("acquire", _keys(session_id), owner, round(LEASE_S * 1000), policy.history_chunks)
+        args = (owner, round(LEASE_S * 1000), policy.history_chunks, gone)
+        answer = await self._script("acquire", _keys(session_id), *args)
         if answer[0] == b"HELD":
             return None
         return Lease(session_id, owner, int(answer[1]), policy, asked_at_s)
+
+    async def lease_holder(self, session_id: str) -> Holder | None:
+        """Return who holds the lease now; None when nobody does."""
+        keys = _keys(session_id)
+        owner, left_ms = await self._together(lambda pipe: pipe.get(keys.lease).pttl(keys.lease))
+        return None if owner is None else Holder(owner.decode(), left_ms / 1000 if left_ms >= 0 else LEASE_S)
 
     async def take_over(self, session_id: str, owner: str, policy: ChunkPolicy, *, epoch: int) -> Lease:
         """Take the session, under a new epoch, from the holder of `epoch`, who gives it away.
@@ -219,8 +229,8 @@ class SessionStore(FleetStore, DemandStore, QuotaStore, PlanningStore):
         """Keep a lease for another 6 s. Raises StaleEpoch when another worker has taken the session."""
         asked_at_s = time.monotonic()
         keys = _keys(lease.session_id)
-        await self._script("renew", keys, lease.epoch, lease.owner, round(LEASE_S * 1000))
-        return Lease(lease.session_id, lease.owner, lease.epoch, lease.policy, asked_at_s)
+        answer = await self._script("renew", keys, lease.epoch, lease.owner, round(LEASE_S * 1000))
+        return replace(lease, asked_at_s=asked_at_s, is_wanted=bool(answer[1]))
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back. Harmless when it is no longer held."""

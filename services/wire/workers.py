@@ -30,6 +30,10 @@ class HandedOn(WorkerUnavailable):
         self.address = moved.address
 
 
+class LineLost(WorkerUnavailable):
+    """The line broke, or none could be had: the worker may be gone, or it may be there on another line."""
+
+
 class HostResponses:
     """What a worker answers on one Host stream, with its errors translated; the last may be HandedOn."""
 
@@ -114,7 +118,7 @@ def _translated(fault: aio.AioRpcError) -> CuelightError:
         return CuelightError("the worker has a fault; its log says more")
     if fault.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
         return CuelightError(f"the worker does not speak this version of the contract: {fault.details()}")
-    return WorkerUnavailable(f"the worker does not answer ({fault.code().name})")
+    return LineLost(f"the worker does not answer ({fault.code().name})")
 
 
 def _has_details(fault: aio.AioRpcError) -> bool:

@@ -14,12 +14,14 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import redis as redis_client
 from grpc import aio
 
 from cuelight.v1 import session_pb2
 from services.bundle import load_manifest
 from services.session import Cue, CueKind, Regime, SessionConfig, SessionSnapshot
 from services.state import EmbeddedRedis, SessionStore
+from services.state.keys import session_keys
 from tests.fixtures.audience import Audience
 from tests.fixtures.processes import ROOT, RunningProcess, running
 from tests.fixtures.relay import Relay, Step
@@ -125,7 +127,7 @@ def assert_whole(audience: Audience) -> None:
 async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undisturbed_run(
     theatre: Theatre, store: SessionStore
 ) -> None:
-    """SIGKILL in the middle of a chunk: another worker goes on from the committed chunk, bit for bit the same."""
+    """SIGKILL in mid-chunk: another worker goes on at once, whatever its lease says, bit for bit the same."""
     await new_session(store, "undisturbed")
     calm = Audience("undisturbed", theatre.chunk_s)
     await calm.follow(theatre.steady.address)
@@ -138,6 +140,8 @@ async def test_a_killed_worker_is_replaced_and_the_latents_are_those_of_an_undis
     with theatre.worker("doomed", theatre.orchestrator.address) as doomed:
         await audience.follow(doomed.address, until=lambda so_far: so_far.next_offset == 4)
         doomed.kill()
+    with redis_client.Redis.from_url(theatre.redis_url) as server:
+        assert server.persist(session_keys("disturbed").lease), "whoever waits for its end waits for ever"
     await audience.follow(theatre.steady.address, media_offset=audience.next_offset)
 
     assert_whole(audience)

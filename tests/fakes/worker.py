@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 from cuelight.v1 import session_pb2 as pb
 from cuelight.v1 import worker_pb2, worker_pb2_grpc
 from services.errors import CuelightError
-from services.serving import status_from_error
+from services.serving import inner_limits, status_from_error
 from services.session import Cue, CueKind, Regime, SessionRecord
 from services.state import SessionStore, WorkerReport
 from tests.fakes.media import (
@@ -122,7 +122,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def start(self) -> None:
         """Listen on a free port and report to the fleet."""
-        self._server = aio.server()
+        self._server = aio.server(options=inner_limits())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()

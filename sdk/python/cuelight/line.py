@@ -20,6 +20,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 8 * 1024 * 1024),
     ("grpc.max_send_message_length", 8 * 1024 * 1024),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # or gRPC waits a minute, whatever the line above says
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A new channel is a new connection: the old one may lead to a gateway that goes away.
     ("grpc.use_local_subchannel_pool", 1),

@@ -12,6 +12,7 @@ if present ~= ARGV[1] then
 end
 local epoch = string.format('%.0f', math.max(tonumber(present) + 1, now_ms() * 1024))
 redis.call('HSET', RECORD, 'epoch', epoch, 'owner', ARGV[2], 'taken_from', present, 'history_chunks', ARGV[4])
+redis.call('HDEL', RECORD, 'wanted_by')
 redis.call('SET', LEASE, ARGV[2], 'PX', ARGV[3])
 changed()
 return {'OK', epoch}

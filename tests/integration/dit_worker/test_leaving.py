@@ -48,8 +48,8 @@ async def test_a_session_that_ends_while_it_is_waited_for_is_shown_to_its_end(
     store, asked = theatre.worker.station.store, asyncio.Event()
     acquire = store.acquire_lease
 
-    async def acquire_lease(session_id: str, owner: str, policy: ChunkPolicy) -> Lease | None:
-        lease = await acquire(session_id, owner, policy)
+    async def acquire_lease(session_id: str, owner: str, policy: ChunkPolicy, *, gone: str) -> Lease | None:
+        lease = await acquire(session_id, owner, policy, gone=gone)
         asked.set()
         return lease
 
