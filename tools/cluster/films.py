@@ -15,7 +15,7 @@ from tools.cluster.viewer import LINES, Viewer
 
 FIRST_CHUNKS = 2
 """As many are kept before anything is done."""
-VERSES = 8
+VERSES = 4
 """How often the lines are said: longer than it takes to replace a render worker, however quick the machine is."""
 Scenario = Callable[[Cluster, Viewer], Awaitable[str]]
 

@@ -66,13 +66,13 @@ SCENARIOS: Mapping[str, Scenario] = {
     "drain-node": drain_node,
     "upgrade": render_through(upgrade),
     "rollback": rollback,
-    "upgrade-bundle": upgrade_bundle,
     "scale": scale,
     "orchestrators": orchestrators,
     "autoscaler": autoscaler,
     "alerts": alerts,
     "kill-fleet": kill_fleet,
     "kill-api-server": kill_api_server,
+    "upgrade-bundle": upgrade_bundle,
 }
 
 
