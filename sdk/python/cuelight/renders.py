@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -184,7 +184,7 @@ class Renders:
                         answer = await stream.read()
                 if answer is grpc.aio.EOF:
                     return
-                yield answer
+                yield cast("_Answer", answer)
                 wait_s = self._timeouts.silence_s
         finally:
             stream.cancel()
