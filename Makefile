@@ -41,7 +41,7 @@ fuzz: $(BIN)/.dev ## Throw garbage at parsers, contract and ports: so many round
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q $(ONLY) tests/fuzz
 
 test: $(BIN)/.dev ## Run all tests
-	$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) $(ONLY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(PROCESSES) $(ONLY)
 
 vllm-env: $(VLLM_BIN)/.vllm ## Prepare .venv-vllm, in which the orchestrator runs on vLLM (CPU; VLLM_LOCKS=vllm-cuda for CUDA)
 
