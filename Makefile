@@ -13,7 +13,7 @@ OURS := -e sdk/python -e .
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # What pytest is told besides: make test ONLY="-k fmp4" or ONLY=--last-failed
 ONLY ?=
-# Processes that share the tests; none: PROCESSES=0. Most tests wait for servers, so that two take half of one's time.
+# Processes that share the tests, most of which wait for servers; none: make test PROCESSES=0
 PROCESSES ?= 2
 # Seconds of fuzzing in all instead of so many rounds, which are the same each time: make fuzz FUZZ_SECONDS=1200
 FUZZ_SECONDS ?=
