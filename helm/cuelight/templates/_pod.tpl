@@ -13,9 +13,15 @@ metadata:
     {{- with $block.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $block.podAnnotations }}
+  {{- $checksum := include "cuelight.redisChecksum" . }}
+  {{- if or $checksum $block.podAnnotations }}
   annotations:
+    {{- with $checksum }}
+    checksum/redis: {{ . }}
+    {{- end }}
+    {{- with $block.podAnnotations }}
     {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
 spec:
   serviceAccountName: {{ include "cuelight.name" (omit . "version") }}
@@ -117,6 +123,24 @@ securityContext:
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
+{{- end }}
+
+{{/*
+dict root needsRedis: what changes when the Secret with Redis' URL does, which processes read once: an upgrade then rolls
+the pods. Empty where Helm cannot look, as in `helm template`. Settings stand in the pods themselves; certificates of
+gRPC ports and API keys are read again when they change.
+*/}}
+{{- define "cuelight.redisChecksum" -}}
+{{- $redis := .root.Values.redis }}
+{{- if and .needsRedis (not $redis.trial.enabled) }}
+{{- $read := list }}
+{{- range compact (list $redis.existingSecret.name $redis.ca.secretName $redis.jobs.existingSecret.name) }}
+{{- with lookup "v1" "Secret" $.root.Release.Namespace . }}
+{{- $read = append $read (toJson .data) }}
+{{- end }}
+{{- end }}
+{{- with $read }}{{ join "," . | sha256sum }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "cuelight.containerSecurity" -}}
