@@ -157,13 +157,15 @@ def write_report(bench: Bench, plan: Plan, out: Path | None, page: Path | None) 
         first["pointing"] = pointing_figures(bench.runs[0])
         if plan.prompted:
             first["prompts"] = prompt_figures(bench.runs[0], plan.prompted)
+        shown = plan.prompted if "slots" in first.get("prompts", {}) else ()
     verdicts = judge_targets(results, megabytes(bench.runs[0]))
     results["targets"] = [vars(v) for v in verdicts]
     results["seconds"] = round(time.monotonic() - began, 1)
     if out is not None:
         write_json(results, out)
     if page is not None:
-        html = build_page(results, verdicts, exhibits_of(truth, codec, made), "" if out is None else out.name)
+        exhibits = exhibits_of(truth, codec, made, shown)
+        html = build_page(results, verdicts, exhibits, "" if out is None else out.name)
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html, encoding="utf-8")
     show(results)

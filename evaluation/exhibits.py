@@ -15,7 +15,8 @@ from evaluation.figures import spectrogram
 from evaluation.judge import at_level
 from evaluation.page import Exhibits, Picture, Player, SheetRow
 from evaluation.players import data_address, jpeg, movie, strip
-from evaluation.protocol import Clip
+from evaluation.prompting import AFTER_CHUNKS
+from evaluation.protocol import PROMPT_CHUNK, Clip
 from evaluation.runs import Results, Run, pictures_of
 from evaluation.takes import load_sound, load_take
 from evaluation.voices import MEL_RATE, log_mel_of, portrait_of
@@ -111,8 +112,26 @@ def recording(run: Run, clip: Clip, heard: str = "") -> Player:
     return Player(title, clip.text, data_address("audio/mp4", data), is_film=False, heard=heard)
 
 
-def exhibits_of(truth: Results, codec: Results, variants: Sequence[Results], films: int = FILMS) -> Exhibits:
-    """Everything a report shows of these results; films of the first variant and one of each other."""
+def prompt_sheet(run: Run, clips: Sequence[Clip], side: int = 72) -> list[SheetRow]:
+    """One row a slot: of each value, on the first face that was asked for it, a still before and one after."""
+    rows: dict[str, dict[str, list[np.ndarray]]] = {}
+    for clip in clips:
+        values = rows.setdefault(clip.slot, {})
+        if clip.value not in values:
+            chunks = list(islice(pictures_of(run, load_take(run.folder, clip))(), PROMPT_CHUNK + AFTER_CHUNKS))
+            values[clip.value] = [chunks[PROMPT_CHUNK - 1][-1], chunks[-1][-1]]
+    sheet = []
+    for slot, values in rows.items():
+        stills = [still for pair in values.values() for still in pair]
+        sheet.append(SheetRow(f"{slot}: {', '.join(values)}", data_address("image/jpeg", jpeg(strip(stills, side)))))
+    return sheet
+
+
+def exhibits_of(
+    truth: Results, codec: Results, variants: Sequence[Results], prompted: Sequence[Clip] = (), films: int = FILMS
+) -> Exhibits:
+    """Everything a report shows of these results, and of the first variant's clips with prompts; films of the first
+    variant and one of each other."""
     first, others = variants[0], variants[1:]
     players = [film(first.run, m.clip, m.heard["heard"]) for m in first.short[:films]]
     players += [film(r.run, r.short[0].clip, r.short[0].heard["heard"]) for r in (truth, codec, *others) if r.short]
@@ -124,6 +143,7 @@ def exhibits_of(truth: Results, codec: Results, variants: Sequence[Results], fil
     return Exhibits(
         sheet=contact_sheet(shown) if shown else [],
         sheet_moments=sheet_caption(shown),
+        prompts=prompt_sheet(first.run, prompted),
         spectrograms=[words_picture(r.run, r.short[0].clip) for r in (truth, codec, first) if r.short],
         players=players,
     )

@@ -60,9 +60,12 @@ class Picture:
     says: str
 
 
+PAIRS = "Two stills each: before the prompt acts, and two chunks on. The face and the words differ from value to value."
+
+
 @dataclass(frozen=True)
 class SheetRow:
-    """One stream of a contact sheet."""
+    """One row of a contact sheet: a stream, or what one slot was asked for."""
 
     label: str
     source: str
@@ -100,6 +103,7 @@ class Exhibits:
 
     sheet: list[SheetRow] = field(default_factory=list)
     sheet_moments: str = ""
+    prompts: list[SheetRow] = field(default_factory=list)
     spectrograms: list[Picture] = field(default_factory=list)
     players: list[Player] = field(default_factory=list)
 
@@ -352,7 +356,13 @@ def parts_of(results: Figures, exhibits: Exhibits) -> list[Part]:
         ),
         Part("streams", "The streams", [exhibits.sheet_moments], sheet=exhibits.sheet),
         Part("voices", "Does the reference decide the voice", [], [follow] if follow else []),
-        Part("prompts", "Do prompts show", [], [prompts] if prompts else []),
+        Part(
+            "prompts",
+            "Do prompts show",
+            [PAIRS] * bool(exhibits.prompts),
+            [prompts] if prompts else [],
+            sheet=exhibits.prompts,
+        ),
         Part("spectrograms", "Sound and words", pictures=exhibits.spectrograms),
         Part("players", "To look at and listen to", players=exhibits.players),
     ]
