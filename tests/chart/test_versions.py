@@ -93,13 +93,16 @@ def test_certificates_and_rights_cover_all_versions() -> None:
 
 
 def test_gateways_of_a_new_bundle_wait_for_its_workers() -> None:
-    """As long as a worker may take to start; where bundles have no digest, nobody waits."""
+    """As long as a worker may take to start; where bundles have no digest, or workers come on demand, nobody waits."""
     (gateway,) = _named(_objects(AFTER, BEFORE), "Deployment", "gateway").values()
     assert _env(gateway)["CUELIGHT_WORKERS_WAIT_S"] == "900"
     assert gateway["spec"]["progressDeadlineSeconds"] > 900
     assert gateway["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     (unnamed,) = _named(_objects({"source": "image"}), "Deployment", "gateway").values()
     assert "CUELIGHT_WORKERS_WAIT_S" not in _env(unnamed) and "progressDeadlineSeconds" not in unnamed["spec"]
+    none = {"fleet": {"settings": {"fleet_min_workers": 0}}, "bundle": AFTER}
+    (asking,) = _named(chart.objects(chart.render(merged(LAPTOP, FLEET, none))), "Deployment", "gateway").values()
+    assert "CUELIGHT_WORKERS_WAIT_S" not in _env(asking)  # it would wait for workers that wait for it
 
 
 def test_a_bundle_of_before_may_need_its_images() -> None:
