@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from redis.asyncio.connection import AbstractConnection
 
 from cuelight import Session
@@ -88,6 +89,13 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
     """URL of the test run's Redis server, empty."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture
+def raw_redis(redis_url: str) -> Iterator[redis.Redis]:
+    """The same server, for what no call of the store does."""
+    with redis.Redis.from_url(redis_url) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from dit_worker.service.worker import running
 from orchestrator_llm.service.process import Orchestrator
@@ -69,7 +70,7 @@ def replies_asked(server: LlmServer) -> list[int]:
 
 
 async def test_words_settled_by_an_interrupt_are_answered_by_the_next_worker(
-    tiny_bundle: Path, redis_url: str, store: SessionStore
+    tiny_bundle: Path, redis_url: str, raw_redis: redis.Redis, store: SessionStore
 ) -> None:
     """Heard, interrupted, and then the worker loses the session without a word: its heir asks the model about them."""
     with llm_server("good") as server:
@@ -83,7 +84,7 @@ async def test_words_settled_by_an_interrupt_are_answered_by_the_next_worker(
                     while (await store.load_snapshot("s")).cue_cursor < settled:
                         await asyncio.sleep(0.02)
                 assert replies_asked(server) == []
-                await store._redis.delete("cuelight:{s}:lease")
+                raw_redis.delete("cuelight:{s}:lease")
                 lease = await store.acquire_lease("s", "the-heir", ChunkPolicy(CHUNK_S, 1, 8))
                 assert lease is not None
             assert (await store.load_snapshot("s")).heard == ("Who are you?",)

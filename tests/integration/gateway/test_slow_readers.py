@@ -8,8 +8,10 @@ import struct
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from google.protobuf.message import Message
 from grpc import StatusCode, aio
 
@@ -58,7 +60,7 @@ async def test_a_reader_that_takes_nothing_holds_generation_back(
 
 
 async def test_a_reader_that_never_comes_back_costs_nothing_after_its_time(
-    gateway: Gateway, worker: FakeWorker, store: SessionStore
+    gateway: Gateway, worker: FakeWorker, store: SessionStore, raw_redis: redis.Redis
 ) -> None:
     """Its session is closed, its slot free, nothing of it is left in the gateway, and what Redis has of it expires."""
     async with aio.insecure_channel(gateway.rpc.address) as channel:
@@ -75,7 +77,7 @@ async def test_a_reader_that_never_comes_back_costs_nothing_after_its_time(
     assert not gateway.hostings._partings and not gateway.hostings._limits
     await worker._beat()
     assert [found.used for found in await store.list_workers()] == [0]
-    left = [await store._redis.pttl(key) for key in session_keys(session_id)]
+    left: list[Any] = [raw_redis.pttl(key) for key in session_keys(session_id)]
     assert all(life == -2 or 0 < life <= KEPT_AFTER_END_MS for life in left)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import redis
 
 from cuelight.v1 import orchestrator_admin_pb2 as pb
 from orchestrator_llm.service.process import Orchestrator
@@ -262,13 +263,13 @@ async def test_a_decision_that_replicas_cannot_follow_is_told_for_as_long_as_it_
 
 
 async def test_no_swap_goes_past_a_replica_that_is_not_understood(
-    tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, store: PlanningStore
+    tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, raw_redis: redis.Redis, store: PlanningStore
 ) -> None:
     """A report of a form that another version may have is no reason to follow nothing, and none to leave it behind."""
     with llm_server("good") as server:
         async with Stage(manifest) as stage:
             leader = await stage.add(tiny_bundle, redis_server, ["a1"])
-            await store._redis.hset(ORCHESTRATORS, "stranger", '{"says": "hello"}')
+            raw_redis.hset(ORCHESTRATORS, "stranger", '{"says": "hello"}')
             async with admin_of(leader) as admin:
                 steps = await steps_of(admin.SwapPlanner(pb.SwapPlannerRequest(to=server.spec, unchecked=True)))
             assert steps[-1].phase == pb.SWAP_PHASE_BACK
@@ -278,7 +279,7 @@ async def test_no_swap_goes_past_a_replica_that_is_not_understood(
 
 
 async def test_a_lost_decision_is_told_again(
-    tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, store: PlanningStore
+    tiny_bundle: Path, manifest: Manifest, redis_server: EmbeddedRedis, raw_redis: redis.Redis, store: PlanningStore
 ) -> None:
     """A Redis that forgets everything hears from the replicas what was decided."""
     async with replica(tiny_bundle, redis_server) as orchestrator:
@@ -287,7 +288,7 @@ async def test_a_lost_decision_is_told_again(
         made = (await store.decision()).changed("planner", Choice(current="rule"))
         assert await store.decide(made)
         await until(lambda: follower.decision.version == made.version)
-        await store._redis.flushall()
+        raw_redis.flushall()
         async with asyncio.timeout(WAIT_S):
             while (await store.decision()).planner.current != "rule":
                 await asyncio.sleep(0.02)

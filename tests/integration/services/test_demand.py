@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+import redis
 
 from services.errors import NoCapacity
 from services.session import Pin
@@ -17,12 +18,12 @@ from services.state.store import SessionStore
 REPORT = WorkerReport("worker-0-boot", "w0:50071", 2, "bundle", is_ready=True)
 
 
-async def test_a_survey_says_who_has_which_session(store: SessionStore) -> None:
+async def test_a_survey_says_who_has_which_session(store: SessionStore, raw_redis: redis.Redis) -> None:
     """Hosted and reserved sessions stand at their worker, silent workers are shown as such."""
     await store.heartbeat(dataclasses.replace(REPORT, sessions=("hosted",)))
     await store.reserve_slot("reserved")
     await store.heartbeat(dataclasses.replace(REPORT, worker_id="worker-1-boot", slots=0, is_ready=False))
-    await store._redis.zadd(BEATS, {"worker-1-boot": 1})
+    raw_redis.zadd(BEATS, {"worker-1-boot": 1})
     first, second = sorted((await store.survey()).workers, key=lambda worker: worker.worker_id)
     assert (first.worker_id, first.sessions, first.is_alive) == ("worker-0-boot", ("hosted", "reserved"), True)
     assert (second.worker_id, second.sessions, second.is_alive) == ("worker-1-boot", (), False)
@@ -51,10 +52,10 @@ async def test_what_finds_no_slot_is_wanted_for_a_while(store: SessionStore, mon
     assert (await store.survey()).wanting == 0
 
 
-async def test_a_survey_passes_over_what_cannot_be(store: SessionStore) -> None:
+async def test_a_survey_passes_over_what_cannot_be(store: SessionStore, raw_redis: redis.Redis) -> None:
     """One entry that is damaged hides no other."""
     await store.heartbeat(REPORT)
-    await store._redis.hset(WORKERS, "worker-7", json.dumps({"worker_id": "worker-7"}))
-    await store._redis.zadd(BEATS, {"worker-7": 2**50})
-    await store._redis.hset(PLACEMENTS, mapping={"a": "{", "b": "7", "c": '{"worker": "x"}'})
+    raw_redis.hset(WORKERS, "worker-7", json.dumps({"worker_id": "worker-7"}))
+    raw_redis.zadd(BEATS, {"worker-7": 2**50})
+    raw_redis.hset(PLACEMENTS, mapping={"a": "{", "b": "7", "c": '{"worker": "x"}'})
     assert [worker.worker_id for worker in (await store.survey()).workers] == ["worker-0-boot"]

@@ -81,17 +81,19 @@ async def test_two_versions_live_side_by_side(store: SessionStore) -> None:
     assert [worker.state_schema for worker in await store.list_workers()] == [1, 1, 2, 2, STATE_SCHEMA]
 
 
-async def test_a_worker_of_before_the_first_change_has_the_first_layout(store: SessionStore) -> None:
+async def test_a_worker_of_before_the_first_change_has_the_first_layout(
+    store: SessionStore, raw_redis: redis_client.Redis
+) -> None:
     """Neither its report nor a record of its time names one; both count as the first."""
     said = {name: value for name, value in asdict(_worker(0)).items() if name not in ("sessions", "state_schema")}
     await store.heartbeat(_worker(0))
-    await store._redis.hset(WORKERS, _worker(0).worker_id, json.dumps(said))
+    raw_redis.hset(WORKERS, _worker(0).worker_id, json.dumps(said))
     with pytest.raises(NoCapacity):
         await store.reserve_slot("later", Pin("b", 2))
     assert (await store.reserve_slot("first", Pin("b", 1))).worker_id == _worker(0).worker_id
     created = await store.create_session(SessionConfig(), session_id="s", bundle="b")
     assert created.pin == Pin("b", STATE_SCHEMA)
-    await store._redis.hdel("cuelight:{s}:record", "state_schema")
+    raw_redis.hdel("cuelight:{s}:record", "state_schema")
     assert (await store.get("s")).pin == Pin("b", 1)
 
 
