@@ -1,7 +1,8 @@
 """Do the sessions that were let in feel it when three times as many want in, and when a render fills what they leave?
 
 Starts the whole stack as `cuelight up` does, with the admission test as shipped, and as many viewers as the worker has
-slots for: processes of their own with the SDK, which talk, listen, play in real time and stay. Three arms, in turns:
+slots for at first: processes of their own with the SDK, which talk, listen, play in real time and stay. Three arms, in
+turns:
 
     alone       nobody else comes
     crowd       twice as many more ask for sessions all the time: half wait in line first, and all come again at once
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -27,11 +29,12 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+import numpy as np
 
 from cuelight.client import connect
 from cuelight.renders import RenderRequest
@@ -51,7 +54,7 @@ from services.session import RENDER_IDS
 if TYPE_CHECKING:
     from cuelight.v1.session_pb2_grpc import SessionServiceAsyncStub
 
-ALONE, CROWD, FILM = "alone", "crowd", "crowd+film"
+ARMS = ALONE, CROWD, FILM = "alone", "crowd", "crowd+film"
 FOLD = 3
 """How many times as many want in as there is room for."""
 QUEUE_S = 5.0
@@ -61,8 +64,9 @@ IMPATIENT_S = 0.25
 ENTRY_S = 0.7
 """Viewers come one by one."""
 WARM_S = 10.0
-SETTLE_S = 4.0
+SETTLE_S = 3.0
 """Until sessions of the run before have been let go."""
+DRAWS = 4000
 FILM_WORDS = 2000
 _ALL = frozenset(os.sched_getaffinity(0))
 
@@ -76,6 +80,7 @@ class Callers:
         self.answers_s: list[float] = []
         """How long a refusal took that nobody waited in line for."""
         self.pushbacks_s: list[float] = []
+        self._goes_on = True
 
     @contextlib.asynccontextmanager
     async def calling(self, count: int, after_s: float) -> AsyncIterator[None]:
@@ -86,13 +91,12 @@ class Callers:
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                self._goes_on = False
+                await asyncio.gather(*tasks)  # a call that was cut off could leave a session for the next run
 
     async def _call(self, stub: SessionServiceAsyncStub, after_s: float, *, waits: bool) -> None:
         await asyncio.sleep(after_s)
-        while True:
+        while self._goes_on:
             request = pb.CreateSessionRequest()
             if waits:
                 request.queue_timeout.FromMilliseconds(round(QUEUE_S * 1000))
@@ -136,16 +140,17 @@ class Bench:
             seen = await self._crowd.perform(self._assignments(sessions, seed, run_s))
         wall_s = time.monotonic() - began_at
         used = {name: round(value - before.get(name, 0.0), 2) for name, value in self._house.cpu_s().items()}
-        slacks = [
-            told.slack_s
+        by_session = [
+            [told.slack_s for told in all_told[known.get(name, 0) :]]
             for name, all_told in self._house.told.items()
-            for told in all_told[known.get(name, 0) :]
             if not name.startswith(RENDER_IDS)
         ]
+        slacks = list(itertools.chain.from_iterable(by_session))
         others_s = busy_s(_ALL) - busy_before - sum(used.values()) - sum(each.cpu_s for each in seen)
         row = {
             "arm": arm, "sessions": sessions, "seed": seed, "wall_s": round(wall_s, 1),
             "chunks": len(slacks), "missed": round(_share([slack < 0 for slack in slacks]), 5),
+            "by_session": [[len(each), sum(slack < 0 for slack in each)] for each in by_session if each],
             "slack_p5_s": round(quantile(slacks, 0.05), 3), "slack_p50_s": round(quantile(slacks, 0.5), 3),
             **_clients(seen, run_s), "film": film, "callers": dict(callers.ended),
             "refusal_p50_s": round(quantile(callers.answers_s, 0.5), 4),
@@ -205,29 +210,49 @@ def _share(facts: Sequence[bool]) -> float:
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """By arm over all runs, and by how many percentage points each arm misses more than `alone`, run by run."""
-    found: Row = {}
-    for arm in (ALONE, CROWD, FILM):
-        runs = [row for row in rows if row["arm"] == arm]
-        chunks = sum(row["chunks"] for row in runs)
+    """By arm over all runs, and by how many percentage points each arm misses more than `alone`.
+
+    Whoever is refused is one of the crowd; runs in which nobody was let in say nothing, and are left out.
+    """
+    found: Row = {"void": sum(not row["taken"] for row in rows)}
+    kept = {arm: [row for row in rows if row["arm"] == arm and row["taken"]] for arm in ARMS}
+    for arm, runs in kept.items():
+        if not runs:
+            continue
+        counts = np.array(list(itertools.chain.from_iterable(row["by_session"] for row in runs)))
         found[arm] = {
-            "chunks": chunks,
-            "missed": round(sum(row["missed"] * row["chunks"] for row in runs) / max(1, chunks), 5),
+            "let_in": [row["taken"] for row in runs],
+            "chunks": int(counts[:, 0].sum()),
+            "missed": round(float(counts[:, 1].sum() / counts[:, 0].sum()), 5),
             **{
                 name: round(statistics.median(row[name] for row in runs), 4)
                 for name in ("late", "clean", "ttfc_p50_s", "ttfc_p95_s", "stall_ratio", "slack_p5_s")
             },
+            "points_more": points_more(counts, kept[ALONE]) if arm != ALONE and kept[ALONE] else None,
         }
-    alone = [row["missed"] for row in rows if row["arm"] == ALONE]
-    for arm in (CROWD, FILM):
-        more = [row["missed"] for row in rows if row["arm"] == arm]
-        points = [100 * (one - other) for one, other in zip(more, alone, strict=True)]
-        found[arm]["points_more"] = [round(each, 2) for each in points]
     return found
 
 
-async def measure(options: argparse.Namespace) -> Row:
-    """All arms in turns, so that what the machine does besides meets them alike."""
+def points_more(counts: np.ndarray, alone: Sequence[Row]) -> dict[str, float]:
+    """Percentage points by which `counts` miss more; the interval is of whole sessions drawn anew.
+
+    counts: (sessions, 2), chunks and those that missed their deadline.
+    """
+    others = np.array(list(itertools.chain.from_iterable(row["by_session"] for row in alone)))
+    draw = np.random.default_rng(0)
+
+    def shares(of: np.ndarray) -> np.ndarray:
+        drawn = of[draw.integers(0, len(of), (DRAWS, len(of)))].sum(1)
+        return np.asarray(drawn[:, 1] / drawn[:, 0])
+
+    value = counts[:, 1].sum() / counts[:, 0].sum() - others[:, 1].sum() / others[:, 0].sum()
+    low, high = np.quantile(shares(counts) - shares(others), [0.025, 0.975])
+    return {name: round(100 * float(each), 2) for name, each in (("value", value), ("low", low), ("high", high))}
+
+
+async def measure(options: argparse.Namespace, keep: Callable[[Row], None]) -> None:
+    """All arms in turns, so that what the machine does besides meets them alike; kept after each round."""
+    until = time.monotonic() + options.within_s
     manifest = load_manifest(options.bundle)
     with tempfile.TemporaryDirectory(prefix="cuelight-renders-") as folder:
         settings = {**settings_of(Policy(slots=256), manifest.sampler.steps), "CUELIGHT_RENDER_FOLDER": folder}
@@ -238,12 +263,14 @@ async def measure(options: argparse.Namespace) -> Row:
             sessions = options.sessions or await bench.slots()
             await crowd.grow(sessions)
             for repeat in range(options.repeats):
-                arms = [ALONE, CROWD, FILM]
-                for arm in arms[repeat % 3 :] + arms[: repeat % 3]:
+                began_at = time.monotonic()
+                for arm in ARMS[repeat % 3 :] + ARMS[: repeat % 3]:
                     row = await bench.run(arm, sessions, seed=1 + repeat)
                     bench.rows.append(row)
                     print(json.dumps(row), flush=True)
-            return {"sessions": sessions, "fold": FOLD, "summary": summary(bench.rows), "rows": bench.rows}
+                keep({"sessions": sessions, "fold": FOLD, "summary": summary(bench.rows), "rows": bench.rows})
+                if 2 * time.monotonic() - began_at > until:  # another round would take too long
+                    return
 
 
 def main() -> None:
@@ -253,13 +280,17 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/pocket"))
     parser.add_argument("--run-s", type=float, default=35.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--within-s", type=float, default=3600.0, help="begin no round that would end later")
     parser.add_argument("--sessions", type=int, default=0, help="let in; 0 takes what the worker has slots for")
     options = parser.parse_args()
     made_of = {**provenance(), "commit": commit()}
-    found = asyncio.run(measure(options))
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json({**made_of, **found}, options.out / "overload.json")
-    print(json.dumps(found["summary"], indent=2))
+
+    def keep(found: Row) -> None:
+        write_json({**made_of, **found}, options.out / "overload.json")
+        print(json.dumps(found["summary"], indent=2), flush=True)
+
+    asyncio.run(measure(options, keep))
 
 
 if __name__ == "__main__":
