@@ -24,7 +24,7 @@ TRIGGER_S = 20.0
 """A fault does not wait longer than this for the step it is to come at."""
 RECOVER_S = 300.0
 """Long, as all waits here are: a machine that is slow must not look like a session that is lost."""
-QUIET_S = 3.0
+QUIET_S = 1.5
 """Between one recovery and the next fault; what is seen then is how it is undisturbed."""
 SHOWN_MEDIA = 4
 """Pieces of media, two chunks: the first may have been on its way already."""
