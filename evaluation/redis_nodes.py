@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SLOTS = 16_384
 _OPTIONS = {
     "bind": "127.0.0.1",
@@ -37,6 +37,7 @@ _OPTIONS = {
     "cluster-enabled": "yes",
     "cluster-node-timeout": "1500",
     "cluster-replica-validity-factor": "0",
+    "cluster-require-full-coverage": "no",
 }
 
 
@@ -61,7 +62,7 @@ class Nodes:
     def client(self, port: int) -> redis.Redis:
         """A plain client of one of the servers."""
         once, word = Retry(NoBackoff(), 0), self.password or None
-        return redis.Redis(port=port, password=word, decode_responses=True, socket_timeout=5, retry=once)
+        return redis.Redis(port=port, password=word, decode_responses=True, socket_timeout=30, retry=once)
 
     def owner(self, key: str) -> int:
         """Port of the server that has `key`, as the first that answers says."""
@@ -88,8 +89,12 @@ class Nodes:
 
     def caught_up(self, port: int) -> None:
         """Wait until the replica of a master has all that the master has."""
-        with self.client(port) as server:
-            assert server.execute_command("WAIT", 1, 20_000) == 1
+
+        def has_all() -> bool:
+            with self.client(port) as server:
+                return bool(server.execute_command("WAIT", 1, 1000) == 1)
+
+        _wait_for(has_all, "the replica does not follow")
 
     def move_slot(self, key: str, to: int) -> None:
         """Move the slot of `key`, with all that is in it, to another master, as an operator does who reshards."""
