@@ -108,7 +108,7 @@ async def main() -> None:
             client = await stack.enter_async_context(cuelight.connect(running.target))
             trouble = Trouble(nodes, store, workers, options.every_s)
             disturbed = await view(client, words, chunk_s, trouble.make)
-            figures = {"troubles": troubles(disturbed, trouble.began), "disturbed": seen(disturbed)}
+            figures: dict[str, Any] = {"troubles": troubles(disturbed, trouble.began), "disturbed": seen(disturbed)}
             print(json.dumps(figures, indent=1), flush=True)
             calm = await view(client, words, chunk_s, None)
     alike = sum(disturbed.pictures.get(chunk) == digest for chunk, digest in calm.pictures.items())
