@@ -1,7 +1,7 @@
-"""Fuzzes one target under coverage: `python -m tests.fuzz.coverage TARGET SECONDS [FOUND]`.
+"""Fuzzes one target under coverage: `python -m tests.fuzz.coverage TARGET BOUND [FOUND]`.
 
 Begins with the saved corpus, keeps what reaches new code in FOUND/corpus, and writes an input that breaks the target
-to FOUND; the exit status then is not 0.
+to FOUND; the exit status then is not 0. BOUND is an option of libFuzzer: -runs=INPUTS or -max_total_time=SECONDS.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ ONE_INPUT_S = 20
 MEMORY_MB = 4096
 
 
-def main(name: str, seconds: int, found: Path) -> None:
-    """Fuzz until the time is up or the target breaks; libFuzzer ends the process."""
+def main(name: str, bound: str, found: Path) -> None:
+    """Fuzz until the bound is met or the target breaks; libFuzzer ends the process."""
     modules = importlib.import_module("tests.fuzz.targets")
     target = modules.TARGETS[name]
     kept, dictionary = found / "corpus", found / "words"
     kept.mkdir(parents=True, exist_ok=True)
     dictionary.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
-    arguments = [sys.argv[0], str(kept), str(modules.CORPUS / name), f"-max_total_time={seconds}"]
+    arguments = [sys.argv[0], str(kept), str(modules.CORPUS / name), bound, "-seed=1"]
     arguments += [f"-max_len={target.most_bytes}", f"-timeout={ONE_INPUT_S}", f"-rss_limit_mb={MEMORY_MB}"]
     arguments += [f"-artifact_prefix={found}/", f"-dict={dictionary}", "-print_final_stats=1"]
     target.prepare()  # before time is counted
@@ -56,4 +56,4 @@ if __name__ == "__main__":
     with atheris.instrument_imports(include=list(COVERED[sys.argv[1]])):
         importlib.import_module("tests.fuzz.targets")
     folder = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(tempfile.mkdtemp(prefix="fuzz-"))
-    main(sys.argv[1], int(sys.argv[2]), folder)
+    main(sys.argv[1], sys.argv[2], folder)

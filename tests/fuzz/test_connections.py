@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures import http2
 from tests.fuzz.conftest import House, rounds
 
-SHARE = 0.1
+ROUNDS, SHARE = 60, 0.1
 CREATE = "/cuelight.v1.SessionService/CreateSession"
 STREAM = "/cuelight.v1.SessionService/StreamSession"
 CUT_SHORT = 10_000
@@ -82,7 +82,7 @@ def test_odd_frames_and_slow_lorises(house: House) -> None:
     """Frames in any order, connections that drip a byte now and then: both ports answer all the while."""
     web = house.web.removeprefix("http://")
     dripping: list[socket.socket] = []
-    for number in rounds(SHARE):
+    for number in rounds(ROUNDS, SHARE):
         chance = random.Random(number)
         with contextlib.suppress(OSError), http2.dial(house.stack.address, timeout_s=0.2) as connection:
             for part in _odd(chance):

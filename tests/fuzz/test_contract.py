@@ -75,7 +75,7 @@ def _attempt(number: int, method: Method, channel: grpc.Channel) -> None:
 def test_no_message_finds_a_fault(house: House, channels: dict[str, grpc.Channel]) -> None:
     """Statuses are the caller's or the world's, never ours, and every process lives on."""
     all_methods = methods()
-    for number in rounds(SHARE):
+    for number in rounds(len(all_methods), SHARE):
         method = all_methods[number % len(all_methods)]
         channel = channels[method.service.rpartition(".")[2]]
         _attempt(number, method, channel)

@@ -24,7 +24,7 @@ from cuelight.v1.session_pb2_grpc import SessionServiceStub
 from tests.fuzz.conftest import House, rounds
 from tests.fuzz.messages import messages
 
-SHARE = 0.2
+ROUNDS, SHARE = 4, 0.2
 CALL_S = 30.0
 CREATE_S = 600.0
 HEARD_S = 0.3
@@ -244,6 +244,6 @@ def test_no_history_finds_a_fault(house: House) -> None:
     """Whatever is done to a session, in whatever order, the contract holds and every process lives on."""
     with grpc.insecure_channel(house.stack.address) as channel:
         Histories.stub = SessionServiceStub(channel)
-        for number in rounds(SHARE):
+        for number in rounds(ROUNDS, SHARE):
             run_state_machine_as_test(seed(number)(Histories), settings=FEW)
     house.check()
