@@ -40,8 +40,6 @@ FAINTEST = 0.004
 below the valleys between overtones, or nothing says how deep they are and voices buzz."""
 HARMONIC_HZ = 1500.0
 """Below it pulses that follow the true voice should match it in phase as well."""
-HEARING = 2.0
-"""Weight of what a listener mishears."""
 
 
 class Batch(NamedTuple):
@@ -158,7 +156,18 @@ def energy_distance(one: Features, other: Features, true: Features) -> Tensor:
     return distance(one, true, scale) + distance(other, true, scale) - distance(one, other, scale)
 
 
-def sound_losses(codec: AudioCodec, listener: Listener, made: Tensor, again: Tensor, true: Tensor) -> Losses:
+class Listening(NamedTuple):
+    """A listener, and how much what it mishears weighs."""
+
+    listener: Listener
+    weight: float
+
+    def losses(self, made: Tensor, again: Tensor, true: Tensor) -> Losses:
+        """What is misheard of two log-mels (B, M, F)."""
+        return {"heard": self.weight / 2 * (misheard(self.listener, made, true) + misheard(self.listener, again, true))}
+
+
+def sound_losses(codec: AudioCodec, listening: Listening, made: Tensor, again: Tensor, true: Tensor) -> Losses:
     """Energy distances of two sounds made with different noise to the true one, the phases of low overtones, and what a
     listener mishears of both."""
     ours, others, theirs = (features(codec, samples) for samples in (made, again, true))
@@ -166,8 +175,8 @@ def sound_losses(codec: AudioCodec, listener: Listener, made: Tensor, again: Ten
     below = int(HARMONIC_HZ / (codec.config.sample_rate / 2) * theirs.wide.shape[1])
     difference = (ours.wide - theirs.wide)[:, :below].abs().mean()
     phase = 0.5 * difference / (theirs.magnitudes[0][:, :below].mean() + 1e-3)
-    heard = HEARING / 2 * (misheard(listener, ours.mel, theirs.mel) + misheard(listener, others.mel, theirs.mel))
-    return {**dict(zip(("level", "amplitude", "mel"), far.unbind(), strict=True)), "phase": phase, "heard": heard}
+    heard = listening.losses(ours.mel, others.mel, theirs.mel)
+    return {**dict(zip(("level", "amplitude", "mel"), far.unbind(), strict=True)), "phase": phase, **heard}
 
 
 def roughened(vae: AudioVAE, latents: Tensor, most: float) -> Tensor:
@@ -196,21 +205,21 @@ def make(vae: AudioVAE, batch: Batch, latents: Tensor) -> tuple[Tensor, Tensor, 
     return decoder.wave(heard, pulses, one), decoder.wave(heard, pulses, other), heard
 
 
-def losses(vae: AudioVAE, listener: Listener, batch: Batch, most: float) -> Losses:
+def losses(vae: AudioVAE, listening: Listening, batch: Batch, most: float) -> Losses:
     """All losses of one batch."""
     made, again, heard = make(vae, batch, roughened(vae, batch.latents, most))
     off = (torch.log2(heard.hz) - torch.log2(batch.source.hz)).abs()
     pitch = (off * (batch.voiced + 0.05)).sum() / (batch.voiced.sum() + 1)
-    return {**sound_losses(vae.codec, listener, made, again, batch.samples), "pitch": 4 * pitch}
+    return {**sound_losses(vae.codec, listening, made, again, batch.samples), "pitch": 4 * pitch}
 
 
 @torch.no_grad()
-def validate(vae: AudioVAE, listener: Listener, batches: list[Batch]) -> dict[str, float]:
+def validate(vae: AudioVAE, listening: Listening, batches: list[Batch]) -> dict[str, float]:
     """Losses on unseen recordings without noise; the error of the pitch in percent."""
     sums: dict[str, float] = {}
     for batch in batches:
         made, again, heard = make(vae, batch, batch.latents)
-        entry = sound_losses(vae.codec, listener, made, again, batch.samples)
+        entry = sound_losses(vae.codec, listening, made, again, batch.samples)
         off = (torch.log2(heard.hz) - torch.log2(batch.source.hz)).abs()
         entry["pitch_percent"] = 69.3 * (off * batch.voiced).sum() / batch.voiced.sum()
         for name, value in entry.items():
@@ -253,6 +262,7 @@ def main() -> None:
     parser.add_argument("--recording-minutes", type=float, default=12.0, help="speech of each voice")
     parser.add_argument("--variant-minutes", type=float, default=2.0, help="speech of each voice at another pitch")
     parser.add_argument("--listener", type=Path, default=Path("data/checkpoints/listener"))
+    parser.add_argument("--hearing", type=float, default=2.0, help="weight of what the listener mishears")
     parser.add_argument("--start", type=Path, help="folder of another run's weights to begin from")
     parser.add_argument("--samples", type=int, default=400_000, help="stretches to learn from")
     parser.add_argument("--minutes", type=float, default=45.0, help="stop after so long at the latest")
@@ -267,7 +277,7 @@ def main() -> None:
     torch.manual_seed(0)
     vae = load_vae(AudioVAEConfig(width=options.width), options.codec)
     try:
-        listener = load_listener(options.listener)
+        listening = Listening(load_listener(options.listener), options.hearing)
     except FileNotFoundError as error:
         parser.error(str(error))
     speech = [
@@ -293,8 +303,8 @@ def main() -> None:
         loop.begin_from(vae.decoder.state_dict())
     drawn = random.Random(loop.place.step)
     loop.run(
-        lambda: losses(vae, listener, seen.draw(drawn, options.batch, options.length), options.most_noise),
-        lambda: validate(vae, listener, held_out),
+        lambda: losses(vae, listening, seen.draw(drawn, options.batch, options.length), options.most_noise),
+        lambda: validate(vae, listening, held_out),
     )
 
 

@@ -7,7 +7,10 @@ python=${PYTHON:-.venv/bin/python}
 $python -m training.make_corpus
 $python -m training.fit_codec
 $python -m training.listener
-$python -m training.train_audio_decoder --minutes 90 &
+# First how speech sounds, then above all that its phones are heard.
+{ $python -m training.train_audio_decoder --minutes 90 \
+  && $python -m training.train_audio_decoder --start data/checkpoints/audio_decoder --out data/checkpoints/audio_decoder_heard \
+    --hearing 25 --rate 1e-3 --minutes 40; } &
 decoder=$!
 $python -m training.train_vae --minutes 50 --threads 1
 $python -m training.make_front_end --samples 500000
@@ -18,4 +21,4 @@ $python -m training.make_video --passages 50 --processes 1
 wait $speech
 $python -m training.train_joint --threads 1 --samples 150000 --hold 0.5
 training/recipes/distill.sh
-$python -m training.package_bundle --run distill-rollout
+$python -m training.package_bundle --run distill-rollout --decoder audio_decoder_heard

@@ -15,7 +15,16 @@ from training.corpora.pitch import track_pitch
 from training.corpora.recordings import Recording, read_recordings, write_recordings
 from training.corpora.shards import Passage
 from training.listener import Lessons, Listener, ListenerConfig, labels, misheard, naming
-from training.train_audio_decoder import Features, Speech, distance, energy_distance, losses, make, sound_losses
+from training.train_audio_decoder import (
+    Features,
+    Listening,
+    Speech,
+    distance,
+    energy_distance,
+    losses,
+    make,
+    sound_losses,
+)
 
 RATE, HOP = 15_360, 160
 
@@ -107,17 +116,17 @@ def test_stretches_are_cut_where_they_belong(vae: AudioVAE) -> None:
 def test_losses_fall(vae: AudioVAE) -> None:
     """A few steps on one batch bring every loss down, and only the decoder learns."""
     torch.manual_seed(0)
-    listener = Listener(ListenerConfig(("a", "s"))).requires_grad_(requires_grad=False)
+    listening = Listening(Listener(ListenerConfig(("a", "s"))).requires_grad_(requires_grad=False), 2.0)
     batch = Speech([recording()], vae.codec).draw(random.Random(2), 2, 8)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=3e-3)
     with torch.no_grad():
-        first = sound_losses(vae.codec, listener, *make(vae, batch, batch.latents)[:2], batch.samples)
+        first = sound_losses(vae.codec, listening, *make(vae, batch, batch.latents)[:2], batch.samples)
     for _ in range(10):
         optimizer.zero_grad()
-        torch.stack([*losses(vae, listener, batch, 0.2).values()]).sum().backward()
+        torch.stack([*losses(vae, listening, batch, 0.2).values()]).sum().backward()
         optimizer.step()
     with torch.no_grad():
-        last = sound_losses(vae.codec, listener, *make(vae, batch, batch.latents)[:2], batch.samples)
+        last = sound_losses(vae.codec, listening, *make(vae, batch, batch.latents)[:2], batch.samples)
     assert float(last["mel"]) < 0.8 * float(first["mel"])
     assert float(last["level"]) < float(first["level"])
 
@@ -147,6 +156,16 @@ def test_a_listener_learns_the_phones_of_frames_by_their_times() -> None:
         optimizer.step()
         errors.append(error.item())
     assert errors[-1] < 0.5 * errors[0]
+
+
+def test_what_is_misheard_weighs_what_it_is_given() -> None:
+    """Twice the weight is twice the loss, and each of the two sounds has half of it."""
+    listener, (one, other, true) = Listener(ListenerConfig(("a", "s"))), torch.randn(3, 1, 80, 30)
+    both = Listening(listener, 4.0).losses(one, other, true)["heard"]
+    assert both.item() == pytest.approx(2 * Listening(listener, 2.0).losses(one, other, true)["heard"].item(), rel=1e-5)
+    assert both.item() == pytest.approx(
+        2 * (misheard(listener, one, true) + misheard(listener, other, true)).item(), rel=1e-5
+    )
 
 
 def test_what_a_listener_hears_alike_is_not_misheard() -> None:
