@@ -21,4 +21,4 @@ $python -m training.make_video --passages 50 --processes 1
 wait $speech
 $python -m training.train_joint --threads 1 --samples 150000 --hold 0.5
 training/recipes/distill.sh
-$python -m training.package_bundle --run distill-rollout --decoder audio_decoder_heard
+$python -m training.package_bundle --run blend --decoder audio_decoder_heard
