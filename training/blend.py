@@ -1,7 +1,7 @@
 """After distillation, a student between two: `python -m training.blend --first RUN --second RUN`.
 
 Of the way from the weights of one run to those of another that went on from it, a share (arXiv 2109.01903). A student
-that learned to follow prompts by a strong guide overdoes it; a third of the way keeps what they ask, and clean pictures.
+that learned to follow prompts by a strong guide overdoes it; a third of the way keeps what they ask and stays clean.
 """
 
 from __future__ import annotations
