@@ -29,7 +29,8 @@ def blend_runs(checkpoints: Path, first: str, second: str, share: float, name: s
         if not (checkpoints / run / "model.safetensors").exists():
             raise FileNotFoundError(f"no weights in {checkpoints / run}: train them first")
     config = json.loads((checkpoints / second / "config.json").read_text())
-    weights = blend(*(load_file(checkpoints / run / "model.safetensors") for run in (first, second)), share)
+    before, after = (load_file(checkpoints / run / "model.safetensors") for run in (first, second))
+    weights = blend(before, after, share)
     folder = checkpoints / name
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors")
