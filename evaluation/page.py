@@ -103,9 +103,9 @@ class Exhibits:
 
     sheet: list[SheetRow] = field(default_factory=list)
     sheet_moments: str = ""
-    prompts: list[SheetRow] = field(default_factory=list)
     spectrograms: list[Picture] = field(default_factory=list)
     players: list[Player] = field(default_factory=list)
+    prompts: list[SheetRow] = field(default_factory=list)
 
 
 def number(value: float | None, digits: int = 3) -> str:
