@@ -35,7 +35,7 @@ async def test_a_character_speaks_in_the_browser(stack: RunningStack, tmp_path: 
         await page.until("document.getElementById('ttfc').textContent.endsWith(' s')")
         await page.until("document.getElementById('rtf').textContent > '0'")
         await keep_screenshot(page, "page.png", tmp_path)
-        assert not await page.page.is_visible("#problem")
+        assert not await page.page.is_visible("#problem[data-kind=problem]"), await page.text("problem")
         assert page.faults == []
 
 

@@ -16,12 +16,14 @@ from cuelight.v1 import session_pb2, worker_pb2, worker_pb2_grpc
 from dit_worker.service.worker import Worker, running
 from orchestrator_llm.service.process import Orchestrator
 from services.errors import NoCapacity, SessionNotFound
+from services.logs import get_logger
 from services.session import CueKind, Regime, SessionSnapshot
 from services.settings import OrchestratorSettings, WorkerSettings
 from services.state import SessionStore
 from tests.fixtures.audience import Audience
 from tests.integration.dit_worker.conftest import CHUNK_S, Theatre, until
 
+log = get_logger(__name__)
 TEXT = "this is a small character that speaks the words you give it and idles when nothing is left to say. " * 2
 
 
@@ -57,7 +59,12 @@ class Touring(Theatre):
         address: str | None = self.worker.server.address
         while address is not None:
             told = len(audience.of("moved"))
-            await audience.follow(address, media_offset=audience.next_offset)
+            try:
+                await audience.follow(address, media_offset=audience.next_offset)
+            except aio.AioRpcError as error:  # again, as a gateway does
+                log.warning("asked_again", address=address, status=error.code().name, detail=error.details())
+                await asyncio.sleep(0.05)
+                continue
             moved = audience.of("moved")[told:]
             address = moved[0].address if moved else None
 

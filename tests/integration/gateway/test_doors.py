@@ -171,13 +171,25 @@ async def test_internal_methods_want_a_certificate(tmp_path: Path) -> None:
         grpc.StatusCode.UNAVAILABLE: aio.secure_channel(server.address, stranger),
         grpc.StatusCode.UNIMPLEMENTED: open_channel(server.address, 4096, authority.certify("caller")),  # was let in
     }
-    for code, channel in channels.items():
-        async with channel:
-            for method in (method for method in METHODS if method.service not in EDGE):
-                with pytest.raises(aio.AioRpcError) as caught:
-                    await called(channel, method, method.request())
-                assert caught.value.code() is code, method
-    await server.drain()
+    try:
+        for code, channel in channels.items():
+            async with channel:
+                for method in (method for method in METHODS if method.service not in EDGE):
+                    assert await answer(channel, method) is code, method
+    finally:
+        await server.drain()
+
+
+async def answer(channel: aio.Channel, method: Method) -> grpc.StatusCode:
+    """Status that an empty request ends with; again where gRPC says INTERNAL, as to one who writes meanwhile."""
+    code = grpc.StatusCode.INTERNAL
+    for _ in range(20):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await called(channel, method, method.request())
+        code = caught.value.code()
+        if code is not grpc.StatusCode.INTERNAL:
+            break
+    return code
 
 
 async def test_a_tenant_sees_its_own_sessions_alone(channel: aio.Channel, worker: FakeWorker) -> None:
