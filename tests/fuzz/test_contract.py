@@ -78,7 +78,8 @@ def test_no_message_finds_a_fault(house: House, channels: dict[str, grpc.Channel
     for number in rounds(len(all_methods), SHARE):
         method = all_methods[number % len(all_methods)]
         channel = channels[method.service.rpartition(".")[2]]
-        _attempt(number, method, channel)
+        if method.name != "Drain":  # whose every message is a good one, after which the worker takes nobody
+            _attempt(number, method, channel)
         code, said = _status(channel, method.path, [b"\xff\xff\xff"])
         assert code not in OURS, f"{method}: {code}, {said}"
     house.check()
