@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,10 @@ class Results:
 
 
 def carry_out(run: Run, plan: Plan, judges: Judges) -> Results:
-    """Performs and measures a plan. Of true takes nobody's voice is followed."""
+    """Performs and measures a plan. Nobody's voice is followed in true takes; some variants do the streams alone."""
     is_true = run.variant.name in (TRUTH, CODEC)
+    if run.variant.streams_alone and not is_true:
+        plan = replace(plan, short=(), follow=())
     follow = () if is_true else plan.follow
     perform(run, (*plan.short, *plan.long, *follow))
     return Results(

@@ -42,6 +42,9 @@ class Variant(BaseModel):
     words_per_chunk: PositiveFloat | None = None
     """No pointer: every chunk moves on by so many words, whatever is heard."""
 
+    streams_alone: bool = False
+    """Performed in long streams and not in short clips, which hardly show what is taken away."""
+
     @property
     def title(self) -> str:
         """What the report calls it."""
