@@ -61,10 +61,11 @@ class Touring(Theatre):
             told = len(audience.of("moved"))
             try:
                 await audience.follow(address, media_offset=audience.next_offset)
-            except aio.AioRpcError as error:  # again, as a gateway does
+            except aio.AioRpcError as error:  # again, as a gateway does, unless it was told where to go before
                 log.warning("asked_again", address=address, status=error.code().name, detail=error.details())
-                await asyncio.sleep(0.05)
-                continue
+                if len(audience.of("moved")) == told:
+                    await asyncio.sleep(0.05)
+                    continue
             moved = audience.of("moved")[told:]
             address = moved[0].address if moved else None
 
