@@ -25,7 +25,7 @@ __all__ = ["EmbeddedRedis", "find_servers", "free_port"]
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 PORT_TRIES = 5
-UNGIVEN_PORTS = range(20_000, 32_000)
+UNGIVEN_PORTS = range(26_000, 32_000)
 """What Linux gives to nobody who asks for any port: free while a server starts, and while it is to be started again."""
 _GUARD = 'read -r _; kill "$0"; rm -rf "$1"'
 """Run by a shell whose standard input ends with this process, however that ends."""

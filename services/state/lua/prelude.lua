@@ -5,10 +5,17 @@ local RECORD, ASSETS, LEASE, CUES, CHUNKS, TRANSCRIPT, INPUTS, LATENTS = unpack(
 
 local function field(name) return redis.call('HGET', RECORD, name) end
 
-local function now_ms()
+local function now_us()
   redis.replicate_commands() -- Redis 6 writes after TIME only with effects replication; later ones always have it
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return tonumber(time[1]) * 1e6 + tonumber(time[2])
+end
+
+local function now_ms() return math.floor(now_us() / 1000) end
+
+-- One above the present, and above any given out before now, whatever was lost: from the clock, in 1/1024 ms.
+local function next_epoch(present)
+  return string.format('%.0f', math.max(tonumber(present) + 1, math.floor(now_us() * 1.024)))
 end
 
 -- A refusal when the session is gone or has ended, or when `epoch` (if given) is not the present one; else nil.

@@ -10,7 +10,7 @@ if present ~= ARGV[1] then
   if field('owner') == ARGV[2] and field('taken_from') == ARGV[1] then return {'OK', present} end
   return {'STALE_EPOCH', present}
 end
-local epoch = string.format('%.0f', math.max(tonumber(present) + 1, now_ms() * 1024))
+local epoch = next_epoch(present)
 redis.call('HSET', RECORD, 'epoch', epoch, 'owner', ARGV[2], 'taken_from', present, 'history_chunks', ARGV[4])
 redis.call('HDEL', RECORD, 'wanted_by')
 redis.call('SET', LEASE, ARGV[2], 'PX', ARGV[3])

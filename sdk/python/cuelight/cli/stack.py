@@ -34,6 +34,10 @@ _STOP_GRACE_S = 15.0
 """Longer than a process drains."""
 _RESTARTED = ("dit_worker", "render_worker")
 """What these had under way is in the store, and goes on."""
+_PORTS = range(20_000, 26_000)
+"""Linux gives these to nobody by itself, and our own Redis takes none of them."""
+_given: set[int] = set()
+"""Of those, what this process has given already."""
 _ABORT_GRACE_S = 3.0
 """For a process that has not begun to serve."""
 
@@ -284,11 +288,13 @@ def _has_exited(pid: int) -> bool:
 
 
 def _free_port(host: str) -> int:
-    """One that Linux gives to nobody by itself: it is some seconds until the process that gets it listens there."""
-    for port in random.sample(range(20_000, 32_000), 100):
+    """One that nobody else is given, for it is some seconds until the process that gets it listens there."""
+    for port in random.sample(_PORTS, 100):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((host, port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
     with socket.socket() as probe:
         try:
             probe.bind((host, 0))
