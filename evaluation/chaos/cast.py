@@ -113,7 +113,7 @@ class Company:
         `environment` gives further settings of a process by its name; `redis` is one of them.
         """
         self.cast = cast
-        self.redis = RedisPair(disk or folder, environment("redis"))
+        self.redis = RedisPair(disk or folder, folder, environment("redis"))
         self.members: dict[str, Member] = {}
         self.lines: dict[tuple[str, str], FaultProxy] = {}
         """By line and the process whose it is; the clients' line is `all`'s."""

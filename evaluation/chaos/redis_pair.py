@@ -45,9 +45,9 @@ def _die_with_us() -> list[str]:
 class RedisServer:
     """One redis-server on a port of its own."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, log: Path, environment: Mapping[str, str]) -> None:
         self.port = free_port()
-        self._folder = folder
+        self._folder, self._log = folder, log
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
 
@@ -64,7 +64,7 @@ class RedisServer:
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         if replica_of is not None:
             arguments += ["--replicaof", replica_of[0], str(replica_of[1])]
-        with (self._folder / "log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *_die_with_us(),
                 str(find_servers()[0]),
@@ -77,8 +77,13 @@ class RedisServer:
             )
         async with asyncio.timeout(START_S):
             while not await self._answers():
-                assert self._process.returncode is None, f"redis-server ended; see {self._folder}/log"
+                assert self._process.returncode is None, f"redis-server ended; see {self._log}"
                 await asyncio.sleep(0.05)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -120,9 +125,10 @@ class RedisServer:
 class RedisPair:
     """Primary and replica; `address` is the primary's, as a proxy in front of it would ask."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.primary = RedisServer(folder / "redis-a", environment)
-        self.replica = RedisServer(folder / "redis-b", environment)
+    def __init__(self, folder: Path, logs: Path, environment: Mapping[str, str]) -> None:
+        """logs: a folder that is not on the disk that runs full."""
+        self.primary = RedisServer(folder / "redis-a", logs / "redis-a.log", environment)
+        self.replica = RedisServer(folder / "redis-b", logs / "redis-b.log", environment)
         self.replication = FaultProxy(lambda: [("127.0.0.1", self.primary.port)])
 
     async def __aenter__(self) -> Self:
@@ -148,9 +154,14 @@ class RedisPair:
         return [("127.0.0.1", self.primary.port)]
 
     async def in_step(self) -> None:
-        """Wait until the replica has all."""
+        """Wait until the replica has all. One that ended by itself is started again, as whoever runs it would.
+
+        By default a replica ends when it cannot write down what it is told.
+        """
         async with asyncio.timeout(START_S):
             while not await self.replica.is_in_step():
+                if not self.replica.is_running:
+                    await self._start_replica(self.replica)
                 await asyncio.sleep(0.05)
 
     async def restart(self) -> None:
