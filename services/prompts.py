@@ -31,10 +31,15 @@ class PromptWords:
     """A bundle's word list: a word's id is its place in the list. An empty list is one of every word, without ids."""
 
     def __init__(self, words: Sequence[str]) -> None:
+        self._words = tuple(words)
         self._ids = {word: index for index, word in enumerate(words)}
 
     def __contains__(self, word: str) -> bool:
         return not self._ids or word in self._ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The words of ids, which must be of this list."""
+        return " ".join(self._words[index] for index in ids)
 
     def read(self, text: str) -> PromptIds:
         """Ids of the words that are known, in order; the others once each, as first met."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dit_worker.model.dit import JointDiT, Memory, PromptMemory
 from orchestrator_llm.model.conditioner import Prefix, Tail
+from training.objectives.flow_matching import alike
 from training.objectives.guidance import UNGUIDED, Guidance, guided
 from training.objectives.rollout import Latents
 from training.train_audio import AudioModel
@@ -45,7 +46,8 @@ class Context:
 
     voice (B, R, Ca), ids (B, E + W) text slots, start (B,) the pointer in slots of the window, history (B, H, Ca) and
     its mask (B, H); portrait (B, C, 1, h, w), None for speech without pictures; sink and motion (B, C, T, h, w), None
-    where there is no such chunk; words (B, S) of a prompt and their mask, None where nothing is asked of the picture.
+    where there is no such chunk; words (B, S) of a prompt and their mask, None where nothing is asked of the picture;
+    rest (B, S) and its mask, the same prompt without what a guide is to make plainer, None where that is all of it.
     """
 
     voice: Tensor
@@ -58,6 +60,8 @@ class Context:
     motion: Tensor | None = None
     words: Tensor | None = None
     words_mask: Tensor | None = None
+    rest: Tensor | None = None
+    rest_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,6 +76,7 @@ class Prepared(NamedTuple):
     audio_motion_mask: Tensor
     memory: Memory | None
     prompt: PromptMemory | None
+    rest: PromptMemory | None = None
 
     def repeat(self, count: int) -> Prepared:
         """Each row `count` times, one after the other: several timesteps of each chunk as one batch."""
@@ -82,14 +87,18 @@ class Prepared(NamedTuple):
         def layers(xs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return tuple(map(rows, xs))
 
-        memory, prompt = self.memory, self.prompt
+        def words(prompt: PromptMemory | None) -> PromptMemory | None:
+            return prompt and PromptMemory(layers(prompt.keys), layers(prompt.values), rows(prompt.mask))
+
+        memory = self.memory
         return Prepared(
             self.prefix.repeat(count),
             rows(self.start),
             rows(self.audio_motion),
             rows(self.audio_motion_mask),
             memory and Memory(layers(memory.keys), layers(memory.values)),
-            prompt and PromptMemory(layers(prompt.keys), layers(prompt.values), rows(prompt.mask)),
+            words(self.prompt),
+            words(self.rest),
         )
 
 
@@ -116,11 +125,16 @@ def prepare(model: AudioModel, context: Context) -> Prepared:
         cache = model.conditioner.reference_cache(c.voice)
         prefix = model.conditioner.prefix(cache, c.ids, c.history, c.history_mask)
         memory = None if c.portrait is None else remember(model.dit, c)
-        prompt = None
-        if c.words is not None and c.words_mask is not None and c.words.shape[1]:
-            prompt = model.dit.encode_prompt(model.prompt(c.words, c.words_mask), c.words_mask)
+        prompt, rest = read_prompt(model, c.words, c.words_mask), read_prompt(model, c.rest, c.rest_mask)
     first = c.history.shape[1] - count
-    return Prepared(prefix, c.start, c.history[:, first:], c.history_mask[:, first:], memory, prompt)
+    return Prepared(prefix, c.start, c.history[:, first:], c.history_mask[:, first:], memory, prompt, rest)
+
+
+def read_prompt(model: AudioModel, words: Tensor | None, mask: Tensor | None) -> PromptMemory | None:
+    """A prompt as the DiT reads it: words (B, S) and their mask; None where there is not one word."""
+    if words is None or mask is None or not words.shape[1]:
+        return None
+    return model.dit.encode_prompt(model.prompt(words, mask), mask)
 
 
 def remember(dit: JointDiT, context: Context) -> Memory:
@@ -138,7 +152,7 @@ def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, gu
     """Velocity of noisy latents at times t (B,), float32.
 
     Where it is guided the DiT is asked again without c_a and without the prompt, and goes on from there; where the
-    prompt has a scale of its own, once more without the prompt alone, for the picture.
+    prompt has a scale of its own, once more with only the rest of the prompt, for the picture.
     """
     with autocast(noisy.audio):
         condition = model.conditioner.tail(prepared.prefix, noisy.audio, t, prepared.start).condition
@@ -149,10 +163,11 @@ def predict(model: AudioModel, prepared: Prepared, noisy: Latents, t: Tensor, gu
             audio = guided(velocity.audio, without.audio, guidance.audio)
             if velocity.video is not None and without.video is not None:
                 video = guided(velocity.video, without.video, guidance.video)
-        if guidance.prompt != 1 and prepared.prompt is not None and velocity.video is not None and video is not None:
-            plain = denoise(model.dit, unprompted, noisy, t, condition).video
+        if guidance.is_prompted and prepared.prompt is not None and velocity.video is not None and video is not None:
+            plain = denoise(model.dit, prepared._replace(prompt=prepared.rest), noisy, t, condition).video
             assert plain is not None, "a picture was asked for"
-            video = video + (guidance.prompt - 1) * (velocity.video - plain)
+            more = alike(torch.as_tensor(guidance.prompt) - 1, video)
+            video = video + more * (velocity.video - plain)
     return Latents(audio, video)
 
 

@@ -2,7 +2,8 @@
 
 A guided velocity asks the DiT twice. The student learns to answer it in one pass, by regression (arXiv 2210.03142,
 §3.1), at the states that its own few steps come through; contexts are those of `training.distill_steps`. What follows,
-distribution matching, then begins near what it aims at. The pointer is kept right.
+distribution matching, then begins near what it aims at. The pointer is kept right. What prompts ask of the picture may
+be guided by a scale for each thing that can be asked for (`training.requests`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from training.distillation import (
 )
 from training.loop import Budget, Loop, Losses, load_weights
 from training.objectives.guidance import Guidance
+from training.requests import ask, parse_scales
 from training.train_audio import AudioModel, is_matrix
 from training.train_joint import sources
 
@@ -65,6 +67,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start", help="the student to begin from; by default the teacher")
     parser.add_argument("--batch", type=int, default=4, help="chunks with pictures in a batch")
     parser.add_argument("--speech", type=int, default=8, help="chunks of speech alone beside them")
+    parser.add_argument(
+        "--guidance-slots",
+        type=parse_scales,
+        default={},
+        metavar="SLOT=SCALE,...",
+        help="scales of single things that prompts ask for, in fresh prompts: expression=5,gaze=3",
+    )
     return parser.parse_args()
 
 
@@ -91,8 +100,14 @@ def main() -> None:
         torch.manual_seed(loop.place.step)
         rng = random.Random(loop.place.step)
         heard = source.windows.batch(rng, options.speech)
-        contexts = [roughen(source.batch(rng, options.batch).context), roughen(context_of(heard))]
-        learned = [guidance_losses(student, teacher, context, sampling, guidance) for context in contexts]
+        seen, asked = source.batch(rng, options.batch).context, guidance
+        if options.guidance_slots:
+            seen, scales = ask(rng, seen, source.words, options.guidance_slots)
+            asked = guidance._replace(prompt=scales)
+        learned = [
+            guidance_losses(student, teacher, roughen(context), sampling, guide)
+            for context, guide in ((seen, asked), (context_of(heard), guidance))
+        ]
         return gather([*learned, pointer_losses(student, heard)])
 
     loop.run(losses, lambda: probe.measure(student, sampling))

@@ -3,9 +3,10 @@
     v = v_without + scale (v_with - v_without)
 
 Sound and picture have a scale each: what makes speech plainer makes mouths too wide. So has what the prompt asks of the
-picture, away from the picture that c_a alone gives: walls, light and faces answer to it, and mouths stay as they are. A
-share of the chunks is learned without its condition c_a, which is then all zeros; whole rows lose it, so that sound and
-picture do together. Chunks without a prompt are in the corpus. What came before a chunk stays. It knows no model.
+picture, away from the picture that c_a alone gives: walls, light and faces answer to it, and mouths stay as they are.
+What shows an expression burns a wall, so each chunk may have a scale of its own (`training.requests`). A share of the
+chunks is learned without its condition c_a, which is then all zeros; whole rows lose it, so that sound and picture do
+together. Chunks without a prompt are in the corpus. What came before a chunk stays. It knows no model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ class Guidance(NamedTuple):
 
     audio: float = 1.0
     video: float = 1.0
-    prompt: float = 1.0
+    prompt: float | Tensor = 1.0
+    """One for all chunks, or one each: (B,)."""
+
+    @property
+    def is_prompted(self) -> bool:
+        """The prompt has a scale of its own."""
+        return isinstance(self.prompt, Tensor) or self.prompt != 1
 
 
 UNGUIDED = Guidance()

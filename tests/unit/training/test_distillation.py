@@ -145,6 +145,24 @@ def test_a_prompt_is_guided_by_a_scale_of_its_own() -> None:
     assert moved[:2].min() > 1e-4 > moved[2:].max()
 
 
+def test_chunks_may_have_a_scale_each_away_from_the_rest_of_their_prompt() -> None:
+    """What is left of a prompt is on both sides of the guide, and a scale of 1 leaves a chunk as it is."""
+    models = trio(prompt=PromptEncoderConfig(words=9, width=32, heads=2, layers=1, ffn=32))
+    known = torch.ones(2, 3, dtype=torch.bool)
+    asked = replace(context(), words=torch.tensor([[1, 5, 2]] * 2), words_mask=known)
+    rest = torch.tensor([[5]] * 2), known[:, :1]
+    guide = replace(asked, rest=rest[0], rest_mask=rest[1])
+    noise, t = Latents(torch.randn(2, 33, 24), torch.randn(2, *SHAPE)), torch.full((2,), 0.7)
+    model = models.teacher.model
+    plain = predict(model, prepare(model, asked), noise, t)
+    less = predict(model, prepare(model, replace(asked, words=rest[0], words_mask=rest[1])), noise, t)
+    guided = predict(model, prepare(model, guide), noise, t, Guidance(prompt=torch.tensor([4.0, 1.0])))
+    assert plain.video is not None and less.video is not None and guided.video is not None
+    assert torch.allclose(guided.video[0], less.video[0] + 4 * (plain.video[0] - less.video[0]), atol=1e-5)
+    assert (plain.video[0] - less.video[0]).abs().max() > 1e-4
+    assert torch.equal(guided.video[1], plain.video[1])
+
+
 def test_a_rollout_feeds_on_its_own_chunks_alone() -> None:
     """Later chunks have the first as sink, the one before as motion, all sound made so far as history."""
     models = trio()
