@@ -51,6 +51,8 @@ class Script:
     is_lost_for_good: bool = False
     refuse_create: status_pb2.Status | None = None
     refuse_attach: status_pb2.Status | None = None
+    attaches_refused: float = float("inf")
+    """How many, before the first is taken."""
     is_mute: bool = False
     """Answers nothing after attach, not even a ping."""
     go_away_after: int | None = None
@@ -130,7 +132,7 @@ class FakeGateway(SessionServiceServicer):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing")
         if self.is_leaving:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this gateway goes away")
-        if self.script.refuse_attach is not None:
+        if self.script.refuse_attach is not None and len(self.attaches) <= self.script.attaches_refused:
             await _abort(context, self.script.refuse_attach)
         session = self.sessions[first.attach.session]
         stream = _Stream(self, session, first.attach, context)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cuelight import convert
-from cuelight.errors import CuelightError, DeadlineExceeded, SessionFailed
+from cuelight.errors import CuelightError, DeadlineExceeded, SessionFailed, Superseded
 from cuelight.events import Event, Media, SessionInfo
 from cuelight.line import Lines
 from cuelight.rpc import Timeouts, call
@@ -55,8 +55,14 @@ class Session(Streams):
         self._played: dict[int, float] = {}
 
     async def __aenter__(self) -> Self:
-        """Attaches; raises when that does not work in time."""
-        attachment, attached = await self._open(self._stub)
+        """Attaches, with the patience for a stream that breaks. Raises when that does not work, and frees the place."""
+        try:
+            attachment, attached = await self._first_stream()
+        except Superseded:  # whoever took it has it
+            raise
+        except CuelightError as failure:
+            await self.__aexit__(type(failure), failure, failure.__traceback__)
+            raise
         self._settle_attached(attachment, attached)
         self._task = asyncio.create_task(self._run(attachment, attached), name=f"cuelight {self.name}")
         return self

@@ -17,7 +17,7 @@ import grpc
 
 from cuelight import convert
 from cuelight.attachment import Attachment
-from cuelight.errors import ConnectionLost, CuelightError, MediaExpired, ServerFault, SessionFailed
+from cuelight.errors import ConnectionLost, CuelightError, MediaExpired, ServerFault, SessionFailed, Superseded
 from cuelight.events import (
     Attached,
     Media,
@@ -136,6 +136,15 @@ class Streams:
         except BaseException:
             attachment.close()
             raise
+
+    async def _first_stream(self) -> tuple[Attachment, pb.Attached]:
+        """A session that was made is not given up for what also passes once it stands."""
+        try:
+            return await self._open(self._stub)
+        except Superseded:  # whoever came first shall have it
+            raise
+        except CuelightError as error:
+            return await self._reopen(error)
 
     async def _open_elsewhere(self) -> tuple[Attachment, pb.Attached]:
         """Attaches over a new connection, to the next gateway where there are several; the session keeps it."""

@@ -197,6 +197,27 @@ async def test_a_session_that_cannot_be_reached_again_ends_within_its_budget() -
                 pass
 
 
+NO_STORE = status("UNAVAILABLE", "the session store does not answer", error_info("STORE_UNAVAILABLE"))
+
+
+async def test_a_first_attachment_that_is_refused_for_a_while_is_asked_for_again() -> None:
+    """The session that was made is the one that plays: no other is asked for, and nothing is said to have broken."""
+    fake = FakeGateway(Script(refuse_attach=NO_STORE, attaches_refused=2))
+    events, session = await _perform(fake)
+    assert _offsets(events) == list(range(8))
+    assert len(fake.attaches) == 3 and len(fake.creates) == 1
+    assert session.stats.attachments == 1
+    assert not any(isinstance(event, Resumed) for event in events)
+
+
+async def test_a_session_that_nobody_could_attach_to_is_closed_again() -> None:
+    """It would hold its place until the server misses its client."""
+    fake = FakeGateway(Script(refuse_attach=NO_STORE))
+    with pytest.raises(cuelight.ConnectionLost, match="store does not answer"):
+        await _perform(fake, timeouts=replace(PATIENT, recover_tries=2))
+    assert [request.name for request in fake.closes] == list(fake.sessions)
+
+
 async def test_interceptors_stand_around_calls_and_streams() -> None:
     """What the caller gives sees CreateSession and the stream, on whatever connection they go."""
     seen: list[bytes] = []

@@ -1,6 +1,7 @@
 """The only door from the SDK to the server's packages, opened when a stack is started and never before.
 
-What it needs of them: the embedded Redis, the bundle's manifest, and the simulator. Everything else runs as processes.
+What it needs of them: free ports, the embedded Redis, the bundle's manifest, and the simulator. Everything else runs
+as processes.
 """
 
 from __future__ import annotations
@@ -178,6 +179,20 @@ def _running_redis() -> str:
         return next((f"redis://{each['address']}/0" for each in processes if each["name"] == "redis"), "")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def free_port(host: str) -> int:
+    """A port that nobody else is given: it is some seconds until the process that gets it listens there.
+
+    Raises:
+        UsageError: the host is none of this machine's.
+    """
+    from services import ports
+
+    try:
+        return ports.free_port(host)
+    except OSError as error:
+        raise UsageError(f"host {host} cannot be listened on: {error.strerror}") from error
 
 
 def start_redis() -> EmbeddedRedis:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 from cuelight.cli.child import Child, ChildSpec, LineHandler
 from cuelight.cli.console import StackError, UsageError
 from cuelight.cli.health import wait_serving
-from cuelight.cli.server import read_manifest, start_redis
+from cuelight.cli.server import free_port, read_manifest, start_redis
 
 if TYPE_CHECKING:
     from services.state.embedded import EmbeddedRedis
@@ -34,10 +33,6 @@ _STOP_GRACE_S = 15.0
 """Longer than a process drains."""
 _RESTARTED = ("dit_worker", "render_worker")
 """What these had under way is in the store, and goes on."""
-_PORTS = range(20_000, 26_000)
-"""Linux gives these to nobody by itself, and our own Redis takes none of them."""
-_given: set[int] = set()
-"""Of those, what this process has given already."""
 _ABORT_GRACE_S = 3.0
 """For a process that has not begun to serve."""
 
@@ -144,7 +139,7 @@ class Stack:
 
     def _specs(self) -> list[ChildSpec]:
         options = self.options
-        orchestrator = f"127.0.0.1:{_free_port('127.0.0.1')}"  # fixed, so that workers find it again
+        orchestrator = f"127.0.0.1:{free_port('127.0.0.1')}"  # fixed, so that workers find it again
         common = {
             "CUELIGHT_REDIS_URL": self.redis_url,
             "CUELIGHT_LOG_STYLE": "json",
@@ -269,7 +264,7 @@ def _claim(host: str, port: int, what: str, option: str) -> int:
         UsageError: it is taken, or not ours to take.
     """
     if port == 0:
-        return _free_port(host)
+        return free_port(host)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -285,19 +280,3 @@ def _claim(host: str, port: int, what: str, option: str) -> int:
 def _has_exited(pid: int) -> bool:
     """True when our child ``pid`` has ended; it stays for its owner to reap."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _free_port(host: str) -> int:
-    """One that nobody else is given, for it is some seconds until the process that gets it listens there."""
-    for port in random.sample(_PORTS, 100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind((host, port))
-            if port not in _given:
-                _given.add(port)
-                return port
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError as error:
-            raise UsageError(f"host {host} cannot be listened on: {error.strerror}") from error
-        return int(probe.getsockname()[1])
