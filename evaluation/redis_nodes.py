@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +23,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
+
+from services.ports import free_port
 
 PATIENCE_S = 60.0
 SLOTS = 16_384
@@ -121,8 +121,8 @@ class Nodes:
 
     def launch(self) -> int:
         """Start one more server, which belongs to nobody yet."""
-        port = _free_port()
-        options = {**_OPTIONS, "port": port, "cluster-port": _free_port(), "dir": self.folder}
+        port = free_port()
+        options = {**_OPTIONS, "port": port, "cluster-port": free_port(), "dir": self.folder}
         options |= {"cluster-config-file": f"nodes-{port}.conf"}
         if self.password:
             options |= {"requirepass": self.password, "masterauth": self.password}
@@ -185,14 +185,6 @@ def _die_with_us() -> list[str]:
     """A prefix that makes the kernel end a server should we be killed without time to stop it."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-
-
-def _free_port() -> int:
-    """A port that nobody listens on, of those that Linux gives to nobody by chance."""
-    while True:
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port := random.randrange(20_000, 32_000)))
-            return port
 
 
 def _told(server: redis.Redis) -> list[str]:

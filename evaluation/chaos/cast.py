@@ -23,7 +23,8 @@ from cuelight.cli.child import Child, ChildSpec, LineHandler
 from cuelight.cli.console import StackError
 from evaluation.chaos import plan
 from evaluation.chaos.proxy import Address, FaultProxy
-from evaluation.chaos.redis_pair import RedisPair, free_port
+from evaluation.chaos.redis_pair import RedisPair
+from services.ports import free_port
 
 START_S = 600.0
 STOP_S = 20.0

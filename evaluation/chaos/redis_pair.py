@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from evaluation.chaos.proxy import FaultProxy
+from services.ports import free_port
 from services.state.embedded import find_servers
 
 START_S = 30.0
@@ -26,14 +26,6 @@ STOP_S = 10.0
 ANSWER_S = 1.0
 LOST_TAIL_S = 1.0
 """Writes of this long never reach the replica that takes over."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _die_with_us() -> list[str]:

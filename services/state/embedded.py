@@ -7,9 +7,7 @@ Knows nothing of what is stored.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import random
 import shutil
 import socket
 import subprocess
@@ -19,14 +17,13 @@ from pathlib import Path
 from typing import Self
 
 from services.errors import StoreUnavailable
+from services.ports import free_port
 
-__all__ = ["EmbeddedRedis", "find_servers", "free_port"]
+__all__ = ["EmbeddedRedis", "find_servers"]
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 PORT_TRIES = 5
-UNGIVEN_PORTS = range(26_000, 32_000)
-"""What Linux gives to nobody who asks for any port: free while a server starts, and while it is to be started again."""
 _GUARD = 'read -r _; kill "$0"; rm -rf "$1"'
 """Run by a shell whose standard input ends with this process, however that ends."""
 
@@ -166,17 +163,6 @@ class EmbeddedRedis:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def free_port() -> int:
-    """A loopback port on which nobody listens, and which will not be given away by chance."""
-    for port in random.sample(UNGIVEN_PORTS, 100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

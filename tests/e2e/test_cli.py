@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import cuelight
-from services.state.embedded import free_port
+from services.ports import free_port
 from tests.fixtures.stack import RunningStack, run_stack
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 import redis
 
 from services.errors import SessionNotFound, StoreUnavailable
+from services.ports import free_port
 from services.session import Cue, CueKind, SessionConfig
 from services.state import EmbeddedRedis, SessionStore, WorkerReport
 from services.state import embedded as embedded_module
@@ -64,10 +64,7 @@ async def _answers(call: Callable[[], Awaitable[_T]]) -> _T:
 
 async def test_absent_at_start() -> None:
     """With nobody listening, calls and the wait at the start end in StoreUnavailable within their deadlines."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    async with SessionStore.connect(f"redis://127.0.0.1:{port}", call_timeout_s=0.2) as store:
+    async with SessionStore.connect(f"redis://127.0.0.1:{free_port()}", call_timeout_s=0.2) as store:
         await _fails_in_time(store, 0.2)
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):

@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from services.errors import SecretsInvalid, StoreUnavailable
+from services.ports import free_port
 from services.session import SessionConfig
 from services.state import SessionStore
-from services.state.embedded import free_port
 from tests.fixtures.certificates import Authority
 
 PATIENCE_S = 30.0

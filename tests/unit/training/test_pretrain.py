@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save, save_file
 
 from services.bundle import load_manifest
-from services.state.embedded import free_port
+from services.ports import free_port
 from training.corpora.clip_format import Clip, ClipInvalid, Header, read_manifest
 from training.corpora.clip_shards import Packed, write_shards
 from training.distributed.batches import SILENCE, Batches, Drawn, Place, loader

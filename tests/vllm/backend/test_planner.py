@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from orchestrator_llm.engine.campaign import MAX_CAMPAIGN_BYTES, Campaign
 from orchestrator_llm.service.completion import Completion, answer
 from orchestrator_llm.service.endpoint import Endpoint
 from orchestrator_llm.service.vllm_completion import load_vllm
+from services.ports import free_port
 from tests.fixtures.talking_bundle import build_tiny_instruct
 from tests.fixtures.tiny_llm import build_tiny_llm
 from tests.vllm.backend.conftest import PATIENCE_S
@@ -38,15 +38,6 @@ ENVIRONMENT = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model."""
     return build_tiny_llm(tmp_path_factory.mktemp("llm"))
-
-
-def free_port() -> int:
-    """A port below those that the system gives to whoever asks for any, so that nobody is given it meanwhile."""
-    for port in range(28_000 + os.getpid() % 1_000, 32_000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 @asynccontextmanager
