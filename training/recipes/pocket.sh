@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes bundles/pocket from nothing: about seven hours on two CPU cores, with one thread for each training that has a core
-# to itself. Each stage resumes where it stopped. Lines that end with & do not need one another.
+# Makes bundles/pocket from nothing: an estimated 13 hours on two CPU cores (AMD EPYC), one thread for each training that has a
+# core to itself. Not run whole: docs/training.md tells what made the shipped weights, detours included. Each stage resumes where it stopped. Lines that end with & do not need one another.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
