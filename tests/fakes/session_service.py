@@ -59,6 +59,8 @@ class Script:
     """Goes away after so many media messages: says so, goes on, and takes no new stream."""
     tell_after: dict[int, list[pb.StreamSessionResponse]] = field(default_factory=dict)
     """What else is said after so many media messages."""
+    forget_after: int | None = None
+    """Once, when so many media messages were sent, there is no such session any more."""
     fail_after: int | None = None
     """The session fails after so many media messages."""
 
@@ -104,7 +106,8 @@ class FakeGateway(SessionServiceServicer):
         if self.script.refuse_create is not None:
             status, self.script.refuse_create = self.script.refuse_create, None
             await _abort(context, status)
-        session = _Session(f"tenants/local/sessions/s{len(self.sessions)}", request.config)
+        name = request.session_id or f"s{len(self.sessions)}"
+        session = _Session(f"tenants/local/sessions/{name}", request.config)
         self.sessions[session.name] = session
         return pb.CreateSessionResponse(session=_describe(session), attach_token=TOKEN)
 
@@ -188,6 +191,10 @@ class _Stream:
         if script.break_after and self.session.media_sent >= script.break_after[0]:
             script.break_after.pop(0)
             await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway goes away")
+        if script.forget_after is not None and self.session.media_sent >= script.forget_after:
+            script.forget_after = None
+            del self.fake.sessions[self.session.name]
+            await self.context.abort(grpc.StatusCode.NOT_FOUND, "there is no such session")
         if script.go_away_after is not None and self.session.media_sent >= script.go_away_after:
             script.go_away_after, self.fake.is_leaving = None, True
             leave = pb.GoAway(reason=pb.GO_AWAY_REASON_DRAINING, resume_token="elsewhere")

@@ -185,10 +185,22 @@ class Client:
         )
         if max_ahead_s is not None:
             config.max_ahead.CopyFrom(convert.duration(max_ahead_s))
-        made = await self._create(config, queue_timeout_s)
+        request = pb.CreateSessionRequest(config=config, request_id=str(uuid.uuid4()))
+        made = await self._create(request, queue_timeout_s)
         info = convert.session_info(made.session)
+
+        async def make_again() -> str:
+            request.session_id = info.name.rpartition("/")[2]
+            return (await self._create(request, queue_timeout_s)).attach_token
+
         session = Session(
-            self._lines, self._stub(), info, made.attach_token, timeouts=self.timeouts, window_chunks=window_chunks
+            self._lines,
+            self._stub(),
+            info,
+            made.attach_token,
+            timeouts=self.timeouts,
+            window_chunks=window_chunks,
+            make_again=make_again,
         )
         async with session:
             yield session
@@ -211,9 +223,8 @@ class Client:
             if not token:
                 return sessions
 
-    async def _create(self, config: pb.SessionConfig, queue_timeout_s: float) -> pb.CreateSessionResponse:
+    async def _create(self, request: pb.CreateSessionRequest, queue_timeout_s: float) -> pb.CreateSessionResponse:
         """Asks for a session; while the gateway is not ready it asks again, which the request id makes safe."""
-        request = pb.CreateSessionRequest(config=config, request_id=str(uuid.uuid4()))
         if queue_timeout_s > 0:
             request.queue_timeout.CopyFrom(convert.duration(queue_timeout_s))
         timeout_s = self.timeouts.call_s + queue_timeout_s

@@ -17,7 +17,7 @@ from cuelight.errors import CuelightError, DeadlineExceeded, SessionFailed, Supe
 from cuelight.events import Event, Media, SessionInfo
 from cuelight.line import Lines
 from cuelight.rpc import Timeouts, call
-from cuelight.streams import SessionStats, Streams
+from cuelight.streams import MakeAgain, SessionStats, Streams
 from cuelight.transcript import split_transcript
 from cuelight.v1 import session_pb2 as pb
 
@@ -48,9 +48,12 @@ class Session(Streams):
         token: str,
         *,
         timeouts: Timeouts,
+        make_again: MakeAgain,
         window_chunks: int = 8,
     ) -> None:
-        super().__init__(lines, stub, info, token, timeouts=timeouts, window_chunks=window_chunks)
+        super().__init__(
+            lines, stub, info, token, timeouts=timeouts, window_chunks=window_chunks, make_again=make_again
+        )
         self._has_reported_playhead = False
         self._played: dict[int, float] = {}
 

@@ -10,14 +10,23 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
 from cuelight import convert
 from cuelight.attachment import Attachment
-from cuelight.errors import ConnectionLost, CuelightError, MediaExpired, ServerFault, SessionFailed, Superseded
+from cuelight.errors import (
+    ConnectionLost,
+    CuelightError,
+    MediaExpired,
+    NotFound,
+    ServerFault,
+    SessionFailed,
+    Superseded,
+)
 from cuelight.events import (
     Attached,
     Media,
@@ -46,12 +55,16 @@ if TYPE_CHECKING:
 
 _LOOK_ELSEWHERE_S = 0.5
 """Between looking for another gateway, again and again, while the one that goes away still serves."""
+_YOUNG_S = 15.0
+"""A store that fails over may lose a session that is no older, and nothing else: it is made again."""
 _PARTING_S = 1.0
 """For the last words on a connection that is left."""
 _STALLED = "READER_STALLED"
-_ON_A_GOOD_LINE = ("DATA_LOSS", "ABORTED")
+_ON_A_GOOD_LINE = ("DATA_LOSS", "ABORTED", "NOT_FOUND")
 _AWAY = (pb.GO_AWAY_REASON_DRAINING, pb.GO_AWAY_REASON_MAX_AGE)
 _log = logging.getLogger(__name__)
+MakeAgain: TypeAlias = Callable[[], Awaitable[str]]
+"""Makes the session once more under its name, and gives its attach token."""
 
 
 @dataclass(slots=True)
@@ -79,6 +92,7 @@ class Streams:
         *,
         timeouts: Timeouts,
         window_chunks: int,
+        make_again: MakeAgain,
     ) -> None:
         if window_chunks < 1:
             raise ValueError("window_chunks must be at least 1")
@@ -88,6 +102,7 @@ class Streams:
         self.state = info.state
         self.stats = SessionStats()
         self._lines, self._stub, self._token, self._timeouts = lines, stub, token, timeouts
+        self._make_again, self._made_at = make_again, time.monotonic()
         self._channel: grpc.aio.Channel | None = None
         """The session's own connection, once the client's has broken under it."""
         self._window_media = 2 * window_chunks
@@ -227,7 +242,7 @@ class Streams:
             _log.info("session %s lost its stream, attaching again: %s", self.name, failure)
             if failure is not None and failure.reason == _STALLED:
                 await self._inbox.caught_up()  # it was let go because nobody read: that may take as long as it likes
-            elif failure is not None and not _is_worth_retrying(failure):
+            elif failure is not None and not (_is_worth_retrying(failure) or self._was_lost_young(failure)):
                 raise failure
             pause_s = self._patience.next_pause_s(failure.retry_after_s if failure is not None else None)
             if pause_s is None:
@@ -235,10 +250,17 @@ class Streams:
                 raise ConnectionLost(f"The session could not be reached again {budget}: {failure}") from failure
             await asyncio.sleep(pause_s)
             try:
+                if self._was_lost_young(failure):
+                    self._token, self._resume_token = await self._make_again(), ""
                 is_line_good = failure is None or failure.status in _ON_A_GOOD_LINE or failure.reason == _STALLED
                 return await (self._open(self._stub) if is_line_good else self._open_elsewhere())
             except CuelightError as error:
                 failure = error
+
+    def _was_lost_young(self, failure: CuelightError | None) -> bool:
+        """Whether the store has lost a session that had just been made, before anything of it was shown."""
+        is_young = time.monotonic() - self._made_at < _YOUNG_S
+        return isinstance(failure, NotFound) and is_young and self._timeline.next_offset == 0
 
     async def _leave(self, attachment: Attachment) -> tuple[Attachment, pb.Attached]:
         """Attaches elsewhere while the gateway that goes away still serves; the stream there ends with that."""

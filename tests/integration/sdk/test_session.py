@@ -218,6 +218,25 @@ async def test_a_session_that_nobody_could_attach_to_is_closed_again() -> None:
     assert [request.name for request in fake.closes] == list(fake.sessions)
 
 
+async def test_a_session_that_its_store_lost_before_anything_was_shown_is_made_again() -> None:
+    """Under its name and with all that was said; its newest inputs are kept for that though they were durable."""
+    fake = FakeGateway(Script(forget_after=0))
+    events, session = await _perform(fake)
+    assert _offsets(events) == list(range(8))
+    first, again = fake.creates
+    assert (again.request_id, again.config) == (first.request_id, first.config)
+    assert session.name == f"tenants/local/sessions/{again.session_id}"
+    assert [event.attempts for event in events if isinstance(event, Resumed)] == [1]
+
+
+async def test_a_session_that_was_shown_is_not_made_again() -> None:
+    """Nobody is to see it begin once more."""
+    fake = FakeGateway(Script(forget_after=2))
+    with pytest.raises(cuelight.NotFound):
+        await _perform(fake)
+    assert len(fake.creates) == 1
+
+
 async def test_interceptors_stand_around_calls_and_streams() -> None:
     """What the caller gives sees CreateSession and the stream, on whatever connection they go."""
     seen: list[bytes] = []
