@@ -23,7 +23,10 @@ LONG = "this is a small character that speaks the words you give it and idles wh
 
 
 async def refusal(following: asyncio.Task[None]) -> tuple[str, CuelightError | None]:
-    """Status and error that a stream ended with."""
+    """Status and error that a stream ended with.
+
+    Its audience must not play: gRPC forgets how a call ended when a write comes too late (grpc/grpc#36066).
+    """
     with pytest.raises(aio.AioRpcError) as caught:
         await asyncio.wait_for(following, 60)
     return caught.value.code().name, error_from_rpc(caught.value)
@@ -153,7 +156,8 @@ async def test_what_an_audience_goes_through_is_told(theatre: Theatre) -> None:
     await theatre.cue(name, CueKind.SAY, SHORT)
     await theatre.cue(name, CueKind.END)
     async with theatre.audience(name) as audience:
-        await until(lambda: theatre.worker.house.session_ids == () and bool(audience.media))
+        await asyncio.wait_for(audience.following, 60)
+    await until(lambda: theatre.worker.house.session_ids == ())
     chunks = len(audience.media) // 2
     assert read("cuelight_ttfc_seconds_count") == read("cuelight_interaction_seconds_count") == 1
     assert (read("cuelight_interaction_seconds_sum") or 0) >= (read("cuelight_ttfc_seconds_sum") or 0) > 0
@@ -183,11 +187,11 @@ async def test_late_readers_get_what_is_kept(theatre: Theatre) -> None:
 
 async def test_a_worker_that_lost_its_lease_stops_at_once(theatre: Theatre, redis_url: str) -> None:
     """When another worker has taken the session the stream ends with ABORTED and nothing more is committed."""
-    name = await theatre.session("stolen", regime=Regime.CONVERSATION)
-    async with theatre.audience(name) as audience:
+    name = await theatre.session("stolen", regime=Regime.CONVERSATION, max_ahead_s=64 * CHUNK_S)
+    owner = theatre.worker.station.settings.owner_name
+    async with theatre.audience(name, plays=False) as audience:
         await until(lambda: len(audience.media) >= 2)
-        await theatre.store._together(lambda pipe: pipe.delete(f"cuelight:{{{name}}}:lease"))
-        thief = await theatre.store.acquire_lease(name, "thief", ChunkPolicy(CHUNK_S, 1, 2))
+        thief = await theatre.store.acquire_lease(name, "thief", ChunkPolicy(CHUNK_S, 1, 2), gone=owner)
         assert thief is not None
         status, _ = await refusal(audience.following)
     assert status == "ABORTED"

@@ -196,7 +196,8 @@ async def test_an_idle_chunk_about_to_be_played_is_kept(theatre: Theatre) -> Non
     async with theatre.audience(name, plays=False) as audience:
         await until(lambda: len(audience.media) == 4)
         audience.play(1.3)
-        await asyncio.sleep(0.1)
+        pacing = theatre.worker.house.performer(name)._pacing
+        await until(lambda: pacing is not None and pacing.acknowledged_s > 1.2)
         await theatre.cue(name, CueKind.SAY, SHORT)
         audience.nudge()
         audience.play(CHUNK_S)

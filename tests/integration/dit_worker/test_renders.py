@@ -27,7 +27,7 @@ async def test_a_render_makes_way_at_a_chunk_boundary_and_goes_on_later(theatre:
     await theatre.cue(render, CueKind.SAY, LONG)
     viewers = [await theatre.session(f"viewer-{number}", seed=number) for number in range(2)]
     async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(theatre.audience(render))
+        first = await stack.enter_async_context(theatre.audience(render, plays=False))
         await until(lambda: len(first.media) >= 4)
         assert deadlines(theatre) == 0, "nobody waits for a chunk of a render"
         watched = []
@@ -90,7 +90,7 @@ async def test_a_render_holds_up_no_worker_that_has_to_go(theatre: Theatre) -> N
     """With no room elsewhere a worker that is emptied lets its render go, though somebody reads it."""
     render = await theatre.session("render-one", **RENDER)
     await theatre.cue(render, CueKind.SAY, LONG)
-    async with theatre.audience(render) as audience:
+    async with theatre.audience(render, plays=False) as audience:
         await until(lambda: len(audience.media) >= 2)
         async with asyncio.timeout(PATIENCE_S):
             await theatre.worker.mover.empty()
