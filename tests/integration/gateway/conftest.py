@@ -34,6 +34,22 @@ async def until_free(store: SessionStore) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+async def all_stopped(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Servers that a test makes are stopped at its end, even where it fails: one left would break a later test."""
+    made: list[aio.Server] = []
+    make = aio.server
+
+    def noted(*arguments: Any, **options: Any) -> aio.Server:
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(aio, "server", noted)
+    yield
+    for server in made:
+        await server.stop(0)
+
+
 @pytest.fixture(scope="session")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with characters and no weights."""

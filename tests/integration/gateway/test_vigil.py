@@ -56,6 +56,7 @@ async def test_nobody_is_taken_for_dead_as_redis_comes_back(monkeypatch: pytest.
                 async with asyncio.timeout(20):
                     assert set(await told.get()) == {"worker-0-aa"}
                 server.kill()
+                await asyncio.sleep(0.5)  # what was asked before may have been answered
                 async with asyncio.timeout(20):
                     while not told.empty():
                         told.get_nowait()
