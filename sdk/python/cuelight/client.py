@@ -186,6 +186,11 @@ class Client:
         if max_ahead_s is not None:
             config.max_ahead.CopyFrom(convert.duration(max_ahead_s))
         request = pb.CreateSessionRequest(config=config, request_id=str(uuid.uuid4()))
+        async with await self._session(request, queue_timeout_s, window_chunks) as session:
+            yield session
+
+    async def _session(self, request: pb.CreateSessionRequest, queue_timeout_s: float, window_chunks: int) -> Session:
+        """What the server made, to be attached to, and to be made again under its name should the server lose it."""
         made = await self._create(request, queue_timeout_s)
         info = convert.session_info(made.session)
 
@@ -193,7 +198,7 @@ class Client:
             request.session_id = info.name.rpartition("/")[2]
             return (await self._create(request, queue_timeout_s)).attach_token
 
-        session = Session(
+        return Session(
             self._lines,
             self._stub(),
             info,
@@ -202,8 +207,6 @@ class Client:
             window_chunks=window_chunks,
             make_again=make_again,
         )
-        async with session:
-            yield session
 
     async def get_session(self, name: str) -> SessionInfo:
         """A session's present state."""
