@@ -8,10 +8,11 @@ import math
 
 from services.errors import NoCapacity
 from services.session import CueKind, Priority
-from tests.integration.dit_worker.conftest import PATIENCE_S, Theatre, until
+from tests.integration.dit_worker.conftest import CHUNK_S, PATIENCE_S, Theatre, until
 from tests.integration.dit_worker.test_hosting import LONG, SHORT, refusal
 
-RENDER = {"priority": Priority.RENDER, "seed": 3, "is_repeatable": True}
+RENDER = {"priority": Priority.RENDER, "seed": 3, "is_repeatable": True, "max_ahead_s": 64 * CHUNK_S}
+"""As far ahead as can be: its readers do not say that they play."""
 
 
 def deadlines(theatre: Theatre) -> float:
