@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from evaluation.beside import judge_beside, read_beside
 from evaluation.lexicon_loop import read_lexicon
 from evaluation.measure import Judges
 from evaluation.prompting import prompt_figures
@@ -159,6 +160,9 @@ def write_report(bench: Bench, plan: Plan, out: Path | None, page: Path | None) 
             first["prompts"] = prompt_figures(bench.runs[0], plan.prompted)
         shown = plan.prompted if "slots" in first.get("prompts", {}) else ()
     verdicts = judge_targets(results, megabytes(bench.runs[0]))
+    if out is not None:
+        results["beside"] = read_beside(out.parent)
+        verdicts += judge_beside(results["beside"])
     results["targets"] = [vars(v) for v in verdicts]
     results["seconds"] = round(time.monotonic() - began, 1)
     if out is not None:

@@ -2,10 +2,11 @@
 
     python -m evaluation.few_steps joint:50 joint:4 joint:4:renoise distill-steps distill-rollout
 
-A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]] (guidance: sound/picture/prompt); what it
-does not say is as the run was distilled. The first row is what the others are compared with: words and phones by the
-first judge with paired 95 % intervals over clips, and Fréchet distances of latents. All rows get the same texts,
-voices, portraits and noise. A row that was heard before by the same judge from the same weights is not performed again.
+A row is run[:steps[:sampler[:shift[:scale of the audio noise[:guidance]]]]] (guidance: sound/picture/prompt), after a
+title and = where it is to be told by another name; what it does not say is as the run was distilled. The first row is
+what the others are compared with: words and phones by the first judge with paired 95 % intervals over clips, and
+Fréchet distances of latents. All rows get the same texts, voices, portraits and noise. A row that was heard before by
+the same judge from the same weights is not performed again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from training.objectives.rollout import Latents
 from training.sessions import Rules
 from training.train_audio import AudioModel
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when what is kept of a row means something else than before."""
 
 
@@ -59,10 +60,13 @@ class Row:
     run: str
     sampling: Sampling
     rules: Rules = field(default_factory=Rules)
+    title: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
         """Told briefly."""
+        if self.title:
+            return self.title
         s = self.sampling
         guided = f" guidance {'/'.join(f'{scale:g}' for scale in s.guidance)}" if s.guidance != UNGUIDED else ""
         return f"{self.run} {s.steps} {s.kind} shift {s.shift:g} noise {s.noise_scale_audio:g}{guided}"
@@ -92,7 +96,8 @@ def parse_guidance(text: str) -> Guidance:
 
 def parse_row(text: str, checkpoints: Path) -> Row:
     """A row from the command line. Raises ValueError when it cannot be read, FileNotFoundError without its run."""
-    run, *values = text.split(":")
+    title, _, said = text.rpartition("=")
+    run, *values = said.split(":")
     if len(values) > 1 and values[1] not in SAMPLERS:
         raise ValueError(f"no sampler {values[1]!r}: there are {', '.join(SAMPLERS)}")
     config = read_config(checkpoints / run)
@@ -102,7 +107,7 @@ def parse_row(text: str, checkpoints: Path) -> Row:
     }  # fmt: skip
     given = {name: kind(value) for (name, kind), value in zip(kinds.items(), values, strict=False)}
     rules = Rules(not made.get("without_sink", False), made.get("tokens_per_chunk", 0.0))
-    return Row(run, Sampling(**known | given), rules)
+    return Row(run, Sampling(**known | given), rules, title)
 
 
 def hear_take(panel: Panel, part: Part, samples: np.ndarray) -> tuple[Errors[str], Errors[int], float]:
@@ -159,8 +164,8 @@ def fingerprint(row: Row, parts: Sequence[Part], panel: Panel, bundle: Path, opt
     """Of everything that what is heard depends on."""
     asked = [
         SCHEMA,
-        asdict(row),
-        [part.clip.name for part in parts],
+        asdict(replace(row, title="")),
+        [asdict(part.clip) for part in parts],
         panel.loop.penalty,
         load_bundle(bundle).manifest.digest,
     ]
@@ -214,6 +219,7 @@ def figures_of(row: Row, heard: Heard, first: Heard) -> dict[str, object]:
     words, phones = total(heard.words), total(heard.phones)
     figures: dict[str, object] = {
         "row": row.name,
+        "steps": row.sampling.steps,
         "word_error_rate": [round(100 * x, 2) for x in bootstrap.rate(*wrong(heard.words))],
         "phone_error_rate": [round(100 * x, 2) for x in bootstrap.rate(*wrong(heard.phones))],
         "words": words.total,

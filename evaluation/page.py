@@ -241,6 +241,30 @@ def difference_table(results: Figures) -> Table | None:
     return Table(head, rows, "Differences on the same clips")
 
 
+def distillation_table(results: Figures) -> Table | None:
+    """What each part of distillation is worth in words (`evaluation.few_steps`)."""
+    rows = results.get("beside", {}).get("steps", {}).get("rows", [])
+    head: list[Cell] = [
+        ("", ""), ("WER", "95 %"), ("more than the first", "points, paired 95 %"), ("PER", ""), ("words lost", ""),
+        ("repeated", ""), ("of words", ""),
+    ]  # fmt: skip
+    lines = []
+    for number, row in enumerate(rows):
+        (wer, low, high), more = row["word_error_rate"], row.get("more_word_errors")
+        lines.append(
+            Row(
+                [
+                    (row["row"], ""), (f"{wer:.1f} %", f"{low:.1f} to {high:.1f}"),
+                    (f"{more[0]:+.2f}", "{:+.2f} to {:+.2f}".format(*more[1:])) if more else ("", ""),
+                    (f"{row['phone_error_rate'][0]:.1f} %", ""), (str(row["lost"]), ""), (str(row["repeated"]), ""),
+                    (str(row["words"]), ""),
+                ],
+                "" if number else "first",
+            )
+        )  # fmt: skip
+    return Table(head, lines, "Parts of distillation, on the same clips, speech alone") if lines else None
+
+
 def voices_table(results: Figures) -> Table | None:
     """Word errors by voice."""
     rows, voices = [], []
@@ -332,13 +356,13 @@ def parts_of(results: Figures, exhibits: Exhibits) -> list[Part]:
     """The sections, in order; those with nothing to say are left out."""
     tables = [short_table(results), long_table(results)]
     differences, follow, voices = difference_table(results), follow_table(results), voices_table(results)
-    prompts, pointing = prompt_table(results), pointing_table(results)
+    prompts, pointing, distillation = prompt_table(results), pointing_table(results), distillation_table(results)
     parts = [
         Part(
             "tables",
             "Quality, after the paper's tables",
             [ITALICS],
-            [t for t in (*tables, differences) if t is not None and t.rows],
+            [t for t in (*tables, differences, distillation) if t is not None and t.rows],
         ),
         Part(
             "words", "Words", [], [voices] if voices else [], picture(figures.word_rates(results), "Word error rates.")

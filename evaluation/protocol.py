@@ -38,7 +38,7 @@ PROMPTED = {
 }
 """Values of each slot that are asked for."""
 SECOND_ROUND_SHIFT = 3
-"""Sentences skipped before the held-out texts are used again, so that clips of the second round are other clips."""
+"""Sentences skipped before the held-out texts are used again: some are then grouped otherwise."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,20 @@ def _grouped(sentences: Sequence[str], words: int) -> list[str]:
 
 
 def short_clips(count: int = SHORT_CLIPS, voices: Sequence[str] = VOICES) -> list[Clip]:
-    """The first `count` clips of the short protocol; each has a face of its own, voices take turns."""
+    """The first `count` clips of the short protocol; each has a face of its own, voices take turns.
+
+    Texts that come again, as they do after all have been said once, are said by the next voice.
+    """
     prose = [sentence for script in held_out_scripts() for sentence in sentences_of(script)]
     plain = [*prose, *(written(s) for s in held_out_sentences())]
     texts = _grouped(plain, SHORT_WORDS)
-    shift = SECOND_ROUND_SHIFT
+    once, shift = len(texts), SECOND_ROUND_SHIFT
     while len(texts) < count:
         texts += _grouped(plain[shift:], SHORT_WORDS)
         shift += SECOND_ROUND_SHIFT
     return [
-        Clip(f"short-{i:03d}", texts[i], voices[i % len(voices)], f"unseen-{i}") for i in range(min(count, len(texts)))
+        Clip(f"short-{i:03d}", texts[i], voices[(i + i // once) % len(voices)], f"unseen-{i}")
+        for i in range(min(count, len(texts)))
     ]
 
 

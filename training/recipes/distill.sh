@@ -8,13 +8,14 @@ python=${PYTHON:-.venv/bin/python}
 teacher=${TEACHER:-joint}
 guidance=${GUIDANCE:-2.5} # of the sound; the picture is not guided away from no c_a, which opens mouths too wide
 guides=(--teacher "$teacher" --guidance "$guidance")
-$python -m training.distill_guidance "${guides[@]}" --name distill-guidance
-$python -m training.distill_steps "${guides[@]}" --start distill-guidance --name distill-steps
-$python -m training.distill_rollout "${guides[@]}" --start distill-steps --name distill-rollout
-# What prompts ask, learned from a strong guide and taken back by two thirds.
-$python -m training.distill_guidance "${guides[@]}" --guidance-prompt 5 --start distill-rollout --name distill-prompts \
-  --samples 1800 --batch 6 --speech 4
-$python -m training.blend --first distill-rollout --second distill-prompts --share 0.32 --name blend
+$python -m training.distill_guidance "${guides[@]}" --name distill-guidance --samples 1600
+$python -m training.distill_steps "${guides[@]}" --start distill-guidance --name distill-steps --samples 1080
+$python -m training.distill_rollout "${guides[@]}" --start distill-steps --name distill-rollout \
+  --samples 1140 --fake-rate 1e-4
+# What prompts ask, each thing by as strong a guide as it needs; what hears and speaks stays as it was.
+$python -m training.distill_guidance "${guides[@]}" --start distill-rollout --name distill-prompts \
+  --guidance-slots expression=4.5,gaze=3.5,light=1.4,head=1.5,wall=1.3 --samples 3800 --batch 8 --speech 4
+$python -m training.blend --first distill-rollout --second distill-prompts --share 1 --keep-sound --name blend
 rows=("$teacher:50:euler:2:1:$guidance/1" "$teacher:4:renoise" distill-guidance distill-steps distill-rollout blend)
 if [ -n "${ABLATIONS:-}" ]; then
   ablate() {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes bundles/pocket from nothing: an estimated 13 hours on two CPU cores (AMD EPYC), one thread for each training that has a
-# core to itself. Not run whole: docs/training.md tells what made the shipped weights, detours included. Each stage resumes where it stopped. Lines that end with & do not need one another.
+# Makes bundles/pocket from nothing: an estimated ten hours on two CPU cores (AMD EPYC), one thread for each training that has a
+# core to itself. Not run whole: docs/training.md tells what made the shipped weights, detours included. Each stage resumes
+# where it stopped. Lines that end with & do not need one another.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -21,4 +22,5 @@ $python -m training.make_video --passages 50 --processes 1
 wait $speech
 $python -m training.train_joint --threads 1 --samples 150000 --hold 0.5
 training/recipes/distill.sh
-$python -m training.package_bundle --run blend --decoder audio_decoder_heard
+$python -m training.package_bundle --run blend --decoder audio_decoder_heard --version 0.7.0 \
+  --training "$(cat training/recipes/pocket.json)"
