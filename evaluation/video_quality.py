@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from dit_worker.engine.loader import load_models
+from dit_worker.model.vae import VideoVAE
 from evaluation.report import provenance, write_json
 from services.bundle import load_bundle
 from services.errors import CuelightError
@@ -28,10 +29,12 @@ def main() -> None:
     options = parser.parse_args()
     try:
         bundle = load_bundle(options.bundle)
-    except CuelightError as error:
+        vae, about = load_models(bundle).video_vae, bundle.manifest
+        if not isinstance(vae, VideoVAE):
+            raise ValueError(f"{about.name} has a VAE of other pictures than the corpus's: only the pocket's is measured")
+    except (CuelightError, ValueError) as error:
         print(f"video_quality: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    vae, about = load_models(bundle).video_vae, bundle.manifest
     figures = {name: quality(vae, held_out(has_states)) for name, has_states in STATES.items()}
     told = {name: {kind: round(value, 2) for kind, value in row.items()} for name, row in figures.items()}
     print(json.dumps(told, indent=1))
