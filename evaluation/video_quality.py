@@ -30,11 +30,12 @@ def main() -> None:
     try:
         bundle = load_bundle(options.bundle)
         vae, about = load_models(bundle).video_vae, bundle.manifest
-        if not isinstance(vae, VideoVAE):
-            raise ValueError(f"{about.name} has a VAE of other pictures than the corpus's: only the pocket's is measured")
-    except (CuelightError, ValueError) as error:
+    except CuelightError as error:
         print(f"video_quality: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    if not isinstance(vae, VideoVAE):
+        print(f"video_quality: {about.name} has a VAE of other pictures than the corpus's", file=sys.stderr)
+        raise SystemExit(2)
     figures = {name: quality(vae, held_out(has_states)) for name, has_states in STATES.items()}
     told = {name: {kind: round(value, 2) for kind, value in row.items()} for name, row in figures.items()}
     print(json.dumps(told, indent=1))
