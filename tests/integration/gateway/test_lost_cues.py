@@ -19,6 +19,7 @@ from gateway.sessions import cues
 from services.errors import StoreUnavailable
 from services.session import Cue
 from services.state import EmbeddedRedis, SessionStore
+from services.state.keys import session_keys
 from tests.fakes.worker import FakeWorker
 from tests.fixtures.past import Past
 from tests.integration.gateway.conftest import DEADLINE_S, Client, created
@@ -187,3 +188,27 @@ async def test_a_client_says_again_what_its_gateway_lost_too(
         past.come_back()
         line.heal()
         assert [cue.text for cue in await stored(store, name, 2)] == ["one two three", "four five six"]
+
+
+async def test_a_session_that_redis_lost_as_it_began_goes_on_under_its_name(
+    gateway: Gateway, worker: FakeWorker, client: redis_client.Redis
+) -> None:
+    """A fail-over took its creation: who attaches again has it made again, and what was said is performed."""
+    host, _, port = gateway.rpc.address.rpartition(":")
+    async with (
+        FaultProxy(lambda: [(host, int(port))]) as line,
+        cuelight.connect(line.address) as app,
+        app.create_session(regime="scripted") as session,
+    ):
+        session_id = session.name.rpartition("/")[2]
+        assert client.delete(*session_keys(session_id))
+        line.cut()
+        await session.say("one two three four five six")
+        await session.end()
+        words: list[str] = []
+        async with asyncio.timeout(DEADLINE_S):
+            async for event in session:
+                if isinstance(event, cuelight.Progress):
+                    words += [word.text for word in event.words]
+        assert words == "one two three four five six".split()
+        assert (await app.get_session(session.name)).state is cuelight.SessionState.CLOSED
