@@ -1,6 +1,6 @@
 """Does a prompt show? A small network names the state of a picture, given the portrait it belongs to.
 
-`python -m evaluation.prompt_probe --train` teaches it on renders (a few minutes of one core), and without `--train` it
+`python -m evaluation.prompt_probe --train` teaches it on renders (half an hour of one core), and without `--train` it
 is measured on faces it never saw, as drawn and after the video VAE. It knows pictures only: no captions, no models.
 N pictures.
 """
